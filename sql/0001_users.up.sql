@@ -1,0 +1,58 @@
+-- Version 7 (RFC 9562, 6.2 method 3): milliseconds, then 12 bits of their fraction, so that ids
+-- sort in the order of creation by the database's clock.
+create function user_service_schema.uuid_v7() returns uuid
+language sql volatile parallel safe
+as $$
+  select (
+    lpad(to_hex(micros / 1000), 12, '0')
+    || '7' || lpad(to_hex((micros % 1000) * 4096 / 1000), 3, '0')
+    || substr(replace(gen_random_uuid()::text, '-', ''), 17)
+  )::uuid
+  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as micros) as clock
+$$;
+
+create table user_service_schema.users (
+  id uuid not null default user_service_schema.uuid_v7(),
+  email text not null,
+  -- What addresses are compared by: lower case by Unicode's rules, whatever the database's locale.
+  email_lower text not null,
+  -- PHC string; null for a user who was made with a key alone and cannot log in.
+  password_hash text,
+  role text not null default 'user',
+  permissions text[] not null default '{}',
+  enabled boolean not null default true,
+  version integer not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint users_pkey primary key (id),
+  constraint users_email_key unique (email_lower),
+  constraint users_role_check check (role in ('user', 'admin'))
+);
+
+-- Few rows: for the questions whether there is an admin, and another one.
+create index users_admins on user_service_schema.users (id) where role = 'admin';
+
+create table user_service_schema.api_keys (
+  id uuid not null default user_service_schema.uuid_v7(),
+  user_id uuid not null,
+  -- SHA-256 of the key, whose 32 random bytes need no slow hash.
+  digest bytea not null,
+  kind text not null,
+  name text not null,
+  enabled boolean not null default true,
+  valid_until timestamptz,
+  last_used_at timestamptz,
+  created_at timestamptz not null default now(),
+  constraint api_keys_pkey primary key (id),
+  constraint api_keys_digest_key unique (digest),
+  constraint api_keys_digest_check check (octet_length(digest) = 32),
+  constraint api_keys_kind_check check (kind in ('api', 'session')),
+  constraint api_keys_user_id_fkey foreign key (user_id)
+    references user_service_schema.users (id) on delete cascade
+);
+
+create index api_keys_user on user_service_schema.api_keys (user_id, id);
+create index api_keys_sessions on user_service_schema.api_keys (valid_until) where kind = 'session';
+
+grant select, insert, update, delete on user_service_schema.users, user_service_schema.api_keys
+  to user_service_manager;

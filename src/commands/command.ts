@@ -1,0 +1,86 @@
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import type { ParseArgsConfig } from 'node:util'
+
+import { createReader, readDatabase } from '../config.ts'
+import type { DatabaseConfig, Env } from '../config.ts'
+import { findPrivatePostgres } from '../database/embedded.ts'
+import { openDatabase } from '../database/pool.ts'
+import type { Database } from '../database/pool.ts'
+import { ExitError } from '../errors.ts'
+
+export interface Arguments {
+  flags: Record<string, string | boolean | undefined>
+  words: string[]
+  env: Env
+}
+
+/** Where `npm start` keeps its private database and the admin's key. */
+export const localDirectory = fileURLToPath(new URL('../../.local', import.meta.url))
+
+/**
+ * Runs a command and sets the exit status: what `run` resolves with, else 0; 2 for misuse; 1 or
+ * what an ExitError says for a failure, whose sentence goes to stderr. `--help` prints `usage`.
+ */
+export async function command(
+  usage: string,
+  options: NonNullable<ParseArgsConfig['options']>,
+  run: (call: Arguments) => Promise<number | void>,
+): Promise<void> {
+  const name = /^Usage: (?:node )?(?:bin\/)?(\S+?)(?:\.js)?\s/.exec(usage)?.[1] ?? 'command'
+  try {
+    const { values, positionals } = parse(options)
+    if (values['help'] === true) return void process.stdout.write(usage)
+    const flags = values as Arguments['flags']
+    process.exitCode = (await run({ flags, words: positionals, env: process.env })) ?? 0
+  } catch (error) {
+    const { message, stack } = error as Error
+    const expected = error instanceof ExitError || (error as { code?: string }).code !== undefined
+    process.stderr.write(`${name}: ${expected ? message : stack}\n`)
+    process.exitCode = error instanceof ExitError ? error.status : 1
+  }
+}
+
+function parse(options: NonNullable<ParseArgsConfig['options']>) {
+  try {
+    const help = { help: { type: 'boolean', short: 'h' } } as const
+    return parseArgs({ options: { ...options, ...help }, allowPositionals: true })
+  } catch (error) {
+    throw new ExitError(`${(error as Error).message}\nSee --help.`, 2)
+  }
+}
+
+/** The failure of a command that was called with the wrong words. */
+export const misuse = (message: string) => new ExitError(`${message}\nSee --help.`, 2)
+
+/** How a command reaches the database: as configured, else the private one while it runs. */
+export function readCommandDatabase(env: Env, defaultUser: string): DatabaseConfig {
+  const reader = createReader(env)
+  const configured = readDatabase(reader, defaultUser)
+  reader.finish()
+  if (configured !== null) return configured
+  const found = findPrivatePostgres(localDirectory)
+  if (found === null) {
+    throw new ExitError('No database: set DATABASE_URL or DATABASE_HOST, or run npm start meanwhile')
+  }
+  return {
+    hosts: [found.socketDirectory], port: found.port, name: 'db_user_service', user: defaultUser,
+    password: undefined, ssl: false, poolSize: 1,
+  }
+}
+
+/** Opens the database for the time of `work`; a lost connection fails with its cause. */
+export async function withDatabase<T>(
+  config: DatabaseConfig,
+  work: (database: Database) => Promise<T>,
+): Promise<T> {
+  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
+  try {
+    return await work(database)
+  } catch (error) {
+    const { cause, message } = error as Error
+    throw cause instanceof Error ? new ExitError(`${message}: ${cause.message}`) : error
+  } finally {
+    await database.stop()
+  }
+}

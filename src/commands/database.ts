@@ -1,0 +1,42 @@
+import { createReader, readDatabase } from '../config.ts'
+import { createDatabase, createSchema, dropDatabase } from '../database/setup.ts'
+import { command, misuse, withDatabase } from './command.ts'
+
+const usage = `Usage: node bin/database.js create | drop --yes
+
+  create  the roles user_service_admin (owns), user_service_manager (the service) and
+          user_service_user (the backup), the database and its schema; safe to repeat
+  drop    the database with all data, and the roles; wants --yes
+
+Connects as a superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost),
+_PORT, _USER, _PASSWORD; the database to create is DATABASE_NAME (default db_user_service).
+create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment.
+Exit status: 0 done, 1 failed, 2 misuse.
+`
+
+await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
+  const [action] = words
+  if (words.length !== 1 || !['create', 'drop'].includes(action!)) throw misuse('Say create or drop')
+  if (action === 'drop' && flags['yes'] !== true) throw misuse('drop deletes all data: it wants --yes')
+
+  const reader = createReader({ ...env, ...(!env['DATABASE_URL'] && !env['DATABASE_HOST'] && { DATABASE_HOST: 'localhost' }) })
+  const server = readDatabase(reader, 'postgres')!
+  const secret = (name: string) => {
+    const value = reader.text(name)
+    if (action === 'create' && value === undefined) reader.wrong(name, 'must be set')
+    return value ?? ''
+  }
+  const passwords = {
+    user_service_admin: secret('ADMIN_PASSWORD'),
+    user_service_manager: secret('MANAGER_PASSWORD'),
+    user_service_user: secret('USER_PASSWORD'),
+  }
+  reader.finish()
+  const name = reader.text('DATABASE_NAME') ?? (server.name === 'postgres' ? 'db_user_service' : server.name)
+
+  await withDatabase({ ...server, name: 'postgres' }, (db) =>
+    action === 'create' ? createDatabase(db, name, passwords) : dropDatabase(db, name))
+  if (action === 'drop') return console.log(`Dropped ${name}`)
+  await withDatabase({ ...server, name }, createSchema)
+  console.log(`${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
+})

@@ -1,0 +1,165 @@
+import pg from 'pg'
+import type { Client, ClientOptions, PoolClient } from 'pg'
+
+import type { DatabaseConfig } from '../config.ts'
+import { AppError } from '../errors.ts'
+
+/** Something that runs statements: the pool, or one open transaction. */
+export interface Db {
+  /** Runs one statement; `name` prepares it once per connection. Resolves with its rows. */
+  query<Row>(text: string, values?: unknown[], name?: string): Promise<Row[]>
+}
+
+export interface Database extends Db {
+  /** Runs `work` in one transaction, rolled back when it throws. */
+  transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
+  connections(): { total: number; idle: number; waiting: number }
+  stop(): Promise<void>
+}
+
+// Each is below two seconds, so that a request that meets a dead database is answered within two.
+const connectTimeoutMs = 1500
+const queryTimeoutMs = 1900
+
+/** The options of one connection to `host`. */
+export function clientOptions(config: DatabaseConfig, host = config.hosts[0]!): ClientOptions {
+  return {
+    host,
+    port: config.port,
+    database: config.name,
+    user: config.user,
+    ...(config.password !== undefined && { password: config.password }),
+    ssl: config.ssl,
+    application_name: 'user-service',
+    keepAlive: true,
+  }
+}
+
+/**
+ * Opens a pool that survives the loss of its server: a failure of the connection is the failure
+ * `database_unavailable` of the call that met it, and the next call connects anew. Of several
+ * hosts it uses the first that accepts writes, decided for each new connection.
+ */
+export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => void): Database {
+  let host = 0
+  let prepares = true
+  const nextHost = () => void (host = (host + 1) % config.hosts.length)
+
+  function createClient(): Client {
+    const client = new pg.Client({
+      ...clientOptions(config, config.hosts[host]!),
+      connectionTimeoutMillis: connectTimeoutMs,
+      query_timeout: queryTimeoutMs,
+    })
+    // A connection that dies while it is checked out and idle would otherwise end the process.
+    client.on('error', () => {})
+    return client
+  }
+
+  async function refuseStandby(client: Client) {
+    const { rows } = await client.query<{ standby: boolean }>({
+      text: 'select pg_is_in_recovery() as standby',
+    })
+    if (rows[0]?.standby !== false) throw new Error('the server does not accept writes')
+  }
+
+  const pool = new pg.Pool({
+    max: config.poolSize,
+    idleTimeoutMillis: 60_000,
+    connectionTimeoutMillis: connectTimeoutMs,
+    Client: createClient as unknown as new (options: ClientOptions) => Client,
+    ...(config.hosts.length > 1 && { onConnect: refuseStandby }),
+  })
+  pool.on('error', onLost)
+
+  async function connect(): Promise<PoolClient> {
+    for (let attempt = 1; ; attempt++) {
+      const tried = host
+      try {
+        return await pool.connect()
+      } catch (error) {
+        if (tried === host) nextHost()
+        if (attempt >= config.hosts.length) throw explain(error)
+      }
+    }
+  }
+
+  /** Runs `work` with a connection, which is closed afterwards when it can no longer be trusted. */
+  async function borrow<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+    const client = await connect()
+    try {
+      const result = await work(client)
+      client.release()
+      return result
+    } catch (error) {
+      const explained = explain(error)
+      client.release(explained instanceof AppError && explained.code === 'database_unavailable')
+      throw explained
+    }
+  }
+
+  return {
+    async query<Row>(text: string, values: unknown[] = [], name?: string): Promise<Row[]> {
+      try {
+        const query = { text, values, ...(name !== undefined && prepares && { name }) }
+        return (await borrow((client) => client.query<Row>(query))).rows
+      } catch (error) {
+        // A pooler in transaction mode hands out other connections than were prepared.
+        if (!hasCode(error, '26000', '42P05') || !prepares) throw error
+        prepares = false
+        return this.query(text, values)
+      }
+    },
+    transaction: (work) =>
+      borrow(async (client) => {
+        await client.query({ text: 'begin' })
+        try {
+          const result = await work({
+            query: async <Row>(text: string, values: unknown[] = []) =>
+              (await client.query<Row>({ text, values })).rows,
+          })
+          await client.query({ text: 'commit' })
+          return result
+        } catch (error) {
+          await client.query({ text: 'rollback' }).catch(() => {})
+          throw error
+        }
+      }),
+    connections: () => ({
+      total: pool.totalCount,
+      idle: pool.idleCount,
+      waiting: pool.waitingCount,
+    }),
+    stop: () => pool.end(),
+  }
+}
+
+/** The first row of a statement that always gives one. */
+export async function one<Row>(db: Db, text: string, values: unknown[] = []): Promise<Row> {
+  const [row] = await db.query<Row>(text, values)
+  if (row === undefined) throw new Error('A statement that must give a row gave none')
+  return row
+}
+
+/** Whether `error` is the violation of the constraint of that name. */
+export function violates(error: unknown, constraint: string): boolean {
+  return hasCode(error, '23505', '23503') && (error as { constraint?: string }).constraint === constraint
+}
+
+function hasCode(error: unknown, ...codes: string[]): boolean {
+  return error instanceof Error && codes.includes((error as { code?: string }).code ?? '')
+}
+
+/**
+ * Tells a database that cannot be used now from a statement that is wrong. SQLSTATEs: 08 lost
+ * connection, 25006 read-only, 28 and 3D access, 53 out of resources, 55P03 and 57 stopped or
+ * timed out, 58 the server's disk. Errors of the driver and of sockets have no SQLSTATE.
+ */
+function explain(error: unknown): unknown {
+  if (error instanceof AppError || !(error instanceof Error)) return error
+  const { code = '', severity } = error as { code?: string; severity?: string }
+  const lost = severity !== undefined
+    ? /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
+    : /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(error.message)
+  return lost ? new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error }) : error
+}
