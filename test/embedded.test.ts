@@ -1,0 +1,186 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import * as fs from 'node:fs'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import {
+  findPostgresBin, findPrivatePostgres, type PrivatePostgres, startPrivatePostgres,
+} from '../src/database/embedded.ts'
+
+// Below a directory that every account reaches, so that nothing goes to /var/lib when root runs this.
+const root = fs.mkdtempSync('/tmp/embedded-test-')
+fs.chmodSync(root, 0o711)
+const inRoot = (name: string) => join(root, name, '.local')
+const started: PrivatePostgres[] = []
+const children: ChildProcess[] = []
+
+after(async () => {
+  for (const child of children) child.kill('SIGKILL')
+  await Promise.allSettled(started.map(postgres => postgres.stop()))
+  fs.rmSync(root, { recursive: true, force: true })
+})
+
+async function start(directory: string, settings: Record<string, string> = {}) {
+  const all = { fsync: 'off', shared_buffers: '16MB', ...settings }
+  const postgres = await startPrivatePostgres({ directory, say: () => {}, settings: all })
+  started.push(postgres)
+  return postgres
+}
+
+async function ask(at: { socketDirectory: string; port: number } | null, text: string) {
+  assert.ok(at, 'it runs')
+  const client = new pg.Client({
+    host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
+  })
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    return (await client.query<{ answer: unknown }>({ text })).rows[0]?.answer
+  } finally {
+    await client.end()
+  }
+}
+
+/** A process that starts it, says `owns` or why not, and stays. */
+async function startElsewhere(directory: string) {
+  const program = `
+    import { startPrivatePostgres } from ${JSON.stringify(import.meta.resolve('../src/database/embedded.ts'))}
+    const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
+    await startPrivatePostgres(options).then(() => console.log('owns'), error => {
+      console.log(error.message)
+      process.exit(1)
+    })`
+  const loader = 'typescript' in process.features && process.features.typescript
+    ? [] : ['--import', import.meta.resolve('tsx')]
+  const child = spawn(
+    process.execPath, [...loader, '--input-type=module', '-e', program, directory],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  children.push(child)
+  const [said] = await once(child.stdout, 'data') as [Buffer]
+  return { child, said: String(said).trim() }
+}
+
+async function killOwner({ child }: { child: ChildProcess }) {
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+}
+
+/** SIGKILL for an owner, and then for all processes of its PostgreSQL. */
+async function killEverything(directory: string, owner: { child: ChildProcess }) {
+  const text = 'select array_agg(pid) as answer from pg_stat_activity'
+  const backends = await ask(findPrivatePostgres(directory), text) as number[]
+  await killOwner(owner)
+  const pidFile = fs.readFileSync(join(directory, 'postgres', 'postmaster.pid'), 'utf8')
+  for (const pid of [parseInt(pidFile), ...backends]) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch { /* it has ended */ }
+  }
+  while (findPrivatePostgres(directory)) await sleep(10)
+}
+
+test('starts, answers on a socket alone, and finds its data again', async () => {
+  const directory = inRoot('again')
+  const first = await start(directory)
+  assert.deepEqual(findPrivatePostgres(directory), { socketDirectory: first.socketDirectory, port: 5432 })
+  assert.equal(fs.statSync(first.socketDirectory).mode & 0o777, 0o700)
+  assert.equal(fs.statSync(directory).mode & 0o066, 0)
+  assert.equal(await ask(first, `select current_setting('listen_addresses') as answer`), '')
+  assert.equal(await ask(first, `select current_setting('data_checksums') as answer`), 'on')
+  assert.equal(await ask(first, `select lower('É') as answer`), process.platform === 'linux' ? 'é' : 'É')
+  await ask(first, 'create table kept as select 7 as answer')
+  await Promise.all([first.stop(), first.stop()])
+  assert.equal(findPrivatePostgres(directory), null)
+  assert.equal(fs.existsSync(first.socketDirectory), false)
+
+  const second = await start(directory)
+  assert.equal(await ask(second, 'select answer from kept'), 7)
+  await second.stop()
+})
+
+test('is taken over when its owner was killed', async () => {
+  const directory = inRoot('orphan')
+  const owner = await startElsewhere(directory)
+  assert.equal(owner.said, 'owns')
+  await ask(findPrivatePostgres(directory), 'create table kept as select 7 as answer')
+  const before = findPrivatePostgres(directory)
+  await killOwner(owner)
+
+  const heir = await start(directory)
+  assert.equal(heir.socketDirectory, before?.socketDirectory)
+  assert.equal(await ask(heir, 'select answer from kept'), 7)
+  await heir.stop()
+  assert.equal(findPrivatePostgres(directory), null)
+  assert.equal(fs.existsSync(heir.socketDirectory), false)
+})
+
+test('refuses a second owner and leaves the first alone, also after a backend crashed', async () => {
+  const directory = inRoot('second')
+  const first = await start(directory)
+  const refusal = /another `npm start` runs PostgreSQL in .*second/
+  await assert.rejects(start(directory), refusal)
+  assert.equal(await ask(first, 'select 1 as answer'), 1)
+
+  const text = `select pid as answer from pg_stat_activity where application_name = 'owner'`
+  process.kill(await ask(first, text) as number, 'SIGKILL')
+  await sleep(300)
+  await assert.rejects(start(directory), refusal)
+  assert.equal(await ask(first, 'select 1 as answer'), 1)
+  await first.stop()
+})
+
+test('has one owner when the very first starts race', async () => {
+  const directory = inRoot('race')
+  const said = (await Promise.all([1, 2, 3].map(() => startElsewhere(directory))))
+    .map(owner => owner.said).sort()
+  assert.equal(said[2], 'owns')
+  for (const line of said.slice(0, 2)) assert.match(line, /^another `npm start` runs/)
+  assert.equal(await ask(findPrivatePostgres(directory), 'select 1 as answer'), 1)
+  assert.deepEqual(fs.readdirSync(directory).sort(), ['postgres', 'postgres.log'])
+  for (const child of children.slice(-3)) child.kill('SIGKILL')
+  await (await start(directory)).stop()
+})
+
+test('runs in a path with a space, and of 200 characters', async () => {
+  const postgres = await start(inRoot(`with a space/${'long'.repeat(50)}`))
+  assert.equal(await ask(postgres, 'select 1 as answer'), 1)
+  await postgres.stop()
+})
+
+test('recovers when everything was killed, also when a stranger has its process id', async () => {
+  const directory = inRoot('killed')
+  let owner = await startElsewhere(directory)
+  await ask(findPrivatePostgres(directory), 'create table kept as select 7 as answer')
+  const before = findPrivatePostgres(directory)
+  await killEverything(directory, owner)
+  owner = await startElsewhere(directory)
+  assert.equal(owner.said, 'owns')
+  assert.equal(before && fs.existsSync(before.socketDirectory), false)
+  assert.equal(await ask(findPrivatePostgres(directory), 'select answer from kept'), 7)
+
+  await killEverything(directory, owner)
+  const pidFile = join(directory, 'postgres', 'postmaster.pid')
+  const { uid, gid } = fs.statSync(pidFile)
+  const as = process.getuid?.() === 0 ? { uid, gid } : {}
+  const stranger = spawn('sleep', ['60'], { ...as, stdio: 'ignore' })
+  children.push(stranger)
+  fs.writeFileSync(pidFile, fs.readFileSync(pidFile, 'utf8').replace(/^\d+/, String(stranger.pid)))
+  const postgres = await start(directory)
+  assert.equal(await ask(postgres, 'select answer from kept'), 7)
+  assert.equal(stranger.exitCode, null)
+  await postgres.stop()
+})
+
+test('says why it cannot start', async () => {
+  const failing = start(inRoot('failing'), { shared_buffers: 'plenty' })
+  await assert.rejects(failing, /ended while it started:\n.*invalid value.*"shared_buffers"/s)
+})
+
+test('finds programs by name and major version', () => {
+  assert.equal(findPostgresBin('postgres', '9'), null)
+  assert.equal(findPostgresBin('no-such-program'), null)
+})
