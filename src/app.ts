@@ -1,0 +1,162 @@
+import { readFileSync } from 'node:fs'
+
+import { bootstrap, ensureKeyFile } from './auth/bootstrap.ts'
+import { createIdentify } from './auth/identify.ts'
+import type { Config, DatabaseConfig } from './config.ts'
+import { startPrivatePostgres } from './database/embedded.ts'
+import { checkSchema, migrateUp } from './database/migrate.ts'
+import { openDatabase } from './database/pool.ts'
+import type { Database } from './database/pool.ts'
+import { createDatabase, createSchema } from './database/setup.ts'
+import { AppError } from './errors.ts'
+import { createHasher } from './hasher.ts'
+import { registerGauges } from './health.ts'
+import { createClientReader } from './http/client.ts'
+import { listen } from './http/listen.ts'
+import { createPipeline } from './http/pipeline.ts'
+import { createRouter } from './http/router.ts'
+import { deleteEndedSessions } from './keys/queries.ts'
+import { createLimiter } from './limiter.ts'
+import { describeError } from './log.ts'
+import type { Log } from './log.ts'
+import { createMetrics } from './metrics.ts'
+import { allRoutes } from './routes.ts'
+import { deleteForgottenFailures } from './users/credentials.ts'
+
+export interface App {
+  /** Scheme, host and port. */
+  url: string
+  rereadTls(): void
+  stop(): Promise<void>
+}
+
+export interface Surroundings {
+  log: Log
+  /** Where a private database and the key of its admin lie. */
+  localDirectory: string
+  /** Speaks to a person. */
+  say(line: string): void
+}
+
+const cleanEveryMs = 3_600_000
+const databaseWaitMs = 10_000
+
+/** The version of the service, from its package. */
+export const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as
+  { version: string }
+
+/**
+ * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs
+ * them last-first, as does a start that fails half-way.
+ */
+export async function startApp(config: Config, surroundings: Surroundings): Promise<App> {
+  const { log } = surroundings
+  const undo: (() => unknown)[] = []
+  const stop = async () => {
+    for (const each of undo.splice(0).reverse()) {
+      await Promise.resolve(each()).catch((error) => log('error', 'stopping failed', describeError(error)))
+    }
+  }
+  try {
+    const privately = config.database === null ? await startPrivately(surroundings, undo) : null
+    const db = openDatabase(config.database ?? privately!.database, (error) =>
+      log('warn', 'database connection lost', describeError(error)))
+    undo.push(() => db.stop())
+    await waitForDatabase(db, log)
+    await checkSchema(db)
+    const admin = privately?.admin ?? config.bootstrap
+    if (admin && await bootstrap(db, admin)) log('info', 'first admin created', { email: admin.email })
+
+    const hasher = createHasher()
+    undo.push(() => hasher.stop())
+    const { rateLimit, rateLimitBurst } = config
+    const limiter = rateLimit === 0 ? null : createLimiter(rateLimit, rateLimitBurst)
+    const metrics = createMetrics(counters)
+    registerGauges(metrics, { db, hasher, limiter })
+    metrics.gauge('build_info', 'The build that runs.', () => 1, `version="${version}",commit="${config.commit}"`)
+    const pipeline = createPipeline({
+      basePath: config.basePath,
+      router: createRouter(allRoutes({ db, hasher, metrics, version, ...config })),
+      identify: createIdentify(db),
+      readClient: createClientReader(config.trustedProxies),
+      throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
+      corsOrigins: config.corsOrigins,
+      secure: config.tls !== null,
+      log,
+      metrics,
+    })
+    const cleaning = setInterval(() => void clean(db, log), cleanEveryMs).unref()
+    undo.push(() => clearInterval(cleaning))
+    const listener = await listen(pipeline, config)
+    undo.push(() => listener.stop(config.shutdownSeconds))
+    const url = `${listener.url}${config.basePath}`
+    log('info', 'listening', { url, version, commit: config.commit, node: process.version })
+    if (privately) welcome(url, privately.admin.keyFile, surroundings.say)
+    return { url: listener.url, rereadTls: listener.rereadTls, stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+const counters = {
+  throttled_total: 'Requests refused by the throttle.',
+  overloaded_total: 'Requests refused because too many passwords wait to be hashed.',
+  failed_logins_total: 'Wrong passwords and unknown addresses.',
+  login_throttled_total: 'Log-ins refused because of failed ones before.',
+}
+
+async function startPrivately({ localDirectory, say }: Surroundings, undo: (() => unknown)[]) {
+  const postgres = await startPrivatePostgres({ directory: localDirectory, say })
+  undo.push(() => postgres.stop())
+  const as = (user: string, name: string): DatabaseConfig => ({
+    hosts: [postgres.socketDirectory], port: postgres.port, name, user,
+    password: undefined, ssl: false, poolSize: 10,
+  })
+  const name = 'db_user_service'
+  await using(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
+  await using(as('postgres', name), createSchema)
+  await using(as('user_service_admin', name), migrateUp)
+  const keyFile = `${localDirectory}/admin-key`
+  ensureKeyFile(keyFile)
+  return { database: as('user_service_manager', name), admin: { email: 'admin@localhost', keyFile } }
+}
+
+async function using(config: DatabaseConfig, work: (database: Database) => Promise<unknown>) {
+  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
+  try {
+    await work(database)
+  } finally {
+    await database.stop()
+  }
+}
+
+function welcome(url: string, keyFile: string, say: (line: string) => void) {
+  say(`user-service is at ${url} with a private database; its API is shown at ${url}/docs`)
+  say(`The admin's key is in ${keyFile}. Try:`)
+  say(`  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`)
+}
+
+/** Waits a little for a database that starts at the same time. */
+async function waitForDatabase(db: Database, log: Log) {
+  const deadline = performance.now() + databaseWaitMs
+  for (;;) {
+    try {
+      return await db.query('select')
+    } catch (error) {
+      const lost = error instanceof AppError && error.code === 'database_unavailable'
+      if (!lost || performance.now() > deadline) throw error
+      log('warn', 'waiting for the database', describeError(error.cause))
+      await new Promise((resolve) => setTimeout(resolve, 500))
+    }
+  }
+}
+
+async function clean(db: Database, log: Log) {
+  try {
+    await deleteEndedSessions(db)
+    await deleteForgottenFailures(db)
+  } catch (error) {
+    log('warn', 'cleaning failed', describeError(error))
+  }
+}

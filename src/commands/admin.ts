@@ -1,0 +1,39 @@
+import { createAdmin } from '../auth/bootstrap.ts'
+import { insertEvent } from '../audit/queries.ts'
+import { checkSchema } from '../database/migrate.ts'
+import { ExitError } from '../errors.ts'
+import { insertKey } from '../keys/queries.ts'
+import { createKey } from '../secrets.ts'
+import { findUserByEmail } from '../users/queries.ts'
+import { command, misuse, readCommandDatabase, withDatabase } from './command.ts'
+
+const usage = `Usage: node bin/admin.js create EMAIL | key EMAIL | generate
+
+  create    a new admin; prints its key on stdout, this once
+  key       a further key for the admin of that address, printed likewise
+  generate  prints a new key that belongs to nobody yet, for BOOTSTRAP_ADMIN_KEY_FILE
+
+Reaches the database as the server does: DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _USER,
+_PASSWORD; without them, the private one of npm start while that runs.
+Exit status: 0 done, 1 failed, 2 misuse.
+`
+
+await command(usage, {}, async ({ words, env }) => {
+  const [action, email, ...rest] = words
+  if (action === 'generate' && words.length === 1) return console.log(createKey())
+  if (!['create', 'key'].includes(action ?? '')) throw misuse('Say create, key or generate')
+  if (email === undefined || rest.length > 0) throw misuse(`${action} wants one EMAIL`)
+  const key = await withDatabase(readCommandDatabase(env, 'user_service_manager'), async (database) => {
+    await checkSchema(database)
+    if (action === 'create') return (await createAdmin(database, email))!.key
+    const user = await findUserByEmail(database, email)
+    if (user?.role !== 'admin') throw new ExitError('There is no admin of that address')
+    return database.transaction(async (tx) => {
+      const made = await insertKey(tx, { userId: user.id, kind: 'api', name: 'command' })
+      const event = { action: 'key.created', actor: null, subject: user.id, keyId: made.id, origin: null } as const
+      await insertEvent(tx, event)
+      return made.key
+    })
+  })
+  console.log(key)
+})

@@ -1,0 +1,59 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+
+import { AppError } from '../errors.ts'
+
+const maxBytes = 16 * 1024
+const maxDiscardedBytes = 16 * 1024 * 1024
+const decoder = new TextDecoder('utf-8', { fatal: true })
+
+/** Whether the request announces a body. */
+export const hasBody = ({ headers }: IncomingMessage) =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+
+/**
+ * Reads a JSON body; throws `unsupported_media_type`, `body_too_large` or, for what is not JSON in
+ * UTF-8, `invalid_body`. A client that waits for it is told to go on only now.
+ */
+export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
+  if (!hasBody(req)) throw new AppError('invalid_body', { faults: [{ field: '', message: 'is missing' }] })
+  const { 'content-type': type = '', 'content-encoding': encoding, expect } = req.headers
+  if (!/^application\/json\s*(;|$)/i.test(type) || encoding !== undefined) {
+    throw new AppError('unsupported_media_type')
+  }
+  if (Number(req.headers['content-length'] ?? 0) > maxBytes) throw new AppError('body_too_large')
+  if (expect?.toLowerCase() === '100-continue') res.writeContinue()
+  const bytes = await collect(req)
+  try {
+    return JSON.parse(decoder.decode(bytes))
+  } catch {
+    throw new AppError('invalid_body', { faults: [{ field: '', message: 'must be JSON in UTF-8' }] })
+  }
+}
+
+function collect(req: IncomingMessage): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let length = 0
+    req.on('data', (chunk: Buffer) => {
+      length += chunk.length
+      if (length > maxBytes) reject(new AppError('body_too_large'))
+      else chunks.push(chunk)
+    })
+    req.on('end', () => resolve(Buffer.concat(chunks)))
+    req.on('error', () => reject(new AppError('invalid_request')))
+  })
+}
+
+/**
+ * Reads past what is left of a body that was refused, so that the client gets to read why; past
+ * 16 MiB the connection is cut.
+ */
+export function discardBody(req: IncomingMessage) {
+  let left = maxDiscardedBytes
+  req.on('data', (chunk: Buffer) => {
+    left -= chunk.length
+    if (left < 0) req.destroy()
+  })
+  req.on('error', () => {})
+  req.resume()
+}

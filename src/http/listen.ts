@@ -1,0 +1,164 @@
+// The server's edge: sockets, limits and strictness where Node's defaults are lenient.
+//
+// Slow clients: 5 s for the headers, 15 s for the whole request, 40 s until the answer is taken,
+// 65 s idle (longer than gateways keep theirs); checked each second.
+// At most 10,000 connections. Malformed requests get 400 and a close, but only after the answers
+// to the valid ones before them.
+import { readFileSync } from 'node:fs'
+import http from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import https from 'node:https'
+import type { AddressInfo, Socket } from 'node:net'
+import { Server as NetServer } from 'node:net'
+import { X509Certificate, createPrivateKey } from 'node:crypto'
+
+import { AppError, ExitError, failures } from '../errors.ts'
+import type { Code } from '../errors.ts'
+import type { Pipeline } from './pipeline.ts'
+
+export interface TlsFiles {
+  certFile: string
+  keyFile: string
+}
+
+export interface Listener {
+  url: string
+  /** Rereads the certificate and key; throws and keeps the old pair when the new one is not usable. */
+  rereadTls(): void
+  /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
+  stop(seconds: number): Promise<void>
+}
+
+const exchangeTimeoutMs = 40_000
+const lingerMs = 250
+
+/** Listens and hands each request to `pipeline`; throws an ExitError when it cannot. */
+export async function listen(
+  pipeline: Pipeline, { host, port, tls }: { host: string | undefined; port: number; tls: TlsFiles | null },
+): Promise<Listener> {
+  const inFlight = new Map<ServerResponse, number>()
+  let stopping = false
+
+  function take(req: IncomingMessage, res: ServerResponse) {
+    const { socket } = req
+    const fault = findFault(req)
+    if (stopping || fault) res.shouldKeepAlive = false
+    inFlight.set(res, performance.now())
+    res.on('close', () => {
+      inFlight.delete(res)
+      if (socket.listenerCount('answered') > 0 && !isBusy(socket)) socket.emit('answered')
+    })
+    void pipeline(req, res, fault)
+  }
+
+  const isBusy = (socket: Socket) => [...inFlight.keys()].some(({ req }) => req.socket === socket)
+  const cutSlow = setInterval(() => {
+    const oldest = performance.now() - exchangeTimeoutMs
+    for (const [res, start] of inFlight) if (start < oldest) res.req.socket.destroy()
+  }, 1000).unref()
+
+  const options = {
+    headersTimeout: 5000,
+    requestTimeout: 15_000,
+    keepAliveTimeout: 65_000,
+    connectionsCheckingInterval: 1000,
+    maxHeaderSize: 16 * 1024,
+    noDelay: true,
+  }
+  const server = tls === null
+    ? http.createServer(options, take)
+    : https.createServer({ ...options, ...tlsSettings, ...readTls(tls) }, take)
+  server.maxConnections = 10_000
+  server.on('checkContinue', take)
+  server.on('checkExpectation', take)
+  server.on('clientError', (error: Error & { code?: string }, socket: Socket) => {
+    const refuse = () => {
+      if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+      socket.end(rawRefusal(error.code), () => socket.destroy())
+    }
+    if (isBusy(socket)) socket.once('answered', refuse)
+    else refuse()
+  })
+
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', ({ message }) => reject(new ExitError(`Cannot listen: ${message}`)))
+    server.listen({ port, ...(host !== undefined && { host }) }, resolve)
+  })
+  const bound = server.address() as AddressInfo
+  const named = host === undefined || bound.address === '::' || bound.address === '0.0.0.0'
+    ? 'localhost' : bound.address.includes(':') ? `[${bound.address}]` : bound.address
+
+  return {
+    url: `${tls === null ? 'http' : 'https'}://${named}:${bound.port}`,
+    rereadTls() {
+      if (tls !== null) (server as https.Server).setSecureContext({ ...tlsSettings, ...readTls(tls) })
+    },
+    async stop(seconds) {
+      stopping = true
+      for (const res of inFlight.keys()) if (!res.headersSent) res.shouldKeepAlive = false
+      // Not http.Server's own close: it cuts idle connections, on which a request may be on its way.
+      // Those that come within the linger are answered, with Connection: close.
+      const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
+      const linger = setTimeout(() => server.closeIdleConnections(), lingerMs)
+      const sweep = setInterval(() => inFlight.size === 0 && server.closeIdleConnections(), lingerMs)
+      const deadline = setTimeout(() => server.closeAllConnections(), Math.max(seconds * 1000, lingerMs))
+      await closed
+      for (const timer of [linger, sweep, deadline, cutSlow]) clearTimeout(timer)
+      server.close().unref()
+    },
+  }
+}
+
+/** What RFC 9112 has a server refuse and Node lets through. */
+function findFault({ rawHeaders, headers, method, url, httpVersion }: IncomingMessage): AppError | undefined {
+  let hosts = 0
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (rawHeaders[i]!.length === 4 && rawHeaders[i]!.toLowerCase() === 'host') hosts++
+  }
+  const { host = '', 'transfer-encoding': coding, expect } = headers
+  const sound = (httpVersion === '1.1' ? hosts === 1 : httpVersion === '1.0' && hosts <= 1) &&
+    (hosts === 0 || hostPattern.test(host)) &&
+    (coding === undefined || (coding.toLowerCase() === 'chunked' && httpVersion === '1.1')) &&
+    (expect === undefined || expect.toLowerCase() === '100-continue') &&
+    (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
+  return sound ? undefined : new AppError('invalid_request')
+}
+
+const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})?$/
+
+/** An answer for what never became a request; Node's parser gives the reason. */
+function rawRefusal(reason: string | undefined): string {
+  const code: Code = reason === 'HPE_HEADER_OVERFLOW' ? 'headers_too_large'
+    : reason === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'invalid_request'
+  const { status, sentence } = failures[code]
+  const id = crypto.randomUUID()
+  const body = JSON.stringify({ requestId: id, status: 'ERROR', details: sentence, code })
+  return `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${id}\r\n` +
+    `Content-Type: application/json\r\nContent-Length: ${body.length}\r\nCache-Control: no-store\r\n` +
+    `X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n${body}`
+}
+
+const tlsSettings = {
+  minVersion: 'TLSv1.2',
+  ciphers: [
+    'TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256',
+    'ECDHE-ECDSA-AES128-GCM-SHA256', 'ECDHE-RSA-AES128-GCM-SHA256', 'ECDHE-ECDSA-AES256-GCM-SHA384',
+    'ECDHE-RSA-AES256-GCM-SHA384', 'ECDHE-ECDSA-CHACHA20-POLY1305', 'ECDHE-RSA-CHACHA20-POLY1305',
+  ].join(':'),
+  ecdhCurve: 'X25519:P-256:P-384',
+  honorCipherOrder: true,
+} as const
+
+/** Reads a pair that can be used now; throws an ExitError with the reason otherwise. */
+function readTls({ certFile, keyFile }: TlsFiles): { cert: string; key: string } {
+  try {
+    const pair = { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
+    const certificate = new X509Certificate(pair.cert)
+    if (!certificate.checkPrivateKey(createPrivateKey(pair.key))) throw new Error('the key is of another certificate')
+    if (Date.parse(certificate.validTo) < Date.now()) throw new Error(`it expired on ${certificate.validTo}`)
+    if (Date.parse(certificate.validFrom) > Date.now()) throw new Error(`it is valid from ${certificate.validFrom}`)
+    return pair
+  } catch (error) {
+    throw new ExitError(`TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${(error as Error).message}`, 2)
+  }
+}

@@ -1,0 +1,21 @@
+import { digits, uuid } from '../schema.ts'
+import type { Reply } from './route.ts'
+
+/** Keyset pagination: the cursor is the id of the last row, so every page costs what the first does. */
+export const pageQuery = { limit: digits(1, 1000, { default: 100 }), after: uuid }
+
+/** Reads one row more than asked for, to know whether to name a next page in `Link`. */
+export async function paged<Q extends { limit?: number }, Row extends { id: string }>(
+  path: string,
+  query: Q,
+  read: (query: Q & { limit: number }) => Promise<Row[]>,
+  show: (row: Row) => unknown = (row) => row,
+): Promise<Reply> {
+  const limit = query.limit ?? 100
+  const rows = await read({ ...query, limit: limit + 1 })
+  const page = rows.slice(0, limit)
+  const body = page.map(show)
+  if (rows.length <= limit) return { status: 200, body }
+  const next = new URLSearchParams({ ...query, limit: String(limit), after: page.at(-1)!.id })
+  return { status: 200, body, headers: { Link: `<${path}?${next}>; rel="next"` } }
+}

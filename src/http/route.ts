@@ -1,0 +1,96 @@
+import type { IncomingHttpHeaders } from 'node:http'
+
+import type { Code } from '../errors.ts'
+import type { JsonSchema, Members, Schema, Shape } from '../schema.ts'
+
+/** Who calls: the key that was presented, and its user as the database has it now. */
+export interface Caller {
+  keyId: string
+  keyKind: 'api' | 'session'
+  userId: string
+  email: string
+  role: 'user' | 'admin'
+  permissions: string[]
+  version: number
+  createdAt: Date
+  updatedAt: Date
+}
+
+/**
+ * Who may call. `anyone`: a key is not looked at; `optional`: one that is sent must be good; `key`:
+ * any good key; `self`: the user whose id is in the path, or an admin.
+ */
+export type Access = 'anyone' | 'optional' | 'key' | 'self' | 'admin'
+type CallerOf<A extends Access> =
+  A extends 'anyone' ? null : A extends 'optional' ? Caller | null : Caller
+
+/** Where a request comes from. */
+export interface Origin {
+  requestId: string
+  address: string
+  /** What is throttled: the IPv4 address, or the /64 of an IPv6 address. */
+  client: string
+}
+
+export interface Reply {
+  status: number
+  /** The payload of the envelope; none: no body at all. */
+  body?: unknown
+  /** Sent as it is, instead of an envelope. */
+  raw?: { type: string; text: string }
+  headers?: Record<string, string>
+}
+
+type Params<P extends string> =
+  P extends `${string}{${infer Name}}${infer Rest}` ? { [K in Name]: string } & Params<Rest> : unknown
+
+export interface Call<A extends Access, P extends string, Q extends Shape, B> {
+  caller: CallerOf<A>
+  origin: Origin
+  headers: IncomingHttpHeaders
+  params: Params<P>
+  query: Members<Record<never, never>, Q>
+  /** The raw query string, for the one route that ignores what it does not know. */
+  search: string
+  body: B
+}
+
+/** What the document says of a success: its payload's or raw form, and headers besides the common. */
+export interface ReplySpec {
+  says: string
+  body?: JsonSchema
+  raw?: string
+  headers?: string[]
+}
+
+interface Spec<A extends Access, P extends string, Q extends Shape, B> {
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
+  /** Members in braces are UUIDs. An end of `/*` stands for anything below. */
+  path: P
+  access: A
+  summary: string
+  description?: string
+  query?: Q
+  body?: Schema<B>
+  /** No body at all counts as `{}`. */
+  bodyOptional?: boolean
+  /** The code of a body's faults, where its sentence is another than the usual. */
+  bodySentence?: string
+  replies: Record<number, ReplySpec>
+  /** What can fail besides what access, parsing and throttling bring. */
+  fails?: Code[]
+  throttled?: false
+  handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
+}
+
+/** A route whose types are checked where it is made, and forgotten by the pipeline. */
+// The one `any` of the house: handlers take narrower calls than the pipeline knows of.
+export type Route = Spec<Access, string, Shape, any>
+
+/** Makes a route; its handler gets path, query and body parsed and typed. */
+export function route<
+  const A extends Access, const P extends string,
+  Q extends Shape = Record<never, never>, B = undefined,
+>(spec: Spec<A, P, Q, B>): Route {
+  return spec as unknown as Route
+}

@@ -1,0 +1,149 @@
+import { insertEvent } from '../audit/queries.ts'
+import type { Action } from '../audit/queries.ts'
+import type { Database } from '../database/pool.ts'
+import type { Db } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
+import { paged, pageQuery } from '../http/page.ts'
+import { route } from '../http/route.ts'
+import type { Caller, Origin, Route } from '../http/route.ts'
+import { boolean, digits, instant, integer, nullable, object, refined, text } from '../schema.ts'
+import { deleteKey, insertKey, listKeys, rotateKey, updateKey } from './queries.ts'
+
+const name = text(1, 100, { pattern: /^\P{Cc}*$/u, says: 'must not have control characters' })
+const future = refined(instant, {}, (value, field, report) => {
+  if (value.getTime() <= Date.now()) report(field, 'must be in the future')
+  return value
+})
+
+const key = {
+  type: 'object',
+  properties: {
+    id: { type: 'string', format: 'uuid', maxLength: 36 },
+    kind: { type: 'string', enum: ['api', 'session'] },
+    name: name.json,
+    enabled: boolean.json,
+    validUntil: nullable(instant).json,
+    lastUsedAt: { ...nullable(instant).json, description: 'To the minute' },
+    createdAt: instant.json,
+  },
+  unevaluatedProperties: false,
+}
+
+/** A key object with the key itself: what the answer that makes it holds. */
+export const newKey = {
+  ...key,
+  properties: {
+    ...key.properties,
+    key: { type: 'string', pattern: '^usk_[0-9A-Za-z]{49}$', maxLength: 53, description: 'Shown once' },
+  },
+}
+
+interface Changed {
+  caller: Caller
+  origin: Origin
+  params: { id: string; keyId?: string }
+}
+
+export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => {
+  /** Does `work` and writes its event in one transaction. */
+  const audited = <T>(
+    action: Action, { caller, origin, params }: Changed, changes: string[],
+    work: (tx: Db) => Promise<T & { id: string }>,
+  ): Promise<T & { id: string }> =>
+    db.transaction(async (tx) => {
+      const result = await work(tx)
+      await insertEvent(tx, {
+        action, actor: caller.userId, subject: params.id, keyId: params.keyId ?? result.id, changes, origin,
+      })
+      return result
+    })
+
+  return [
+    route({
+      method: 'GET',
+      path: '/users/{id}/keys',
+      access: 'self',
+      summary: 'The keys and sessions of a user, oldest first',
+      query: { ...pageQuery, limit: digits(1, 1000, { default: 1000 }) },
+      replies: {
+        200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
+      },
+      fails: ['user_not_found'],
+      async handle({ params, query }) {
+        const path = `${basePath}/users/${params.id}/keys`
+        const reply = await paged(path, { limit: 1000, ...query }, (page) => listKeys(db, params.id, page))
+        if ((reply.body as unknown[]).length > 0) return reply
+        const found = await db.query('select from users where id = $1::uuid', [params.id])
+        if (found.length === 0) throw new AppError('user_not_found')
+        return reply
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/users/{id}/keys',
+      access: 'self',
+      summary: 'Make a further key',
+      body: object({ name }, { validUntil: nullable(future) }),
+      replies: { 201: { says: 'The key, shown this once', body: newKey } },
+      fails: ['user_not_found'],
+      async handle({ body, ...call }) {
+        const made = await audited('key.created', call, [], (tx) =>
+          insertKey(tx, { userId: call.params.id, kind: 'api', ...body }))
+        return { status: 201, body: made }
+      },
+    }),
+    route({
+      method: 'PATCH',
+      path: '/users/{id}/keys/{keyId}',
+      access: 'self',
+      summary: 'Rename a key, switch it off or on, change its end',
+      body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
+      replies: { 200: { says: 'The key', body: key } },
+      fails: ['key_not_found'],
+      async handle({ body, ...call }) {
+        const { id, keyId } = call.params
+        const changed = await audited('key.changed', call, Object.keys(body), (tx) =>
+          updateKey(tx, id, keyId, body))
+        return { status: 200, body: changed }
+      },
+    }),
+    route({
+      method: 'DELETE',
+      path: '/users/{id}/keys/{keyId}',
+      access: 'self',
+      summary: 'End a key',
+      replies: { 204: { says: 'It is refused from now on' } },
+      fails: ['key_not_found'],
+      async handle(call) {
+        const { id, keyId } = call.params
+        await audited('key.deleted', call, [], async (tx) => {
+          await deleteKey(tx, id, keyId)
+          return { id: keyId }
+        })
+        return { status: 204 }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/users/{id}/keys/{keyId}/rotate',
+      access: 'self',
+      summary: 'Make a key in place of another',
+      description: 'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
+      body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),
+      bodyOptional: true,
+      replies: { 201: { says: 'The new key, shown this once', body: newKey } },
+      fails: ['key_not_found'],
+      async handle({ body, ...call }) {
+        const { id, keyId } = call.params
+        const made = await audited('key.rotated', call, [], async (tx) => {
+          const key = await rotateKey(tx, id, keyId, body.overlapSeconds ?? 0)
+          await insertEvent(tx, {
+            action: 'key.created', actor: call.caller.userId, subject: id, keyId: key.id, origin: call.origin,
+          })
+          return key
+        })
+        return { status: 201, body: made }
+      },
+    }),
+  ]
+}

@@ -1,0 +1,26 @@
+import { auditRoutes } from './audit/routes.ts'
+import { authRoutes } from './auth/routes.ts'
+import { healthRoutes } from './health.ts'
+import type { Route } from './http/route.ts'
+import { keyRoutes } from './keys/routes.ts'
+import type { Metrics } from './metrics.ts'
+import { openApi } from './openapi.ts'
+import { sessionRoutes } from './sessions/routes.ts'
+import type { SessionDeps } from './sessions/routes.ts'
+import { userRoutes } from './users/routes.ts'
+import type { UserDeps } from './users/routes.ts'
+
+export type Deps = UserDeps & SessionDeps & { metrics: Metrics; version: string }
+
+/** The whole API surface. */
+export function allRoutes(deps: Deps): Route[] {
+  const routes: Route[] = [
+    ...userRoutes(deps),
+    ...keyRoutes(deps),
+    ...sessionRoutes(deps),
+    ...authRoutes(),
+    ...auditRoutes(deps),
+    ...healthRoutes({ ...deps, document: () => openApi(routes, deps) }),
+  ]
+  return routes
+}

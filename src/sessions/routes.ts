@@ -1,0 +1,94 @@
+import { insertEvent } from '../audit/queries.ts'
+import type { Database } from '../database/pool.ts'
+import type { Hasher } from '../hasher.ts'
+import { route } from '../http/route.ts'
+import type { Route } from '../http/route.ts'
+import { deleteKey, deleteSessions, insertKey } from '../keys/queries.ts'
+import { newKey } from '../keys/routes.ts'
+import { object, uuid } from '../schema.ts'
+import { checkPassword } from '../users/credentials.ts'
+import { findCredentials, lockUser, renewHash } from '../users/queries.ts'
+import { anyText, normalPassword } from '../users/rules.ts'
+
+export interface SessionDeps {
+  db: Database
+  hasher: Hasher
+  sessionSeconds: number
+}
+
+const session = {
+  type: 'object',
+  properties: {
+    user: uuid.json,
+    key: newKey.properties.key,
+    validUntil: { type: 'string', format: 'date-time', maxLength: 35 },
+  },
+  unevaluatedProperties: false,
+}
+
+export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Route[] => [
+  route({
+    method: 'POST',
+    path: '/users/sessions',
+    access: 'anyone',
+    summary: 'Log in',
+    description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
+    body: object({ email: anyText, password: anyText }),
+    bodySentence: 'Invalid user syntax',
+    replies: { 201: { says: 'A session and its key, shown this once', body: session } },
+    fails: ['invalid_credentials', 'login_throttled', 'overloaded'],
+    async handle({ body: { email, password }, origin }) {
+      const found = await findCredentials(db, email)
+      const { renew } = await checkPassword({ db, hasher }, { user: found, email, password, origin })
+      const user = found!
+      if (renew) {
+        const renewed = await hasher.hash(normalPassword(password), origin.client)
+        await renewHash(db, user.id, user.passwordHash!, renewed)
+      }
+      const { key, validUntil } = await db.transaction(async (tx) => {
+        const made = await insertKey(tx, {
+          userId: user.id, kind: 'session', name: 'session', seconds: sessionSeconds,
+        })
+        await insertEvent(tx, {
+          action: 'session.started', actor: user.id, subject: user.id, keyId: made.id, origin,
+        })
+        return made
+      })
+      return { status: 201, body: { user: user.id, key, validUntil } }
+    },
+  }),
+  route({
+    method: 'DELETE',
+    path: '/users/sessions',
+    access: 'key',
+    summary: 'Log out: end the calling session',
+    description: 'An API key is no session and stays as it is.',
+    replies: { 204: { says: 'The session has ended' } },
+    fails: ['key_not_found'],
+    async handle({ caller: { keyKind, keyId, userId }, origin }) {
+      if (keyKind === 'session') {
+        await db.transaction(async (tx) => {
+          await deleteKey(tx, userId, keyId)
+          await insertEvent(tx, { action: 'session.ended', actor: userId, subject: userId, keyId, origin })
+        })
+      }
+      return { status: 204 }
+    },
+  }),
+  route({
+    method: 'DELETE',
+    path: '/users/sessions/{id}',
+    access: 'self',
+    summary: 'Log out everywhere: end every session of the user',
+    replies: { 204: { says: 'The sessions have ended' } },
+    fails: ['user_not_found'],
+    async handle({ caller, params: { id }, origin }) {
+      await db.transaction(async (tx) => {
+        await lockUser(tx, id)
+        await deleteSessions(tx, id, null)
+        await insertEvent(tx, { action: 'sessions.ended', actor: caller.userId, subject: id, origin })
+      })
+      return { status: 204 }
+    },
+  }),
+]

@@ -1,0 +1,199 @@
+import { insertEvent } from '../audit/queries.ts'
+import type { Database } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
+import type { Hasher } from '../hasher.ts'
+import { isCurrent, matches } from '../http/etag.ts'
+import { paged, pageQuery } from '../http/page.ts'
+import { route } from '../http/route.ts'
+import type { Caller, Reply, Route } from '../http/route.ts'
+import { deleteSessions, insertKey } from '../keys/queries.ts'
+import { newKey } from '../keys/routes.ts'
+import { boolean, list, object, oneOf, uuid } from '../schema.ts'
+import { checkPassword } from './credentials.ts'
+import {
+  deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser, requireAnotherAdmin, updateUser,
+} from './queries.ts'
+import type { User } from './queries.ts'
+import { anyText, email, newPassword, permission, refuseEmailAsPassword } from './rules.ts'
+
+const role = oneOf('user', 'admin')
+const permissions = list(permission, 32)
+const reserved = { role, permissions, enabled: boolean }
+
+const user = {
+  type: 'object',
+  properties: {
+    id: uuid.json,
+    email: email.json,
+    role: role.json,
+    permissions: permissions.json,
+    enabled: boolean.json,
+    apiKeys: { type: 'array', maxItems: 1, items: newKey.properties.key, description: 'Empty but in the answer to creation' },
+    version: { type: 'integer', format: 'int32', minimum: 1, maximum: 2 ** 31 - 1 },
+    createdAt: { type: 'string', format: 'date-time', maxLength: 35 },
+    updatedAt: { type: 'string', format: 'date-time', maxLength: 35 },
+  },
+  unevaluatedProperties: false,
+}
+
+export interface UserDeps {
+  db: Database
+  hasher: Hasher
+  basePath: string
+  signup: 'open' | 'admin'
+  passwordMinLength: number
+}
+
+export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: UserDeps): Route[] => {
+  const password = newPassword(passwordMinLength)
+  const bodySentence = 'Invalid user syntax'
+
+  return [
+    route({
+      method: 'POST',
+      path: '/users',
+      access: signup === 'open' ? 'optional' : 'admin',
+      summary: 'Create a user with a first key',
+      description: 'Only an admin may give `role`, `permissions` and `enabled`.',
+      body: object({ email, password }, reserved),
+      bodySentence,
+      replies: {
+        201: { says: 'The user, with the key that is shown this once', body: user, headers: ['Location', 'ETag'] },
+      },
+      fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
+      async handle({ caller, body, origin }) {
+        requireAdminFor(caller, body)
+        refuseEmailAsPassword(body.password, body.email)
+        const { password, ...rest } = body
+        const passwordHash = await hasher.hash(password, origin.client)
+        const { created, key } = await db.transaction(async (tx) => {
+          const created = await insertUser(tx, { ...rest, passwordHash })
+          const key = await insertKey(tx, { userId: created.id, kind: 'api', name: 'default' })
+          const actor = caller?.userId ?? created.id
+          await insertEvent(tx, { action: 'user.created', actor, subject: created.id, keyId: key.id, origin })
+          return { created, key }
+        })
+        return reply(201, created, [key.key], { Location: `${basePath}/users/${created.id}` })
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/users',
+      access: 'admin',
+      summary: 'List users in the order of creation',
+      query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
+      replies: {
+        200: {
+          says: 'Ids or, with `view=full`, users',
+          body: { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } },
+          headers: ['Link'],
+        },
+      },
+      async handle({ query }) {
+        const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
+        if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
+        const found = await findUserByEmail(db, query.email)
+        return { status: 200, body: found === null ? [] : [show(found)] }
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/users/{id}',
+      access: 'self',
+      summary: 'Read a user',
+      replies: {
+        200: { says: 'The user', body: user, headers: ['ETag'] },
+        304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
+      },
+      fails: ['user_not_found'],
+      async handle({ caller, params, headers }) {
+        const self = params.id === caller.userId
+        const found = self ? { ...caller, id: caller.userId, enabled: true } : await findUser(db, params.id)
+        if (found === null) throw new AppError('user_not_found')
+        const ETag = etag(found)
+        return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
+      },
+    }),
+    route({
+      method: 'PATCH',
+      path: '/users/{id}',
+      access: 'self',
+      summary: 'Change a user',
+      description: 'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
+        'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
+      body: object({}, { email, password, currentPassword: anyText, ...reserved }),
+      bodySentence,
+      replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },
+      fails: ['invalid_email', 'invalid_password', 'invalid_credentials', 'forbidden', 'user_not_found',
+        'email_in_use', 'last_admin', 'stale_version', 'login_throttled', 'overloaded'],
+      async handle({ caller, body, params: { id }, headers, origin }) {
+        requireAdminFor(caller, body)
+        const { password, currentPassword, ...rest } = body
+        const passwordHash = password === undefined ? undefined
+          : await hashChanged(id, caller.userId === id, { password, currentPassword, email: body.email })
+        const changed = await db.transaction(async (tx) => {
+          const before = await lockUser(tx, id)
+          if (!matches(headers, etag(before))) throw new AppError('stale_version')
+          const changes = Object.keys(body).filter((name) => name !== 'currentPassword')
+          if (changes.length === 0) return before
+          const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
+          if (before.role === 'admin' && before.enabled && !staysAdmin) await requireAnotherAdmin(tx, id)
+          const after = await updateUser(tx, id, { ...rest, ...(passwordHash && { passwordHash }) })
+          if (passwordHash) await deleteSessions(tx, id, caller.keyId)
+          await insertEvent(tx, { action: 'user.changed', actor: caller.userId, subject: id, changes, origin })
+          return after
+        })
+        return reply(200, changed)
+
+        /** Hashes a new password once the current one, if its owner asks and has one, was right. */
+        async function hashChanged(id: string, own: boolean, given: {
+          password: string; currentPassword: string | undefined; email: string | undefined
+        }): Promise<string> {
+          const user = await db.transaction((tx) => lockUser(tx, id))
+          if (!matches(headers, etag(user))) throw new AppError('stale_version')
+          refuseEmailAsPassword(given.password, given.email ?? user.email)
+          if (own && user.passwordHash !== null) {
+            if (given.currentPassword === undefined) {
+              const fault = { field: 'currentPassword', message: 'is missing' }
+              throw new AppError('invalid_body', { faults: [fault], sentence: bodySentence })
+            }
+            await checkPassword({ db, hasher }, { user, email: user.email, password: given.currentPassword, origin })
+          }
+          return hasher.hash(given.password, origin.client)
+        }
+      },
+    }),
+    route({
+      method: 'DELETE',
+      path: '/users/{id}',
+      access: 'self',
+      summary: 'Delete a user with its keys and sessions',
+      replies: { 204: { says: 'It is gone' } },
+      fails: ['user_not_found', 'last_admin', 'stale_version'],
+      async handle({ caller, params: { id }, headers, origin }) {
+        await db.transaction(async (tx) => {
+          const before = await lockUser(tx, id)
+          if (!matches(headers, etag(before))) throw new AppError('stale_version')
+          if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
+          await deleteUser(tx, id)
+          await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
+        })
+        return { status: 204 }
+      },
+    }),
+  ]
+}
+
+function requireAdminFor(caller: Caller | null, body: object) {
+  if (caller?.role !== 'admin' && Object.keys(reserved).some((name) => name in body)) {
+    throw new AppError('forbidden')
+  }
+}
+
+const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
+
+const payload = ({ id, email, role, permissions, enabled, version, createdAt, updatedAt }: User, apiKeys: string[] = []) =>
+  ({ id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt })
+
+const reply = (status: number, user: User, apiKeys: string[] = [], headers: Record<string, string> = {}): Reply =>
+  ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })

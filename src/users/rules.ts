@@ -1,0 +1,68 @@
+import { readFileSync } from 'node:fs'
+
+import { AppError } from '../errors.ts'
+import { refined, text } from '../schema.ts'
+import type { Schema } from '../schema.ts'
+
+const common = new Set(
+  readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
+)
+
+/** What addresses are compared by. NUL, which PostgreSQL does not take, matches no address. */
+export const foldEmail = (email: string) =>
+  email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
+
+/** Any text that may be an address: what a log-in or a search takes. */
+export const anyText: Schema<string> = {
+  json: { type: 'string', maxLength: 16_384, pattern: '^[^]*$' },
+  check(value, field, report) {
+    if (typeof value !== 'string') report(field, 'must be text')
+    return value as string
+  },
+}
+
+/** An address as it is kept: trimmed, NFC. */
+export const email: Schema<string> = refined(
+  anyText,
+  { format: 'email', minLength: 3, maxLength: 254, pattern: undefined, examples: ['ada@example.org'] },
+  (value, field, report) => {
+    const address = value.trim().normalize('NFC')
+    const wrong = (message: string) => report(field, message, 'invalid_email')
+    if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
+    if ([...address].length > 254) wrong('must have at most 254 characters')
+    if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) wrong('must not have white space or control characters')
+    if (!address.isWellFormed()) wrong('must be well-formed text')
+    return address
+  },
+)
+
+/** A new password, in the form that is hashed: NFKC. */
+export const newPassword = (minLength: number): Schema<string> => refined(
+  anyText,
+  { minLength, maxLength: 128, format: 'password', examples: ['correct horse battery staple'] },
+  (value, field, report) => {
+    const password = normalPassword(value)
+    const length = [...password].length
+    const wrong = (message: string) => report(field, message, 'invalid_password')
+    if (length < minLength || length > 128) wrong(`must have ${minLength} to 128 characters`)
+    if (!value.isWellFormed()) wrong('must be well-formed text')
+    if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
+    return password
+  },
+)
+
+export const normalPassword = (password: string) => password.normalize('NFKC')
+
+/** Throws `invalid_password` when the password is the address. */
+export function refuseEmailAsPassword(password: string, email: string): void {
+  if (foldEmail(password) !== foldEmail(email.normalize('NFKC'))) return
+  throw new AppError('invalid_password', {
+    faults: [{ field: 'password', message: 'must not be the email' }],
+  })
+}
+
+/** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
+export const permission = text(1, 64, {
+  pattern: /^[A-Za-z0-9._:/*-]+$/,
+  says: 'must have letters, digits and . _ : / * - only',
+})
