@@ -117,8 +117,9 @@ function success(status: number, { says, body, raw, headers = [] }: ReplySpec, r
 }
 
 function failed(route: Route): Json {
-  const byStatus = Object.groupBy(routeFailures(route), (code) => failures[code].status)
-  return Object.fromEntries(Object.entries(byStatus).map(([status, codes = []]) => {
+  const all = routeFailures(route)
+  return Object.fromEntries([...new Set(all.map((code) => failures[code].status))].map((status) => {
+    const codes = all.filter((code) => failures[code].status === status)
     const schema = {
       type: 'object',
       properties: {
@@ -132,10 +133,10 @@ function failed(route: Route): Json {
     }
     const examples = Object.fromEntries(codes.map((code) =>
       [code, { value: { requestId: sampleId, status: 'ERROR', details: sentence(code, route), code } }]))
-    const extra = status === '401' ? ['WWW-Authenticate'] : status === '429' || status === '503' ? ['Retry-After'] : []
+    const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
     return [status, {
       description: codes.map((code) => sentence(code, route)).join('; '),
-      headers: headersOf(route, Number(status), extra),
+      headers: headersOf(route, status, extra),
       content: { 'application/json': { schema, examples } },
     }]
   }))

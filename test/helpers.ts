@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { after } from 'node:test'
+
+import pg from 'pg'
+
+import { startApp } from '../src/app.ts'
+import { readConfig } from '../src/config.ts'
+import type { Config, Env } from '../src/config.ts'
+import { openDatabase } from '../src/database/pool.ts'
+import type { Database } from '../src/database/pool.ts'
+import { insertKey } from '../src/keys/queries.ts'
+import { createLog } from '../src/log.ts'
+import { insertUser } from '../src/users/queries.ts'
+import type { NewUser } from '../src/users/queries.ts'
+
+/** A password that all rules allow, and its stored form. */
+export const password = 'correct horse battery staple'
+export const passwordHash = '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+
+export interface Answer {
+  status: number
+  headers: Headers
+  /** The envelope, or undefined. */
+  body: any
+  /** The payload of a success. */
+  details: any
+  text: string
+}
+
+export interface Ask {
+  key?: string
+  body?: unknown
+  headers?: Record<string, string>
+}
+
+export interface TestDatabase {
+  /** Settings that make a service use it. */
+  env: Env
+  name: string
+  /** As the superuser. */
+  db: Database
+}
+
+const host = process.env['TEST_DATABASE_SOCKET'] ?? ''
+const port = Number(process.env['TEST_DATABASE_PORT'])
+
+/** A database of its own for a test file, cloned from the migrated template; dropped at the end. */
+export async function createTestDatabase(): Promise<TestDatabase> {
+  const name = `test_${randomBytes(6).toString('hex')}`
+  const server = new pg.Client({ host, port, user: 'postgres', database: 'postgres' })
+  await server.connect()
+  await server.query({ text: `create database ${name} template template_user_service` })
+  await server.query({ text: `alter database ${name} set search_path = user_service_schema` })
+  const db = openDatabase({
+    hosts: [host], port, name, user: 'postgres', password: undefined, ssl: false, poolSize: 4,
+  }, () => {})
+  undo.push(async () => {
+    await db.stop()
+    await server.query({ text: `drop database ${name} with (force)` })
+    await server.end()
+  })
+  return { env: { DATABASE_HOST: host, DATABASE_PORT: String(port), DATABASE_NAME: name }, name, db }
+}
+
+/** One hook for all fixtures of a file: node:test runs hooks in the order of registration. */
+export const undo: (() => unknown)[] = []
+after(async () => {
+  for (const each of undo.splice(0).reverse()) await each()
+})
+
+export type TestApp = Awaited<ReturnType<typeof startTestApp>>
+
+/** Starts the service on a free port of loopback, unthrottled unless `env` says otherwise. */
+export async function startTestApp(env: Env = {}, database?: TestDatabase) {
+  const { db, ...rest } = database ?? await createTestDatabase()
+  const config: Config = readConfig({
+    SERVER_HOST: '127.0.0.1', SERVER_PORT: '0', RATE_LIMIT: '0', SHUTDOWN_SECONDS: '2', ...rest.env, ...env,
+  })
+  const log: string[] = []
+  const app = await startApp(config, {
+    log: createLog('debug', (text) => log.push(...text.trimEnd().split('\n'))),
+    localDirectory: '/nowhere',
+    say: () => {},
+  })
+  undo.push(() => app.stop())
+  const base = `${app.url}${config.basePath}`
+  let document: any
+  const describe = async () => (document ??= await (await fetch(`${base}/openapi.json`)).json())
+
+  /** Calls the API and holds the answer against the contract's general part and the document. */
+  async function request(method: string, path: string, { key, body, headers = {} }: Ask = {}): Promise<Answer> {
+    const response = await fetch(base + path, {
+      method,
+      headers: {
+        ...(key !== undefined && { 'x-api-key': key }),
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    const isJson = response.headers.get('content-type') === 'application/json' && !path.startsWith('/openapi')
+    const parsed = isJson && text !== '' ? JSON.parse(text) : undefined
+    if (parsed) assert.equal(parsed.requestId, response.headers.get('x-request-id'))
+    assert.equal(response.headers.get('x-content-type-options'), 'nosniff')
+    checkDocumented(await describe(), method, path, response.status, parsed?.code)
+    return { status: response.status, headers: response.headers, body: parsed, details: parsed?.details, text }
+  }
+
+  return {
+    ...app, base, db, config, log, request,
+    database: { db, ...rest } as TestDatabase,
+    /** A user made in the database, with an API key; its password is `password`. */
+    async user(options: Partial<NewUser> & { key?: string } = {}) {
+      const { key, ...user } = options
+      const email = `${randomBytes(6).toString('hex')}@example.org`
+      const created = await insertUser(db, { email, passwordHash, ...user })
+      const made = await insertKey(db, { userId: created.id, kind: 'api', name: 'test', ...(key && { key }) })
+      return { ...created, key: made.key, keyId: made.id }
+    },
+    admin() {
+      return this.user({ role: 'admin' })
+    },
+  }
+}
+
+/** Fails unless the OpenAPI document has this status, and this code, for the operation. */
+function checkDocumented(document: any, method: string, path: string, status: number, code: string | undefined) {
+  const bare = path.replace(/\?.*$/, '')
+  const known = Object.keys(document.paths).sort((a, b) => a.split('{').length - b.split('{').length)
+    .find((each) => new RegExp(`^${each.replace(/\{path\}/g, '.+').replace(/\{\w+\}/g, '[^/]+')}$`).test(bare))
+  const operation = document.paths[known ?? '']?.[method === 'HEAD' ? 'get' : method.toLowerCase()]
+  if (!operation) return
+  const response = operation.responses[status]
+  assert.ok(response, `${method} ${known}: ${status} is not documented`)
+  if (code === undefined) return
+  const codes = response.content['application/json'].schema.properties.code.enum
+  assert.ok(codes.includes(code), `${method} ${known}: ${status} ${code} is not documented`)
+}

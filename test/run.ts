@@ -1,0 +1,57 @@
+// Starts one PostgreSQL for the run, with a migrated template that each test file clones, then
+// `node --test` over test/*.test.ts, or over the files and folders that are named.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+import { startPrivatePostgres } from '../src/database/embedded.ts'
+import { migrateUp } from '../src/database/migrate.ts'
+import { openDatabase } from '../src/database/pool.ts'
+import { createDatabase, createSchema } from '../src/database/setup.ts'
+
+const [named, flags] = [process.argv.slice(2), [] as string[]]
+while (named[0]?.startsWith('-')) flags.push(named.shift()!)
+const here = fileURLToPath(new URL('.', import.meta.url))
+const files = (named.length > 0 ? named : [here]).flatMap((path) => (statSync(path).isDirectory()
+  ? readdirSync(path).filter((name) => name.endsWith('.test.ts')).sort().map((name) => join(path, name))
+  : [path]))
+
+const directory = mkdtempSync(join(tmpdir(), 'user-service-test-'))
+const postgres = await startPrivatePostgres({
+  directory,
+  say: (line) => console.error(line),
+  settings: { fsync: 'off', max_connections: '300', max_wal_size: '256MB' },
+})
+try {
+  const name = 'template_user_service'
+  const using = async (user: string, database: string, work: (db: ReturnType<typeof openDatabase>) => Promise<unknown>) => {
+    const db = openDatabase({
+      hosts: [postgres.socketDirectory], port: postgres.port, name: database, user,
+      password: undefined, ssl: false, poolSize: 1,
+    }, () => {})
+    await work(db)
+    await db.stop()
+  }
+  await using('postgres', 'postgres', (db) => createDatabase(db, name, {}))
+  await using('postgres', name, createSchema)
+  await using('user_service_admin', name, (db) => migrateUp(db))
+
+  const loader = (process.features as { typescript?: unknown }).typescript ? [] : ['--import', import.meta.resolve('tsx')]
+  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', ...flags, ...files], {
+    stdio: 'inherit',
+    env: {
+      ...process.env,
+      TEST_DATABASE_SOCKET: postgres.socketDirectory,
+      TEST_DATABASE_PORT: String(postgres.port),
+    },
+  })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => tests.kill(signal))
+  const [status] = await once(tests, 'exit') as [number | null]
+  process.exitCode = status ?? 1
+} finally {
+  await postgres.stop()
+  rmSync(directory, { recursive: true, force: true })
+}
