@@ -56,7 +56,7 @@ function match({ segments, below }: Entry, given: string[]): Record<string, stri
   for (let i = 0; i < segments.length; i++) {
     const segment = segments[i]!
     const value = given[i + 1]!
-    if (segment.startsWith('{')) (params ??= {})[segment.slice(1, -1)] = value
+    if (segment.startsWith('{') && value !== '') (params ??= {})[segment.slice(1, -1)] = value
     else if (segment !== value) return null
   }
   return params ?? none

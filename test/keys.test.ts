@@ -1,0 +1,172 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { startTestApp } from './helpers.ts'
+
+const app = await startTestApp()
+const admin = await app.admin()
+const owner = await app.user()
+const keys = `/users/${owner.id}/keys`
+const works = async (key: string) => (await app.request('GET', '/users/auth', { key })).status === 200
+const inSeconds = (seconds: number) => new Date(Date.now() + seconds * 1000).toISOString()
+
+test('an owner makes a further key, shown this once', async () => {
+  const made = await app.request('POST', keys, { key: owner.key, body: { name: 'ci' } })
+  const { id, key, createdAt, ...rest } = made.details
+  assert.equal(made.status, 201)
+  assert.match(key, /^usk_[0-9A-Za-z]{49}$/)
+  assert.deepEqual(rest, { kind: 'api', name: 'ci', enabled: true, validUntil: null, lastUsedAt: null })
+  assert.ok(await works(key))
+
+  const listed = await app.request('GET', keys, { key: owner.key })
+  assert.deepEqual(listed.details.map((each: any) => [each.id, each.name]), [[owner.keyId, 'test'], [id, 'ci']])
+  assert.ok(listed.details.every((each: any) => !('key' in each)))
+  assert.ok(createdAt)
+})
+
+test('a key with an end works until then', async () => {
+  const validUntil = inSeconds(1.5)
+  const { details } = await app.request('POST', keys, { key: owner.key, body: { name: 'short', validUntil } })
+  assert.equal(details.validUntil, validUntil)
+  assert.ok(await works(details.key))
+  await app.db.query(`update api_keys set valid_until = now() where id = $1`, [details.id])
+  assert.ok(!await works(details.key))
+})
+
+for (const [name, body, fields] of [
+  ['no name', {}, ['name']],
+  ['an empty name', { name: '' }, ['name']],
+  ['a name of 101 characters', { name: 'x'.repeat(101) }, ['name']],
+  ['a control character', { name: 'a\nb' }, ['name']],
+  ['an end in the past', { name: 'x', validUntil: '2020-01-01T00:00:00Z' }, ['validUntil']],
+  ['an end on 30 February', { name: 'x', validUntil: '2030-02-30T00:00:00Z' }, ['validUntil']],
+  ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
+  ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
+] as const) {
+  test(`a key with ${name} is refused`, async () => {
+    const { status, body: answer } = await app.request('POST', keys, { key: owner.key, body })
+    assert.deepEqual([status, answer.code, answer.details, answer.errors.map(({ field }: any) => field)],
+      [400, 'invalid_body', 'Invalid request body', fields])
+  })
+}
+
+test('a key is renamed, switched off and on, ended and prolonged', async () => {
+  const { details: { id, key } } = await app.request('POST', keys, { key: owner.key, body: { name: 'one' } })
+  const patch = (body: object) => app.request('PATCH', `${keys}/${id}`, { key: owner.key, body })
+
+  assert.equal((await patch({ name: 'two' })).details.name, 'two')
+  assert.equal((await patch({ enabled: false })).details.enabled, false)
+  assert.ok(!await works(key))
+  await patch({ enabled: true })
+  assert.ok(await works(key))
+  await patch({ validUntil: '2020-01-01T00:00:00Z' })
+  assert.ok(!await works(key))
+  assert.equal((await patch({ validUntil: null })).details.validUntil, null)
+  assert.ok(await works(key))
+})
+
+test('a rotated key is replaced at once, with its name and end', async () => {
+  const validUntil = inSeconds(3600)
+  const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'r', validUntil } })
+  const rotated = await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })
+  assert.deepEqual([rotated.status, rotated.details.name, rotated.details.validUntil], [201, 'r', validUntil])
+  assert.deepEqual([await works(old.key), await works(rotated.details.key)], [false, true])
+})
+
+test('a rotated key works on for the overlap, but never past its end', async () => {
+  const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'o' } })
+  const rotate = (id: string, overlapSeconds: unknown) =>
+    app.request('POST', `${keys}/${id}/rotate`, { key: owner.key, body: { overlapSeconds } })
+  const { details: next } = await rotate(old.id, 60)
+  assert.deepEqual([await works(old.key), await works(next.key)], [true, true])
+  const [row] = await app.db.query<{ left: number }>(
+    'select extract(epoch from valid_until - now())::float as left from api_keys where id = $1', [old.id])
+  assert.ok(row!.left > 50 && row!.left <= 60)
+  for (const overlap of [-1, 604_801, 1.5, '5']) assert.equal((await rotate(next.id, overlap)).status, 400)
+})
+
+test('a deleted key is refused at once and then unknown', async () => {
+  const { details: { id, key } } = await app.request('POST', keys, { key: owner.key, body: { name: 'd' } })
+  assert.equal((await app.request('DELETE', `${keys}/${id}`, { key: owner.key })).status, 204)
+  assert.ok(!await works(key))
+  for (const [method, path, body] of [
+    ['DELETE', `${keys}/${id}`], ['PATCH', `${keys}/${id}`, { name: 'x' }], ['POST', `${keys}/${id}/rotate`],
+  ] as const) {
+    const answer = await app.request(method, path, { key: owner.key, body })
+    assert.deepEqual([answer.status, answer.body.code], [404, 'key_not_found'])
+  }
+})
+
+test('the key of another user is not found under one’s own id', async () => {
+  const other = await app.user()
+  const answer = await app.request('DELETE', `${keys}/${other.keyId}`, { key: owner.key })
+  assert.deepEqual([answer.status, answer.body.code], [404, 'key_not_found'])
+  assert.ok(await works(other.key))
+})
+
+test('an admin asking for the keys of nobody is told so', async () => {
+  const nobody = '/users/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f/keys'
+  for (const [method, body] of [['GET'], ['POST', { name: 'x' }]] as const) {
+    const answer = await app.request(method, nobody, { key: admin.key, body })
+    assert.deepEqual([answer.status, answer.body.code], [404, 'user_not_found'])
+  }
+})
+
+test('the use of a key is noted to the minute, by one write for many uses', async () => {
+  const { id, key, keyId } = await app.user()
+  for (let i = 0; i < 20; i++) await works(key)
+  const [before] = await app.db.query<{ version: string }>('select xmin::text as version from api_keys where id = $1', [keyId])
+  for (let i = 0; i < 5; i++) await works(key)
+  const [after] = await app.db.query<{ version: string }>('select xmin::text as version from api_keys where id = $1', [keyId])
+  const { details } = await app.request('GET', `/users/${id}/keys`, { key })
+  assert.match(details[0].lastUsedAt, /:00\.000Z$/)
+  const minutePassed = Date.now() % 60_000 < 2000
+  if (!minutePassed) assert.deepEqual(after, before)
+})
+
+test('both ways of sending a key work, two different keys do not', async () => {
+  const ask = (headers: Record<string, string>) => app.request('GET', '/users/auth', { headers })
+  const bearer = { authorization: `Bearer ${owner.key}` }
+  assert.equal((await ask(bearer)).status, 200)
+  assert.equal((await ask({ ...bearer, 'x-api-key': owner.key })).status, 200)
+  assert.equal((await ask({ ...bearer, 'x-api-key': admin.key })).body.code, 'key_invalid')
+  assert.equal((await ask({ authorization: 'Basic YTpi' })).body.code, 'key_missing')
+  assert.equal((await ask({ authorization: 'Basic YTpi', 'x-api-key': owner.key })).status, 200)
+})
+
+test('every 401 says how to authenticate, and unusable keys are not told apart', async () => {
+  const off = await app.user()
+  await app.db.query('update api_keys set enabled = false where id = $1', [off.keyId])
+  const unknown = `usk_${'0'.repeat(43)}`
+  for (const key of ['x', unknown, off.key, `${owner.key.slice(0, -1)}~`]) {
+    const answer = await app.request('GET', '/users/auth', { key })
+    assert.deepEqual([answer.status, answer.body.code, answer.body.details], [401, 'key_invalid', 'Invalid API key'])
+    assert.match(answer.headers.get('www-authenticate')!, /^Bearer realm=/)
+  }
+  const missing = await app.request('GET', '/users/auth')
+  assert.deepEqual([missing.status, missing.body.code, missing.body.details], [401, 'key_missing', 'API key not found'])
+  assert.match(missing.headers.get('www-authenticate')!, /^Bearer realm=/)
+})
+
+test('forward-auth tells who asks, in every header always', async () => {
+  const user = await app.user({ email: 'zoë%@example.org', permissions: ['a:read', 'b'] })
+  for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'HEAD', 'PATCH']) {
+    const answer = await app.request(method, '/users/auth/any/thing%zz/../?x=%zz', { key: user.key })
+    const identity = [...answer.headers].filter(([name]) => name.startsWith('x-auth-'))
+    assert.deepEqual([answer.status, answer.text, Object.fromEntries(identity)], [200, '', {
+      'x-auth-user-id': user.id, 'x-auth-user-email': 'zo%C3%AB%25@example.org', 'x-auth-role': 'user',
+      'x-auth-permissions': 'a:read,b', 'x-auth-key-id': user.keyId, 'x-auth-key-kind': 'api',
+    }])
+  }
+})
+
+test('what is required of who asks must all hold', async () => {
+  const user = await app.user({ permissions: ['a', 'b'] })
+  const ask = async (query: string, key = user.key) => (await app.request('GET', `/users/auth?${query}`, { key })).status
+  assert.deepEqual(await Promise.all([
+    ask('require-permission=a'), ask('require-permission=a&require-permission=b'), ask('require-permission=c'),
+    ask('require-permission=a&require-permission=c'), ask('require-role=admin'), ask('require-role=user'),
+    ask('require-role=admin', admin.key), ask('require-role=user', admin.key), ask('require-role=root', admin.key),
+    ask('require-role=', admin.key), ask('whatever=1&limit=x'),
+  ]), [200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 200])
+})

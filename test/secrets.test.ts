@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { createHasher } from '../src/hasher.ts'
+import { createKey, digestKey, formatHash, isKey, isWeaker, parseHash } from '../src/secrets.ts'
+import { undo } from './helpers.ts'
+
+test('a key has its form and its checksum', () => {
+  for (let i = 0; i < 200; i++) {
+    const key = createKey()
+    assert.match(key, /^usk_[0-9A-Za-z]{49}$/)
+    assert.ok(isKey(key))
+  }
+  // CRC-32 of 43 zeros, as zlib has it, in base62.
+  assert.ok(isKey(`usk_${'0'.repeat(43)}2CZclj`))
+})
+
+test('a key with any one character changed is no key', () => {
+  const key = createKey()
+  for (let i = 0; i < key.length; i++) {
+    const other = key[i] === 'A' ? 'B' : 'A'
+    assert.ok(!isKey(key.slice(0, i) + other + key.slice(i + 1)))
+  }
+  for (const wrong of ['', 'usk_', `${key} `, `${key}0`, key.slice(0, -1), key.replace('usk', 'usc')]) assert.ok(!isKey(wrong))
+})
+
+test('keys are 32 random bytes, all of them', () => {
+  const keys = Array.from({ length: 2000 }, createKey)
+  assert.equal(new Set(keys).size, keys.length)
+  for (let at = 5; at < 47; at++) assert.equal(new Set(keys.map((key) => key[at])).size, 62, `position ${at}`)
+})
+
+test('of a key SHA-256 is kept', () => {
+  assert.equal(digestKey('abc').toString('hex'), 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad')
+})
+
+const phc = '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+
+test('a stored password is read and written in PHC string format', () => {
+  const parsed = parseHash(phc)!
+  assert.deepEqual([parsed.ln, parsed.r, parsed.p, parsed.salt.length, parsed.hash.length], [14, 8, 5, 16, 32])
+  assert.equal(formatHash(parsed), phc)
+})
+
+test('what is no stored password, or asks for too much, is not read', () => {
+  for (const stored of ['', 'x', '$2b$10$abc', phc.replace('ln=14', 'ln=18'), phc.replace('ln=14', 'ln=99'),
+    phc.replace('r=8', 'r=0'), phc.replace('r=8', 'r=99'), phc.replace('p=5', 'p=17'), phc.replace('p=5', 'p=0'), `${phc}$`]) {
+    assert.equal(parseHash(stored), null, stored)
+  }
+})
+
+test('less work than today’s is weaker, other parameters of the same work are not', () => {
+  const parsed = parseHash(phc)!
+  assert.deepEqual([{}, { ln: 15, p: 3 }, { ln: 17, p: 1 }, { p: 4 }, { ln: 13, p: 16 }, { r: 4 }]
+    .map((other) => isWeaker({ ...parsed, ...other })), [false, false, false, true, true, true])
+})
+
+const hasher = createHasher(2)
+undo.push(() => hasher.stop())
+
+test('a password fits what was stored of it, and no other does', async () => {
+  const stored = await hasher.hash('a password', 'c')
+  assert.deepEqual(await hasher.verify('a password', stored, 'c'), { right: true, renew: false })
+  assert.deepEqual(await hasher.verify('another', stored, 'c'), { right: false, renew: false })
+  assert.deepEqual(await hasher.verify('', null, 'c'), { right: false, renew: false })
+  assert.notEqual(await hasher.hash('a password', 'c'), stored)
+})
+
+test('clients take turns, and no few of them can shut another out', async () => {
+  const order: string[] = []
+  const ask = (client: string) => hasher.verify('x', null, client).then(() => order.push(client), () => order.push(`no ${client}`))
+  const asked = ['a', 'b'].flatMap((client) => Array.from({ length: 20 }, () => ask(client)))
+  assert.deepEqual(hasher.load(), { inFlight: 2, queued: 32 })
+  asked.push(ask('late'))
+  assert.equal(hasher.load().queued, 32)
+  await Promise.all(asked)
+  const answered = order.filter((client) => !client.startsWith('no '))
+  assert.ok(answered.indexOf('late') <= 6, `late was number ${answered.indexOf('late')}`)
+  assert.equal(order.filter((client) => client.startsWith('no ')).length, 41 - 34)
+})

@@ -1,0 +1,243 @@
+import assert from 'node:assert/strict'
+import { scryptSync } from 'node:crypto'
+import { test } from 'node:test'
+
+import { formatHash } from '../src/secrets.ts'
+import { password, startTestApp } from './helpers.ts'
+
+const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
+const admin = await app.admin()
+const login = (email: string, given = password, from = '192.0.2.1') =>
+  app.request('POST', '/users/sessions', { body: { email, password: given }, headers: { 'x-forwarded-for': from } })
+const read = async (id: string, key: string) => (await app.request('GET', `/users/${id}`, { key })).status
+
+test('a log-in gives a session that works like a key and is listed among them', async () => {
+  const user = await app.user()
+  const { status, details } = await login(user.email.toUpperCase())
+  assert.deepEqual([status, details.user, Object.keys(details)], [201, user.id, ['user', 'key', 'validUntil']])
+  const left = (Date.parse(details.validUntil) - Date.now()) / 1000
+  assert.ok(left > 10_700 && left <= 10_800, `${left} s`)
+
+  const keys = await app.request('GET', `/users/${user.id}/keys`, { key: details.key })
+  assert.deepEqual(keys.details.map(({ kind }: any) => kind), ['api', 'session'])
+  const auth = await app.request('GET', '/users/auth', { key: details.key })
+  assert.equal(auth.headers.get('x-auth-key-kind'), 'session')
+})
+
+test('any number of sessions; log-out ends the calling one alone', async () => {
+  const user = await app.user()
+  const [one, two] = await Promise.all([login(user.email), login(user.email)])
+  assert.equal((await app.request('DELETE', '/users/sessions', { key: one.details.key })).status, 204)
+  assert.deepEqual([await read(user.id, one.details.key), await read(user.id, two.details.key)], [401, 200])
+})
+
+test('log-out with an API key leaves the key', async () => {
+  const user = await app.user()
+  assert.equal((await app.request('DELETE', '/users/sessions', { key: user.key })).status, 204)
+  assert.equal(await read(user.id, user.key), 200)
+})
+
+test('log-out everywhere ends the sessions of that user and no key', async () => {
+  const [user, other] = [await app.user(), await app.user()]
+  const [one, two, others] = await Promise.all([login(user.email), login(user.email), login(other.email)])
+  assert.equal((await app.request('DELETE', `/users/sessions/${user.id}`, { key: one.details.key })).status, 204)
+  assert.deepEqual(
+    [await read(user.id, one.details.key), await read(user.id, two.details.key), await read(user.id, user.key)],
+    [401, 401, 200])
+  assert.equal((await app.request('DELETE', `/users/sessions/${other.id}`, { key: user.key })).body.code, 'forbidden')
+  assert.equal((await app.request('DELETE', `/users/sessions/${other.id}`, { key: admin.key })).status, 204)
+  assert.equal(await read(other.id, others.details.key), 401)
+  const nobody = await app.request('DELETE', '/users/sessions/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f', { key: admin.key })
+  assert.equal(nobody.body.code, 'user_not_found')
+})
+
+test('a session ends with its time', async () => {
+  const short = await startTestApp({ SESSION_SECONDS: '1' }, app.database)
+  const user = await app.user()
+  const { details } = await short.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  assert.equal(await read(user.id, details.key), 200)
+  await app.db.query('select pg_sleep_until($1::timestamptz)', [details.validUntil])
+  assert.equal(await read(user.id, details.key), 401)
+})
+
+test('an unknown address, a wrong password and a disabled user get the same answer', async () => {
+  const [user, disabled] = [await app.user(), await app.user({ enabled: false })]
+  const answers = [
+    await login('nobody@example.org'), await login(user.email, 'wrong'), await login(disabled.email),
+    await login('not an address', ''), await login('nul\u0000@example.org', '\ud800'),
+  ]
+  for (const { status, body } of answers) {
+    assert.deepEqual([status, body.code, body.details], [401, 'invalid_credentials', 'Invalid credentials'])
+  }
+})
+
+test('a log-in of another shape is refused', async () => {
+  for (const body of [{}, { email: 'a@b' }, { email: 'a@b', password: 1 }, { email: 'a@b', password: 'x', otp: '1' }]) {
+    const answer = await app.request('POST', '/users/sessions', { body })
+    assert.deepEqual([answer.status, answer.body.code, answer.body.details], [400, 'invalid_body', 'Invalid user syntax'])
+  }
+})
+
+test('after five failures in a row an account makes that client wait, whether it exists or not', async () => {
+  for (const email of [(await app.user()).email, 'ghost@example.org']) {
+    for (let i = 0; i < 5; i++) assert.equal((await login(email, 'wrong', '192.0.2.7')).status, 401)
+    const refused = await login(email, password, '192.0.2.7')
+    assert.deepEqual([refused.status, refused.body.code, refused.headers.get('retry-after')], [429, 'login_throttled', '1'])
+    const [row] = await app.db.query<{ failures: number }>(
+      `select failures from login_failures where client = '192.0.2.7' order by updated_at desc limit 1`)
+    assert.equal(row!.failures, 5, 'an attempt during the wait does not count')
+  }
+})
+
+test('the wait doubles, to 15 minutes; a success clears it', async () => {
+  const user = await app.user()
+  const client = '192.0.2.8'
+  const set = (failures: number) => app.db.query(
+    `update login_failures set failures = $2, wait_until = now() where client = $1`, [client, failures])
+  await login(user.email, 'wrong', client)
+  const waits: string[] = []
+  for (const failures of [4, 5, 6, 13, 14, 15]) {
+    await set(failures)
+    await login(user.email, 'wrong', client)
+    waits.push((await login(user.email, password, client)).headers.get('retry-after')!)
+  }
+  assert.deepEqual(waits, ['1', '2', '4', '512', '900', '900'])
+  await set(14)
+  assert.equal((await login(user.email, password, client)).status, 201)
+  assert.deepEqual(await app.db.query('select from login_failures where client = $1', [client]), [])
+})
+
+test('an owner gets in from elsewhere while a stranger is guessing', async () => {
+  const user = await app.user()
+  for (let i = 0; i < 5; i++) await login(user.email, 'wrong', '192.0.2.9')
+  assert.equal((await login(user.email, password, '192.0.2.9')).status, 429)
+  assert.equal((await login(user.email, password, '198.51.100.1')).status, 201)
+  assert.equal(await read(user.id, user.key), 200)
+})
+
+test('guessing from many addresses is bounded, and one address cannot bring that about', async () => {
+  const user = await app.user()
+  await login(user.email, 'wrong', '198.51.100.2')
+  await app.db.query(`update login_failures set failures = 99 where client = '' and failures = 1
+    and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+  assert.equal((await login(user.email, 'wrong', '198.51.100.3')).status, 401)
+  assert.equal((await login(user.email, password, '198.51.100.4')).status, 429)
+
+  // At one try per 15 minutes, as many are forgotten as are counted.
+  await app.db.query(`update login_failures set failures = 16, wait_until = now(),
+    updated_at = now() - interval '15 minutes' where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+  await login(user.email, 'wrong', '198.51.100.5')
+  const [row] = await app.db.query<{ failures: number }>(
+    `select failures from login_failures where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+  assert.equal(row!.failures, 16)
+})
+
+test('of many guesses at once only five are answered, and one more for each wait that passed', async () => {
+  const user = await app.user()
+  const start = performance.now()
+  const guesses = Array.from({ length: 14 }, (_, i) => login(user.email, `wrong ${i}`, '198.51.100.6'))
+  const statuses = (await Promise.all(guesses)).map(({ status }) => status)
+  const waits = Math.floor(Math.log2((performance.now() - start) / 1000 + 1))
+  const answered = statuses.filter((status) => status === 401).length
+  assert.ok(answered >= 5 && answered <= 5 + waits, `${answered} answered, ${waits} waits`)
+  assert.ok(statuses.every((status) => status === 401 || status === 429))
+})
+
+test('guessing the current password through a change is counted, too', async () => {
+  const user = await app.user()
+  const change = () => app.request('PATCH', `/users/${user.id}`, {
+    key: user.key, body: { password: 'a new fine one', currentPassword: 'wrong' },
+    headers: { 'x-forwarded-for': '198.51.100.7' },
+  })
+  const answers = []
+  for (let i = 0; i < 6; i++) answers.push((await change()).body.code)
+  assert.deepEqual(answers, [...Array(5).fill('invalid_credentials'), 'login_throttled'])
+})
+
+test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', async () => {
+  const user = await app.user()
+  const flood = Array.from({ length: 60 }, (_, i) => login(`flood${i}@example.org`, 'x', '203.0.113.1'))
+  const mine = login(user.email, password, '203.0.113.2')
+  const cheap = await app.request('GET', '/users/auth', { key: user.key })
+  assert.equal(cheap.status, 200)
+  assert.equal((await mine).status, 201)
+  const answers = await Promise.all(flood)
+  const overloaded = answers.filter(({ status }) => status === 503)
+  assert.ok(overloaded.length >= 60 - 20, `${overloaded.length} refused`)
+  for (const { body, headers } of overloaded) {
+    assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
+  }
+})
+
+test('a password stored with less work is stored anew at log-in', async () => {
+  const salt = Buffer.alloc(16, 1)
+  const hash = scryptSync(password, salt, 32, { N: 2 ** 12, r: 8, p: 1 })
+  const user = await app.user({ passwordHash: formatHash({ ln: 12, r: 8, p: 1, salt, hash }) })
+  const stored = async () => (await app.db.query<{ it: string }>('select password_hash as it from users where id = $1', [user.id]))[0]!.it
+  assert.equal((await login(user.email)).status, 201)
+  assert.match(await stored(), /^\$scrypt\$ln=14,r=8,p=5\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/)
+  assert.equal((await login(user.email)).status, 201)
+})
+
+test('a stored password that asks for a gigabyte, or is none, lets nobody in', async () => {
+  for (const passwordHash of ['$scrypt$ln=30,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$AAECAwQFBgcICQoLDA0ODw', 'plain', null]) {
+    const user = await app.user({ passwordHash })
+    assert.equal((await login(user.email)).status, 401)
+  }
+})
+
+test('what happened is told newest first, by whom, to whom, from where, with no secret', async () => {
+  const user = await app.user()
+  const { details: session } = await login(user.email, password, '203.0.113.9')
+  await login(user.email, 'a wrong secret', '203.0.113.9')
+  await app.request('PATCH', `/users/${user.id}`, { key: admin.key, body: { permissions: ['p'] }, headers: { 'x-request-id': 'my-id' } })
+  await app.request('POST', `/users/${user.id}/keys`, { key: session.key, body: { name: 'k' } })
+  await app.request('DELETE', '/users/sessions', { key: session.key })
+  await app.request('DELETE', `/users/${user.id}`, { key: admin.key })
+
+  const { status, details, text } = await app.request('GET', `/audit?user=${user.id}`, { key: admin.key })
+  assert.equal(status, 200)
+  assert.deepEqual(details.map(({ action, actor, subject, changes }: any) => [action, actor, subject, changes]), [
+    ['user.deleted', admin.id, user.id, []],
+    ['session.ended', user.id, user.id, []],
+    ['key.created', user.id, user.id, []],
+    ['user.changed', admin.id, user.id, ['permissions']],
+    ['session.failed', null, user.id, []],
+    ['session.started', user.id, user.id, []],
+  ])
+  assert.deepEqual([details[3].requestId, details[5].address], ['my-id', '203.0.113.9'])
+  assert.ok(!/usk_|secret|scrypt/.test(text))
+
+  const first = await app.request('GET', `/audit?user=${user.id}&limit=4`, { key: admin.key })
+  const next = /<\/v1(.*)>/.exec(first.headers.get('link')!)![1]!
+  const second = await app.request('GET', next, { key: admin.key })
+  assert.deepEqual([...first.details, ...second.details], details)
+  assert.equal((await app.request('GET', '/audit', { key: user.key })).status, 401)
+})
+
+test('the service may add to the audit and read it, not change or delete', async () => {
+  const as = async (sql: string) => {
+    try {
+      await app.db.transaction(async (tx) => {
+        await tx.query('set local role user_service_manager')
+        await tx.query(sql)
+      })
+      return 'done'
+    } catch (error) {
+      return (error as { code: string }).code
+    }
+  }
+  assert.deepEqual([
+    await as('select from audit_events'), await as(`update audit_events set action = 'x'`),
+    await as('delete from audit_events'), await as('truncate audit_events'), await as('alter table users add x int'),
+    await as('drop table users'), await as('create table x ()'),
+  ], ['done', '42501', '42501', '42501', '42501', '42501', '42501'])
+})
+
+test('no log line holds a key, a password or an address of a user', async () => {
+  const user = await app.user()
+  await login(user.email)
+  await app.request('GET', `/users?email=${user.email}`, { key: admin.key })
+  const text = app.log.join('\n')
+  assert.ok(!text.includes(user.email) && !/usk_|correct horse/.test(text))
+})
