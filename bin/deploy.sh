@@ -18,7 +18,7 @@ Environment, with defaults
   DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
   DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
   DEPLOY_CONFIG     /etc/user-service, with env (of the service), admin.env (of the migrations) and
-                    docker.options (published ports, memory, mounts), all of mode 0600
+                    docker.options (published ports, memory, mounts), 0600, and writable by the user
   DEPLOY_COMMANDS   /opt/user-service, where the commands for cron are renewed, in app/
   DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT    60, 600: seconds to become healthy, to migrate
   REGISTRY_USER, REGISTRY_PASSWORD    none; to pull with, not kept on the instance
@@ -84,7 +84,7 @@ finish() { # the commands that cron runs are those of the version that serves
 
 on_instance() {
   trap '' HUP PIPE
-  local said options cut='' count=0 registry=${image%%/*} journal=$HOME/.user-service-deployment
+  local said options cut='' count=0 registry=${image%%/*} journal=$config/deployment
   local confined=(--read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 256
     --add-host host.docker.internal:host-gateway)
   exec 9>>"$journal"
@@ -117,8 +117,9 @@ on_instance() {
   count=$(pending "$image") || fail 'nothing changed: the state of the database is not known'
   echo "$image $count" >"$journal"
   if ! said=$(migrate "$image" up); then
-    undo "$image" "$count" && fail "nothing changed: a migration failed: $said"
-    fail "a migration failed, others remain: $said"
+    said="a migration failed: ${said:-it took more than $migrate_wait s}"
+    undo "$image" "$count" && fail "nothing changed: $said"
+    fail "$said; others remain"
   fi
   ! exists user-service || { docker stop user-service && docker rename user-service user-service-old; } >/dev/null
   if docker run -d --name user-service --restart unless-stopped "${confined[@]}" --stop-timeout 15 \

@@ -44,8 +44,9 @@ usermod -aG docker "$EC2_USER_NAME"
 echo 'net.ipv4.ip_nonlocal_bind = 1' >/etc/sysctl.d/60-user-service.conf
 sysctl -q -p /etc/sysctl.d/60-user-service.conf
 for cluster in /etc/postgresql/*/main; do
-  printf "%s\n" "listen_addresses = 'localhost,172.17.0.1'" "password_encryption = 'scram-sha-256'" \
-    >"$cluster/conf.d/user-service.conf"
+  # The last line: a migration that was given up must not go on holding its locks.
+  printf '%s\n' "listen_addresses = 'localhost,172.17.0.1'" "password_encryption = 'scram-sha-256'" \
+    "client_connection_check_interval = '2s'" >"$cluster/conf.d/user-service.conf"
   rule='host db_user_service user_service_admin,user_service_manager 172.17.0.0/16 scram-sha-256'
   grep -qxF "$rule" "$cluster/pg_hba.conf" || echo "$rule" >>"$cluster/pg_hba.conf"
 done
@@ -73,6 +74,7 @@ write docker.options '--publish 80:80'
 cat >/etc/cron.d/user-service <<END
 PATH=/usr/local/bin:/usr/bin:/bin:/snap/bin
 */20 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/backup.js --quiet 2>&1 | logger -t user-service-backup
+23 4 * * 0 $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/restore.js latest --check 2>&1 | logger -t user-service-drill
 */5 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/monitor.js 2>&1 | logger -t user-service-monitor
 END
 chmod 644 /etc/cron.d/user-service

@@ -1,64 +1,16 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { chmod, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
-import type { AddressInfo, Server } from 'node:net'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { after, test } from 'node:test'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+import { ask, freePort, root, run, startSshd, succeed } from './sshd.ts'
+
 const scripts = (await readdir(join(root, 'bin'))).filter((name) => name.endsWith('.sh')).sort()
-
-interface Outcome {
-  status: number | null
-  stdout: string
-  stderr: string
-}
-
-/** Runs a program to its end. A program that is not installed fails the test, with its name. */
-async function run(file: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
-  const child = spawn(file, args, { cwd: root, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
-  const output = { stdout: '', stderr: '' }
-  child.stdout.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
-  child.stderr.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))
-  const ended = once(child, 'close') as Promise<[number | null]>
-  await Promise.race([ended, once(child, 'error').then(([error]) => {
-    throw new Error(`${file} could not be started; is it installed?`, { cause: error })
-  })])
-  return { status: (await ended)[0], ...output }
-}
-
-async function listen(): Promise<{ server: Server; port: number }> {
-  const server = createServer((socket) => socket.on('error', () => {}).end('the database\n'))
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  return { server, port: (server.address() as AddressInfo).port }
-}
-
-async function freePort(): Promise<number> {
-  const { server, port } = await listen()
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-/** The first that a connection to the port is sent, or the code of the error. */
-async function ask(port: number): Promise<string> {
-  const socket = connect(port, '127.0.0.1')
-  try {
-    const [chunk] = await once(socket, 'data', { signal: AbortSignal.timeout(5000) }) as [Buffer]
-    return chunk.toString()
-  } catch (error) {
-    return (error as { code: string }).code
-  } finally {
-    socket.destroy()
-  }
-}
 
 test('shellcheck finds nothing in the shell scripts', async () => {
   const { status, stdout } = await run('shellcheck', scripts.map((name) => join('bin', name)))
@@ -91,22 +43,41 @@ test('every action of the workflows is pinned by its commit, and rights are give
   assert.ok(files.length > 0)
 })
 
-// A real sshd, an ordinary process on a free port of 127.0.0.1, with keys and a configuration of its
-// own. ssh takes its configuration from the account, not from $HOME: the ssh first in PATH says which.
+/** A server that stands where the tunnel leads to. */
+async function listen() {
+  const server = createServer((socket) => socket.on('error', () => {}).end('the database\n'))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return { server, port: (server.address() as AddressInfo).port }
+}
+
 const folder = await mkdtemp(join(tmpdir(), 'deploy-'))
-const sshPort = await freePort()
-const tunnelPort = await freePort()
+const sshd = await startSshd(folder)
 const database = await listen()
+const tunnelPort = await freePort()
 const socket = join(folder, '.ssh/user-service-db-tunnel')
 const env: NodeJS.ProcessEnv = {
   HOME: folder,
   PATH: `${join(folder, 'bin')}:${process.env['PATH']}`,
   EC2_USER_NAME: userInfo().username,
-  SSH_PORT: String(sshPort),
+  SSH_PORT: String(sshd.port),
   TUNNEL_PORT: String(tunnelPort),
   DATABASE_PORT: String(database.port),
 }
-let sshd: ChildProcess | undefined
+// ssh reads the account's configuration, not that of $HOME: the ssh first in PATH is told which.
+await mkdir(join(folder, 'bin'))
+await writeFile(join(folder, 'ssh_config'), `UserKnownHostsFile ${join(folder, 'known')}\nBatchMode yes\n`)
+const ssh = await succeed('sh', ['-c', 'command -v ssh'])
+await writeFile(join(folder, 'bin/ssh'), `#!/bin/sh\nexec ${ssh} -F ${join(folder, 'ssh_config')} "$@"\n`)
+await chmod(join(folder, 'bin/ssh'), 0o755)
+
+after(async () => {
+  const master = await findMaster()
+  if (master !== null) process.kill(master)
+  await sshd.stop()
+  database.server.close()
+  await rm(folder, { recursive: true })
+})
 
 const open = (host = '127.0.0.1', key = 'right') =>
   run('bin/ec2-open-db-tunnel.sh', [host, join(folder, key)], env)
@@ -117,40 +88,6 @@ async function findMaster(): Promise<number | null> {
   const { stderr } = await run('ssh', ['-S', socket, '-O', 'check', 'db'], env)
   return Number(/pid=(\d+)/.exec(stderr)?.[1] ?? 0) || null
 }
-
-before(async () => {
-  for (const key of ['host', 'right', 'wrong']) {
-    const made = await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(folder, key)])
-    assert.equal(made.status, 0, made.stderr)
-  }
-  const known = await readFile(join(folder, 'host.pub'), 'utf8')
-  await writeFile(join(folder, 'known'), `[127.0.0.1]:${sshPort},[localhost]:${sshPort} ${known}`)
-  await writeFile(join(folder, 'sshd_config'), [
-    'ListenAddress 127.0.0.1', `Port ${sshPort}`, `HostKey ${join(folder, 'host')}`, 'PidFile none', 'UsePAM no',
-    `AuthorizedKeysFile ${join(folder, 'right.pub')}`, 'PasswordAuthentication no', 'StrictModes no',
-    'KbdInteractiveAuthentication no', 'PermitRootLogin prohibit-password', '',
-  ].join('\n'))
-  await mkdir(join(folder, 'bin'))
-  await writeFile(join(folder, 'ssh_config'), `UserKnownHostsFile ${join(folder, 'known')}\nBatchMode yes\n`)
-  const ssh = (await run('sh', ['-c', 'command -v ssh'])).stdout.trim()
-  await writeFile(join(folder, 'bin/ssh'), `#!/bin/sh\nexec ${ssh} -F ${join(folder, 'ssh_config')} "$@"\n`)
-  await chmod(join(folder, 'bin/ssh'), 0o755)
-
-  assert.ok(existsSync('/usr/sbin/sshd'), 'These tests need /usr/sbin/sshd: install openssh-server')
-  if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true })
-  sshd = spawn('/usr/sbin/sshd', ['-D', '-e', '-f', join(folder, 'sshd_config')], { stdio: 'ignore' })
-  for (let i = 0; i < 100 && !(await ask(sshPort)).startsWith('SSH'); i++) {
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-})
-
-after(async () => {
-  const master = await findMaster()
-  if (master !== null) process.kill(master)
-  if (sshd?.exitCode === null && sshd.kill()) await once(sshd, 'exit')
-  database.server.close()
-  await rm(folder, { recursive: true })
-})
 
 test('a tunnel opens, leads to the database, says when it is open already, and closes twice', async () => {
   const opened = await open()
@@ -219,7 +156,7 @@ test('a deployment refuses a host whose key it does not know, and one that is no
     DEPLOY_KEY_FILE: join(folder, 'right'),
     DEPLOY_KNOWN_HOSTS: '/dev/null',
   }
-  const stranger = await run('bin/deploy.sh', ['user-service:1'], { ...settings, DEPLOY_PORT: String(sshPort) })
+  const stranger = await run('bin/deploy.sh', ['user-service:1'], { ...settings, DEPLOY_PORT: String(sshd.port) })
   const nobody = await run('bin/deploy.sh', ['user-service:1'], { ...settings, DEPLOY_PORT: String(await freePort()) })
 
   assert.match(stranger.stderr, /Host key verification failed[^]*deploy: no connection to 127\.0\.0\.1/)

@@ -1,0 +1,308 @@
+// Needs a Docker engine that `docker` reaches and whose bridge is here, the base image (or a way to
+// pull it), openssh-server and docker-registry. It starts the rest: PostgreSQL, sshd, the registry.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir, userInfo } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import { startPrivatePostgres } from '../../src/database/embedded.ts'
+import { ask, freePort, root, run, startSshd, succeed } from '../sshd.ts'
+
+const undo: (() => unknown)[] = []
+after(async () => {
+  for (const each of undo.splice(0).reverse()) await each()
+})
+
+const docker = (...args: string[]) => succeed('docker', args)
+const engine = await run('docker', ['version'])
+assert.equal(engine.status, 0, `These tests need a Docker engine: ${engine.stderr}`)
+const names = ['user-service', 'user-service-old', 'user-service-previous', 'user-service-migration', 'user-service-try']
+const present = (await docker('ps', '-a', '--format', '{{.Names}}')).split('\n').filter((name) => names.includes(name))
+assert.deepEqual(present, [], 'These tests would replace containers that are there: use another engine')
+undo.push(() => run('docker', ['rm', '-f', ...names]))
+
+const folder = await mkdtemp(join(tmpdir(), 'image-'))
+undo.push(() => rm(folder, { recursive: true }))
+await chmod(folder, 0o755)
+
+// PostgreSQL on Docker's bridge, as the set-up of an instance makes it.
+const bridge = /inet ([\d.]+)/.exec(await succeed('ip', ['-4', 'address', 'show', 'docker0']))![1]!
+const databasePort = String(await freePort())
+await writeFile(join(folder, 'pg_hba.conf'), 'local all all trust\nhost db_user_service all samenet scram-sha-256\n')
+const postgres = await startPrivatePostgres({
+  directory: join(folder, 'data'), say: () => {},
+  settings: { listen_addresses: bridge, port: databasePort, hba_file: join(folder, 'pg_hba.conf'),
+    client_connection_check_interval: '1s' },
+})
+undo.push(() => postgres.stop())
+const secrets = { ADMIN_PASSWORD: 'admins-secret', MANAGER_PASSWORD: 'managers-secret', USER_PASSWORD: 'users-secret' }
+await succeed('node', ['bin/database.js', 'create'],
+  { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: databasePort, ...secrets })
+
+// A registry that asks for the password `ci-token` of the user `ci`.
+const registryPort = await freePort()
+await writeFile(join(folder, 'htpasswd'), 'ci:$2y$05$esf5EjZqj6lsJMHvxNXs6e7PJLALteu0Q4DAaI8fTsAB4VNQmE8Wi\n')
+await writeFile(join(folder, 'registry.yml'), `version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: ${join(folder, 'registry')}}}
+http: {addr: '127.0.0.1:${registryPort}'}
+auth: {htpasswd: {realm: test, path: ${join(folder, 'htpasswd')}}}
+`)
+const registry = spawn('docker-registry', ['serve', join(folder, 'registry.yml')], { stdio: 'ignore' })
+await once(registry, 'spawn').catch(() => assert.fail('These tests need docker-registry'))
+undo.push(async () => registry.kill() && await once(registry, 'exit'))
+const loggedIn = { DOCKER_CONFIG: join(folder, 'docker') }
+for (let i = 0; i < 50 && await ask(registryPort) === 'ECONNREFUSED'; i++) await sleep(100)
+await succeed('sh', ['-c', `echo ci-token | docker login -u ci --password-stdin 127.0.0.1:${registryPort}`], loggedIn)
+
+const sshd = await startSshd(folder, process.env['DOCKER_HOST'] ? [`SetEnv DOCKER_HOST=${process.env['DOCKER_HOST']}`] : [])
+undo.push(() => sshd.stop())
+
+// The instance's settings.
+const servicePort = await freePort()
+const config = join(folder, 'config')
+const commands = join(folder, 'commands')
+await mkdir(config)
+await mkdir(commands)
+const database = `DATABASE_HOST=host.docker.internal\nDATABASE_PORT=${databasePort}\n`
+await writeFile(join(config, 'env'), `${database}DATABASE_PASSWORD=managers-secret\n`, { mode: 0o600 })
+await writeFile(join(config, 'admin.env'), `${database}DATABASE_PASSWORD=admins-secret\n`, { mode: 0o600 })
+await writeFile(join(config, 'docker.options'),
+  `--publish 127.0.0.1:${servicePort}:80\n--memory 256m --health-interval 1s\n`, { mode: 0o600 })
+
+const image = (tag: string) => `127.0.0.1:${registryPort}/user-service:${tag}`
+const known: string[] = []
+undo.push(() => run('docker', ['image', 'rm', '-f', ...known]))
+
+/** Builds an image, by default from the version `good`, and pushes it. */
+async function publish(tag: string, lines: string[]) {
+  const context = join(folder, 'context', tag)
+  await mkdir(join(context, 'sql'), { recursive: true })
+  await writeFile(join(context, 'Dockerfile'), [`FROM ${image('good')}`, ...lines, ''].join('\n'))
+  await docker('build', '-q', '-t', image(tag), context)
+  known.push(image(tag))
+  await succeed('docker', ['push', '-q', image(tag)], loggedIn)
+}
+
+const deployEnv = {
+  DEPLOY_HOST: '127.0.0.1', DEPLOY_PORT: String(sshd.port), DEPLOY_USER: userInfo().username,
+  DEPLOY_KEY_FILE: join(folder, 'right'), DEPLOY_KNOWN_HOSTS: join(folder, 'known'),
+  DEPLOY_CONFIG: config, DEPLOY_COMMANDS: commands, DEPLOY_WAIT: '20', DEPLOY_MIGRATE_WAIT: '20',
+  REGISTRY_USER: 'ci', REGISTRY_PASSWORD: 'ci-token',
+}
+const deploy = (word: string, env: NodeJS.ProcessEnv = {}, ...more: string[]) =>
+  run('bin/deploy.sh', [word, ...more], { ...deployEnv, ...env })
+
+const inspect = (name: string, format: string) => docker('container', 'inspect', '-f', format, name)
+
+/** Everything that a failed deployment must leave as it was. */
+async function observe() {
+  const { status, stdout } = await run('curl', ['-s', `http://127.0.0.1:${servicePort}/v1/healthcheck`])
+  return {
+    containers: (await docker('ps', '-a', '--format', '{{.Names}} {{.Image}} {{.ID}} {{.State}}')).split('\n').sort(),
+    health: status === 0 ? (JSON.parse(stdout) as { details: string }).details : status,
+    migrations: await succeed('node', ['bin/migrate.js', 'status'],
+      { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: databasePort }).catch((error: Error) => error.message),
+    journal: existsSync(join(config, 'deployment')) ? await readFile(join(config, 'deployment'), 'utf8') : '',
+  }
+}
+
+const migrations = readdirSync(join(root, 'sql')).filter((name) => name.endsWith('.up.sql')).length
+const next = String(migrations + 1).padStart(4, '0')
+const afterNext = String(migrations + 2).padStart(4, '0')
+const addMigration = (number: string, up: string) => [
+  'USER root',
+  `RUN echo '${up}' > sql/${number}_more.up.sql && echo 'drop table user_service_schema.more${number}' > sql/${number}_more.down.sql`,
+  'USER node',
+]
+const createTable = (number: string) => addMigration(number, `create table user_service_schema.more${number} ()`)
+
+test('the image holds pg and our text alone, says its commit, and nothing in it is writable', async () => {
+  await docker('build', '-q', '--build-arg', 'GIT_COMMIT_HASH=abc1234', '-t', image('good'), root)
+  known.push(image('good'))
+  await succeed('docker', ['push', '-q', image('good')], loggedIn)
+
+  const inside = (script: string) => docker('run', '--rm', '--network', 'none', image('good'), 'sh', '-c', script)
+  const lock = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8')) as
+    { packages: Record<string, { dev?: boolean; devOptional?: boolean; optional?: boolean }> }
+  const wanted = Object.entries(lock.packages).filter(([path, about]) => path && !about.dev && !about.devOptional)
+  const [packages, top, writable, user] = await Promise.all([
+    inside('ls -d node_modules/*'),
+    inside('ls -A . bin'),
+    inside('find /app -writable'),
+    inside('id -un'),
+  ])
+  assert.deepEqual(packages.split('\n').sort(), wanted.map(([path]) => path).sort())
+  assert.deepEqual(top.split('\n').filter((name) => /\.sh$|test|\.env|^\.git/.test(name)), [])
+  assert.deepEqual({ writable, user }, { writable: '', user: 'node' })
+  const about = await docker('image', 'inspect', '-f',
+    '{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Config.Cmd}} {{.Config.Env}}', image('good'))
+  assert.match(about, /^abc1234 \[node bin\/start\.js\] \[.*\bGIT_COMMIT_HASH=abc1234\b.*\]$/)
+})
+
+test('a first deployment that fails is removed again', async () => {
+  await publish('crashing', ['CMD ["node", "-e", "console.log(6*7);process.exit(3)"]'])
+  const before = await observe()
+  const { status, stderr } = await deploy(image('crashing'))
+
+  assert.equal(status, 1)
+  assert.match(stderr, /the end of its log:\n42\n[^]*crashing failed and was removed; nothing ran before\n$/)
+  assert.deepEqual((await observe()).containers, before.containers)
+})
+
+test('a deployment migrates, runs the service without rights, and renews the commands for cron', async () => {
+  const { status, stderr } = await deploy(image('good'))
+
+  assert.equal(status, 0, stderr)
+  const seen = await observe()
+  assert.equal(seen.health, 'OK')
+  assert.doesNotMatch(seen.migrations, /pending/)
+  assert.equal(existsSync(join(commands, 'app/bin/backup.js')), true)
+  assert.equal(await inspect('user-service', '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} ' +
+    '{{.HostConfig.SecurityOpt}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Memory}}'),
+  'node true [ALL] [no-new-privileges] unless-stopped 268435456')
+  const status1 = await docker('exec', 'user-service', 'cat', '/proc/1/status')
+  assert.match(status1, /^Uid:\s1000\b[^]*^CapEff:\s0+$[^]*^NoNewPrivs:\s1$/m)
+})
+
+test('what does not begin changes nothing: no such image, a wrong login, readable secrets', async () => {
+  const before = await observe()
+  const missing = await deploy(image('nowhere'))
+  const refused = await deploy(image('good'), { REGISTRY_PASSWORD: 'wrong' })
+  await chmod(join(config, 'env'), 0o644)
+  const readable = await deploy(image('good'))
+  await chmod(join(config, 'env'), 0o600)
+  const noWayBack = await deploy('--roll-back')
+
+  assert.match(missing.stderr, /manifest unknown[^]*nothing changed: the image could not be pulled\n$/)
+  assert.match(refused.stderr, /nothing changed: .*unauthorized/i)
+  assert.match(readable.stderr, /mode 0600/)
+  assert.match(noWayBack.stderr, /there is no container to go back to/)
+  assert.deepEqual([missing, refused, readable, noWayBack].map((outcome) => outcome.status), [1, 1, 1, 1])
+  assert.deepEqual(await observe(), before)
+})
+
+test('a migration that fails leaves the service untouched and takes back those before it', async () => {
+  await publish('half', [...createTable(next), ...addMigration(afterNext, 'create nonsense')])
+  await publish('hanging', [...addMigration(next, 'select pg_sleep(3600)')])
+  const before = await observe()
+  const half = await deploy(image('half'))
+  const hanging = await deploy(image('hanging'), { DEPLOY_MIGRATE_WAIT: '3' })
+
+  assert.match(half.stderr, /nothing changed: a migration failed: [^]*nonsense/)
+  assert.match(hanging.stderr, /a migration failed/)
+  assert.deepEqual([half.status, hanging.status], [1, 1])
+  assert.deepEqual(await observe(), before)
+})
+
+for (const [tag, what, lines] of [
+  ['crashed', 'that crashes', ['CMD ["node", "-e", "process.exit(3)"]']],
+  ['nonsense', 'whose command does not exist', ['CMD ["nonsense"]']],
+  ['sick', 'whose health check fails', ['HEALTHCHECK --interval=1s CMD false']],
+  ['starting', 'that never says how it is', ['HEALTHCHECK --start-period=1h CMD false']],
+  ['unchecked', 'without a health check', ['HEALTHCHECK NONE']],
+] as const) {
+  test(`an image ${what} is replaced by what ran before, and its migration taken back`, async () => {
+    await publish(tag, [...createTable(next), ...lines])
+    const before = await observe()
+    const { status, stderr } = await deploy(image(tag), { DEPLOY_WAIT: '10' })
+
+    assert.match(stderr, /what ran before runs again and is healthy\n$/)
+    assert.equal(status, 1)
+    assert.deepEqual(await observe(), before)
+  })
+}
+
+test('a new version migrates; going back wants --yes, and brings the old container and schema', async () => {
+  await publish('better', createTable(next))
+  const before = await observe()
+  const deployed = await deploy(image('better'))
+  const refused = await deploy('--roll-back')
+  const between = await observe()
+  const back = await deploy('--roll-back', {}, '--yes')
+
+  assert.equal(deployed.status, 0, deployed.stderr)
+  assert.match(between.migrations, new RegExp(`ahead: ${next}_more`))
+  assert.equal(between.containers.length, 2)
+  assert.deepEqual([refused.status, back.status], [1, 0], back.stderr)
+  assert.match(refused.stderr, /takes 1 migrations back, .* say --yes/)
+  assert.deepEqual(await observe(), before)
+})
+
+/** Waits until the new container is there, which is not healthy yet. */
+async function untilReplaced() {
+  for (let i = 0; i < 600; i++) {
+    const { status } = await run('docker', ['container', 'inspect', 'user-service', 'user-service-old'])
+    if (status === 0) return
+    await sleep(50)
+  }
+  assert.fail('the container was not replaced')
+}
+
+test('a deployment whose connection is lost goes on to its end; a second one waits its turn', async () => {
+  const before = await observe()
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('sick')],
+    { env: { ...process.env, ...deployEnv }, stdio: 'ignore', detached: true })
+  await untilReplaced()
+  process.kill(-child.pid!, 'SIGKILL')
+  const second = await deploy(image('good'))
+  for (let i = 0; i < 300 && (await readFile(join(config, 'deployment'), 'utf8')) !== ''; i++) await sleep(100)
+
+  assert.match(second.stderr, /another deployment is running/)
+  assert.deepEqual(await observe(), before)
+})
+
+test('a deployment that was killed on the instance is undone by the next one', async () => {
+  const before = await observe()
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('sick')],
+    { env: { ...process.env, ...deployEnv }, stdio: 'ignore' })
+  await untilReplaced()
+  const processes = (await succeed('ps', ['-eo', 'pid=,ppid=,args='])).split('\n').map((line) => line.trim().split(/\s+/))
+  const below = (pid: string): string[] =>
+    processes.filter(([, parent]) => parent === pid).flatMap(([id]) => [id!, ...below(id!)])
+  for (const pid of below(String(sshd.pid))) process.kill(Number(pid), 'SIGKILL')
+  await once(child, 'exit')
+  assert.equal((await observe()).containers.length, 2)
+  const { status, stderr } = await deploy(image('nowhere'))
+
+  assert.match(stderr, /the deployment of \S+sick was cut short: what ran before it comes back first\n/)
+  assert.equal(status, 1)
+  assert.deepEqual(await observe(), before)
+})
+
+test('no password is an argument of any process during a deployment', async () => {
+  const seen = new Set<string>()
+  let deploying = true
+  const watch = (async () => {
+    for (; deploying; await sleep(5)) {
+      for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+        try {
+          seen.add(readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' '))
+        } catch {} // it ended meanwhile
+      }
+    }
+  })()
+  const { status, stderr } = await deploy(image('better'))
+  deploying = false
+  await watch
+
+  assert.equal(status, 0, stderr)
+  assert.ok([...seen].some((line) => /docker login/.test(line)))
+  assert.deepEqual([...seen].filter((line) => /ci-token|-secret/.test(line)), [])
+  assert.equal(existsSync(join(userInfo().homedir, '.docker/config.json')) &&
+    (await readFile(join(userInfo().homedir, '.docker/config.json'), 'utf8')).includes(`:${registryPort}`), false)
+})
+
+test('the service answers SIGTERM within the time limit, with exit status 0', async () => {
+  const startedAt = Date.now()
+  await docker('stop', 'user-service')
+  const passed = Date.now() - startedAt
+
+  assert.equal(await inspect('user-service', '{{.State.ExitCode}}'), '0')
+  assert.ok(passed < 5000, `${passed} ms`)
+})
