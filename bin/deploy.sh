@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# on_instance and its helpers run on the instance. They are sent there whole, on standard input (so
-# that no password is ever an argument), and go on to their end, or back, when the connection is lost.
-# The journal says what is under way: a deployment that a reboot cut short is undone by the next one.
+# on_instance and what it calls run on the instance: sent there whole on standard input, so that no
+# password is an argument, they go on to their end, or back, when the connection is lost. The journal
+# holds what is under way: a deployment that a reboot cut short is undone by the next one.
 set -euo pipefail
 
 usage() {
@@ -17,20 +17,23 @@ deployment; where that takes migrations back, with the data they hold, it wants 
 Environment, with defaults
   DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
   DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
-  DEPLOY_CONFIG     /etc/user-service, with env (of the service), admin.env (of the migrations) and
-                    docker.options (published ports, memory, mounts), 0600, and writable by the user
-  DEPLOY_COMMANDS   /opt/user-service, where the commands for cron are renewed, in app/
-  DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT    60, 600: seconds to become healthy, to migrate
-  REGISTRY_USER, REGISTRY_PASSWORD    none; to pull with, not kept on the instance
+  DEPLOY_CONFIG    /etc/user-service, the user's own, with env (of the service), admin.env (of the
+                   migrations) and docker.options (published ports, memory, mounts), of mode 0600
+  DEPLOY_COMMANDS  /opt/user-service, where the commands for cron are renewed, in app/
+  DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
+  REGISTRY_USER, REGISTRY_PASSWORD       none; to pull with, not kept on the instance
 Exit: 0 healthy, 1 failed, 2 misuse.
 END
 }
 
 say() { echo "deploy: $1" >&2 || true; }
-fail() { say "$1" && exit 1; }
-misuse() { say "$1; see --help" && exit 2; }
-exists() { docker container inspect "$1" >/dev/null 2>&1; }
+fail() { say "$1" && exit "${2:-1}"; }
 inspect() { docker container inspect -f "$1" user-service; }
+exists() { # never false because docker does not answer
+  local id
+  id=$(docker ps -aqf "name=^/?$1\$") || fail 'docker does not answer; deploy again when it does'
+  [[ $id ]]
+}
 
 migrate() { # IMAGE WORD...: its bin/migrate.js, one at a time
   docker rm -f user-service-migration >/dev/null 2>&1 || true
@@ -47,7 +50,7 @@ pending() { # IMAGE: how many of its migrations are not applied
 healthy() { # whether user-service becomes healthy, as soon as that is certain
   local state i
   for ((i = 0; i < wait; i++)); do
-    state=$(inspect '{{.State.Status}} {{.RestartCount}} {{with .State.Health}}{{.Status}}{{else}}unchecked{{end}}')
+    state=$(inspect '{{.State.Status}} {{.RestartCount}} {{with .State.Health}}{{.Status}}{{end}}')
     [[ $state != 'running 0 healthy' ]] || return 0
     [[ $state == 'running 0 starting' ]] || break
     sleep 1
@@ -67,10 +70,16 @@ undo() { # IMAGE N: N of its migrations are pending again, and what it replaced,
     say "the migrations of $1 were not taken back: $said" && status=1
   fi
   if exists user-service-old; then
-    docker rename user-service-old user-service && docker start user-service >/dev/null && healthy || status=1
+    docker rename user-service-old user-service
+    { docker start user-service >/dev/null && healthy; } || status=1
   fi
   : >"$journal"
   return "$status"
+}
+
+give_up() { # WHY
+  undo "$image" "$count" || fail "$1, and what ran before did not come back"
+  fail "$1; everything is as it was before"
 }
 
 finish() { # the commands that cron runs are those of the version that serves
@@ -87,10 +96,10 @@ on_instance() {
   local said options cut='' count=0 registry=${image%%/*} journal=$config/deployment
   local confined=(--read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 256
     --add-host host.docker.internal:host-gateway)
-  exec 9>>"$journal"
-  flock -n 9 || fail 'another deployment is running on the instance'
   [[ $(find "$config"/{env,admin.env,docker.options} -readable ! -perm /077 | wc -l) == 3 ]] ||
     fail "$config needs env, admin.env and docker.options, of mode 0600 and ours"
+  exec 9>>"$journal"
+  flock -n 9 || fail 'another deployment is running on the instance'
   read -r -d '' -a options <"$config/docker.options" || true
   read -r cut count <"$journal" || true
   if [[ $cut ]]; then
@@ -101,7 +110,8 @@ on_instance() {
   if [[ $roll_back ]]; then
     exists user-service-previous || fail 'there is no container to go back to'
     count=$(inspect '{{.Config.Labels.migrations}}') && image=$(inspect '{{.Config.Image}}')
-    [[ $count == 0 || $yes ]] || fail "that takes $count migrations back, with the data they hold: say --yes"
+    [[ $count == 0 || $yes ]] ||
+      fail "that takes $count migrations back, with the data they hold: say --yes"
     echo "$image $count" >"$journal"
     docker rename user-service-previous user-service-old
     undo "$image" "$count" || fail 'what ran before is not well: deploy an image that is'
@@ -111,46 +121,42 @@ on_instance() {
   if [[ $password ]]; then
     DOCKER_CONFIG=$(mktemp -d) && export DOCKER_CONFIG && trap 'rm -rf "$DOCKER_CONFIG"' EXIT
     [[ $registry == *[.:]* ]] || registry=docker.io
-    said=$(docker login -u "$user" --password-stdin "$registry" 2>&1 <<<"$password") || fail "nothing changed: $said"
+    said=$(docker login -u "$user" --password-stdin "$registry" 2>&1 <<<"$password") ||
+      fail "nothing changed: $said"
   fi
   docker pull -q "$image" >/dev/null || fail 'nothing changed: the image could not be pulled'
   count=$(pending "$image") || fail 'nothing changed: the state of the database is not known'
   echo "$image $count" >"$journal"
-  if ! said=$(migrate "$image" up); then
-    said="a migration failed: ${said:-it took more than $migrate_wait s}"
-    undo "$image" "$count" && fail "nothing changed: $said"
-    fail "$said; others remain"
+  said=$(migrate "$image" up) || give_up "a migration failed: ${said:-it took more than $migrate_wait s}"
+  if exists user-service; then
+    { docker rename user-service user-service-old && docker stop user-service-old; } >/dev/null ||
+      give_up 'the old container could not be stopped'
   fi
-  ! exists user-service || { docker stop user-service && docker rename user-service user-service-old; } >/dev/null
-  if docker run -d --name user-service --restart unless-stopped "${confined[@]}" --stop-timeout 15 \
+  if ! docker run -d --name user-service --restart unless-stopped "${confined[@]}" --stop-timeout 15 \
     --log-driver local --log-opt max-size=10m --log-opt max-file=5 --label "migrations=$count" \
-    --env-file "$config/env" "${options[@]}" "$image" >/dev/null && healthy; then
-    if exists user-service-old; then
-      docker rm -f user-service-previous >/dev/null 2>&1 || true
-      docker rename user-service-old user-service-previous
-    fi
-    finish
-    # Older images; docker refuses to remove the two that a container uses.
-    docker image ls --format '{{.Repository}}:{{.Tag}}' "${image%:*}" | xargs -r docker image rm >/dev/null 2>&1 || true
-  elif exists user-service-old; then
-    undo "$image" "$count" && fail "$image failed: what ran before runs again and is healthy"
-    fail "$image failed, and what ran before did not come back"
-  else
-    docker rm -f user-service >/dev/null 2>&1 || true
-    fail "$image failed and was removed; nothing ran before"
+    --env-file "$config/env" "${options[@]}" "$image" >/dev/null || ! healthy; then
+    exists user-service-old || docker rm -f user-service >/dev/null 2>&1 || true
+    give_up "$image failed"
   fi
+  if exists user-service-old; then
+    docker rm -f user-service-previous >/dev/null 2>&1 || true
+    docker rename user-service-old user-service-previous
+  fi
+  finish
+  # Older images; docker refuses to remove the two that a container uses.
+  docker image ls --format '{{.Repository}}:{{.Tag}}' "${image%:*}" |
+    xargs -r docker image rm >/dev/null 2>&1 || true
 }
 
 image='' roll_back='' yes=''
-case "$#${1-}" in
-  *--help) usage && exit ;;
-  1--roll-back) roll_back=1 ;;
-  1[a-z0-9]*:*[A-Za-z0-9]) image=$1 ;;
-  2--roll-back) [[ $2 == --yes ]] || misuse "there is no option $2"
-    roll_back=1 yes=1 ;;
-  *) misuse 'say which image, as IMAGE:TAG' ;;
+case "$*" in
+  --help) usage && exit ;;
+  --roll-back) roll_back=1 ;;
+  '--roll-back --yes') roll_back=1 yes=1 ;;
+  [a-z0-9]*:*[!\ /]) image=$1 ;;
+  *) fail 'say which image, as IMAGE:TAG; see --help' 2 ;;
 esac
-[[ ${DEPLOY_HOST-} ]] || misuse 'DEPLOY_HOST must be set'
+[[ ${DEPLOY_HOST-} ]] || fail 'DEPLOY_HOST must be set; see --help' 2
 config=${DEPLOY_CONFIG:-/etc/user-service} commands=${DEPLOY_COMMANDS:-/opt/user-service}
 wait=${DEPLOY_WAIT:-60} migrate_wait=${DEPLOY_MIGRATE_WAIT:-600}
 user=${REGISTRY_USER-} password=${REGISTRY_PASSWORD-}
@@ -158,10 +164,11 @@ user=${REGISTRY_USER-} password=${REGISTRY_PASSWORD-}
 status=0
 {
   declare -p image roll_back yes config commands wait migrate_wait user password
-  declare -f say fail exists inspect migrate pending healthy undo finish on_instance
+  declare -f say fail exists inspect migrate pending healthy undo give_up finish on_instance
   echo 'set -euo pipefail; on_instance </dev/null'
 } | ssh -p "${DEPLOY_PORT:-22}" ${DEPLOY_KEY_FILE:+-i "$DEPLOY_KEY_FILE" -o IdentitiesOnly=yes} \
-  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} -o StrictHostKeyChecking=yes -o BatchMode=yes \
-  -o ConnectTimeout=15 -o ServerAliveInterval=15 "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || status=$?
-[[ $status != 255 ]] || fail "no connection to $DEPLOY_HOST, or it was lost: a deployment that began goes on there"
+  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} -o StrictHostKeyChecking=yes \
+  -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || status=$?
+[[ $status != 255 ]] ||
+  fail "no connection to $DEPLOY_HOST, or it was lost: a deployment that began goes on there"
 ((status == 0)) || exit 1

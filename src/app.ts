@@ -5,7 +5,7 @@ import { createIdentify } from './auth/identify.ts'
 import type { Config, DatabaseConfig } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
-import { openDatabase } from './database/pool.ts'
+import { openDatabase, withDatabase } from './database/pool.ts'
 import type { Database } from './database/pool.ts'
 import { createDatabase, createSchema } from './database/setup.ts'
 import { AppError } from './errors.ts'
@@ -114,21 +114,12 @@ async function startPrivately({ localDirectory, say }: Surroundings, undo: (() =
     password: undefined, ssl: false, poolSize: 10,
   })
   const name = 'db_user_service'
-  await using(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-  await using(as('postgres', name), createSchema)
-  await using(as('user_service_admin', name), migrateUp)
+  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
+  await withDatabase(as('postgres', name), createSchema)
+  await withDatabase(as('user_service_admin', name), (db) => migrateUp(db))
   const keyFile = `${localDirectory}/admin-key`
   ensureKeyFile(keyFile)
   return { database: as('user_service_manager', name), admin: { email: 'admin@localhost', keyFile } }
-}
-
-async function using(config: DatabaseConfig, work: (database: Database) => Promise<unknown>) {
-  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
-  try {
-    await work(database)
-  } finally {
-    await database.stop()
-  }
 }
 
 function welcome(url: string, keyFile: string, say: (line: string) => void) {

@@ -1,8 +1,7 @@
 import { readFileSync } from 'node:fs'
-import { BlockList, isIP } from 'node:net'
+import { BlockList, isIPv4 } from 'node:net'
 
 import { ExitError } from './errors.ts'
-import type { Level } from './log.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {
@@ -15,37 +14,8 @@ export interface DatabaseConfig {
   poolSize: number
 }
 
-export interface Config {
-  /** `null`: a private PostgreSQL. */
-  database: DatabaseConfig | null
-  host: string | undefined
-  port: number
-  basePath: string
-  tls: { certFile: string; keyFile: string } | null
-  rateLimit: number
-  rateLimitBurst: number
-  trustedProxies: BlockList | null
-  signup: 'open' | 'admin'
-  corsOrigins: string[]
-  sessionSeconds: number
-  passwordMinLength: number
-  bootstrap: { email: string; keyFile: string } | null
-  shutdownSeconds: number
-  logLevel: Level
-  /** Of the build, as the image has it. */
-  commit: string
-}
-
+export type Config = ReturnType<typeof readConfig>
 export type Env = Record<string, string | undefined>
-
-const names = [
-  'DATABASE_URL', 'DATABASE_HOST', 'DATABASE_PORT', 'DATABASE_NAME', 'DATABASE_USER',
-  'DATABASE_PASSWORD', 'DATABASE_SSL', 'DATABASE_CA_FILE', 'DATABASE_POOL', 'SERVER_HOST',
-  'SERVER_PORT', 'SERVER_BASE_PATH', 'TLS_CERT_FILE', 'TLS_KEY_FILE', 'RATE_LIMIT',
-  'RATE_LIMIT_BURST', 'TRUSTED_PROXIES', 'SIGNUP', 'CORS_ORIGINS', 'SESSION_SECONDS',
-  'PASSWORD_MIN_LENGTH', 'BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE', 'SHUTDOWN_SECONDS',
-  'LOG_LEVEL',
-]
 
 /**
  * Reads settings one by one and collects what is wrong with them. A message names the setting and
@@ -73,6 +43,10 @@ export function createReader(env: Env) {
       return found ?? choices[0]
     },
     list: (name: string) => (text(name) ?? '').split(',').map((s) => s.trim()).filter((s) => s !== ''),
+    pair(one: string, other: string): [string | undefined, string | undefined] {
+      if (text(one) === undefined !== (text(other) === undefined)) wrong(`${one} and ${other}`, 'must be set together')
+      return [text(one), text(other)]
+    },
     file(name: string): string | undefined {
       const path = text(name)
       try {
@@ -133,96 +107,70 @@ function readUrl(reader: Reader) {
 }
 
 /** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
-export function readConfig(env: Env): Config {
+export function readConfig(env: Env) {
   const reader = createReader(env)
+  const { text, integer, choice, wrong } = reader
+  // Null: a private PostgreSQL.
   const database = readDatabase(reader, 'user_service_manager')
-  const configured = reader.text('DATABASE_URL') ?? reader.text('DATABASE_HOST')
+  const configured = text('DATABASE_URL') ?? text('DATABASE_HOST')
   if (env['NODE_ENV'] === 'production' && configured === undefined) {
-    reader.wrong('DATABASE_URL or DATABASE_HOST', 'must be set when NODE_ENV is production')
+    wrong('DATABASE_URL or DATABASE_HOST', 'must be set when NODE_ENV is production')
   }
-  const rateLimit = reader.integer('RATE_LIMIT', 10, 0, 1_000_000)
-  const config: Config = {
+  const path = (text('SERVER_BASE_PATH') ?? '/v1').replace(/^\/*/, '/').replace(/\/+$/, '')
+  if (!/^(\/[A-Za-z0-9._~-]+)*$/.test(path)) wrong('SERVER_BASE_PATH', 'must be a path such as /v1')
+  const corsOrigins = reader.list('CORS_ORIGINS')
+  if (!corsOrigins.every((origin) => URL.canParse(origin) && new URL(origin).origin === origin)) {
+    wrong('CORS_ORIGINS', 'must be origins such as https://app.example.org')
+  }
+  const [certFile, keyFile] = reader.pair('TLS_CERT_FILE', 'TLS_KEY_FILE')
+  const [adminEmail, adminKeyFile] = reader.pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE')
+  const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
+  const config = {
     database,
-    host: reader.text('SERVER_HOST') ?? (database === null ? '127.0.0.1' : undefined),
-    port: reader.integer('SERVER_PORT', 60_001, 0, 65_535),
-    basePath: readBasePath(reader),
-    tls: readPair(reader, 'TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => ({ certFile, keyFile })),
+    host: text('SERVER_HOST') ?? (database === null ? '127.0.0.1' : undefined),
+    port: integer('SERVER_PORT', 60_001, 0, 65_535),
+    basePath: path,
+    tls: certFile && keyFile ? { certFile, keyFile } : null,
     rateLimit,
-    rateLimitBurst: reader.integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
+    rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: readProxies(reader),
-    signup: reader.choice('SIGNUP', ['open', 'admin']),
-    corsOrigins: readOrigins(reader),
-    sessionSeconds: reader.integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
-    passwordMinLength: reader.integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
-    bootstrap: readPair(reader, 'BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE',
-      (email, keyFile) => ({ email, keyFile })),
-    shutdownSeconds: reader.integer('SHUTDOWN_SECONDS', 10, 0, 3600),
-    logLevel: reader.choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
-    commit: reader.text('GIT_COMMIT_HASH')?.replace(/[^0-9A-Za-z._-]/g, '') ?? 'unknown',
+    signup: choice('SIGNUP', ['open', 'admin']),
+    corsOrigins,
+    sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
+    passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
+    bootstrap: adminEmail && adminKeyFile ? { email: adminEmail, keyFile: adminKeyFile } : null,
+    shutdownSeconds: integer('SHUTDOWN_SECONDS', 10, 0, 3600),
+    logLevel: choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
+    // Of the build, as the image has it.
+    commit: text('GIT_COMMIT_HASH')?.replace(/[^0-9A-Za-z._-]/g, '') ?? 'unknown',
   }
   reader.finish()
   return config
 }
 
-function readBasePath(reader: Reader): string {
-  const given = reader.text('SERVER_BASE_PATH') ?? '/v1'
-  const path = `/${given.replace(/^\/+|\/+$/g, '')}`
-  if (!/^(\/[A-Za-z0-9._~-]+)*\/?$/.test(path)) reader.wrong('SERVER_BASE_PATH', 'must be a path such as /v1')
-  return path === '/' ? '' : path
-}
-
-function readPair<T>(reader: Reader, one: string, other: string, make: (a: string, b: string) => T) {
-  const [a, b] = [reader.text(one), reader.text(other)]
-  if (a !== undefined && b !== undefined) return make(a, b)
-  if (a !== b) reader.wrong(`${one} and ${other}`, 'must be set together')
-  return null
-}
-
-function readProxies(reader: Reader): BlockList | null {
+function readProxies({ list, wrong }: Reader): BlockList | null {
+  const entries = list('TRUSTED_PROXIES')
   const proxies = new BlockList()
-  const entries = reader.list('TRUSTED_PROXIES')
-  for (const entry of entries) {
-    const [address = '', bits, ...rest] = entry.split('/')
-    const family = isIP(address)
-    const most = family === 4 ? 32 : 128
-    const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : NaN
-    if (family !== 0 && prefix <= most && rest.length === 0) {
-      proxies.addSubnet(address, prefix, family === 4 ? 'ipv4' : 'ipv6')
-    } else {
-      reader.wrong('TRUSTED_PROXIES', 'must be addresses or networks such as 10.0.0.0/8')
-      break
+  try {
+    for (const entry of entries) {
+      const [address = '', bits] = entry.split('/')
+      const [family, most] = isIPv4(address) ? ['ipv4', 32] as const : ['ipv6', 128] as const
+      if (!/^[^/]+(\/\d{1,3})?$/.test(entry)) throw new Error('another form')
+      proxies.addSubnet(address, Number(bits ?? most), family)
     }
+  } catch {
+    wrong('TRUSTED_PROXIES', 'must be addresses or networks such as 10.0.0.0/8')
   }
   return entries.length === 0 ? null : proxies
 }
 
-function readOrigins(reader: Reader): string[] {
-  const origins = reader.list('CORS_ORIGINS')
-  if (!origins.every((origin) => URL.canParse(origin) && new URL(origin).origin === origin)) {
-    reader.wrong('CORS_ORIGINS', 'must be origins such as https://app.example.org')
-  }
-  return origins
-}
-
-/** Settings that are spelled almost right, as pairs of what is set and what may be meant. */
+/** Settings that are spelled almost right: one letter missing, too many, other, or two exchanged. */
 export function findMisspelt(env: Env): { set: string; meant: string }[] {
-  const set = Object.keys(env).map((name) => name.replace(/^ENV_/, ''))
-  return set.filter((name) => !names.includes(name)).flatMap((name) => {
-    const meant = names.find((known) => distance(name, known) <= (known.length > 8 ? 2 : 1))
-    return meant === undefined ? [] : [{ set: name, meant }]
-  })
-}
-
-/** Levenshtein's distance, good enough for names that differ by up to two letters in length. */
-function distance(a: string, b: string): number {
-  if (Math.abs(a.length - b.length) > 2) return 3
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (const letter of a) {
-    const next = [row[0]! + 1]
-    for (let i = 1; i <= b.length; i++) {
-      next.push(Math.min(next[i - 1]! + 1, row[i]! + 1, row[i - 1]! + (letter === b[i - 1] ? 0 : 1)))
-    }
-    row = next
-  }
-  return row[b.length]!
+  const names = new Set<string>()
+  const asked = new Proxy({}, { get: (_, name: string) => void names.add(name.replace(/^ENV_/, '')) })
+  readConfig(asked)
+  const near = (name: string) => [name, ...Array.from(name, (_, i) => name.slice(0, i) + name.slice(i + 1))]
+  return Object.keys(env).map((name) => name.replace(/^ENV_/, '')).filter((name) => !names.has(name))
+    .flatMap((set) => [...names].filter((name) => near(name).some((each) => near(set).includes(each)))
+      .map((meant) => ({ set, meant })))
 }

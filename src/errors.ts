@@ -20,6 +20,7 @@ export const failures = {
   stale_version: { status: 412, sentence: 'User is not up to date' },
   body_too_large: { status: 413, sentence: 'Request body too large' },
   unsupported_media_type: { status: 415, sentence: 'Unsupported media type' },
+  expectation_failed: { status: 417, sentence: 'Expectation failed' },
   throttled: { status: 429, sentence: 'Too many requests' },
   login_throttled: { status: 429, sentence: 'Too many failed logins' },
   headers_too_large: { status: 431, sentence: 'Request header fields too large' },
@@ -51,6 +52,14 @@ export class AppError extends Error {
     this.faults = more.faults ?? []
     this.retryAfterSeconds = more.retryAfterSeconds
   }
+}
+
+/** What a command or a failed start tells its operator, and its exit status. */
+export function tellFailure(error: unknown): { text: string; status: number } {
+  const { message, stack, cause } = error as Error
+  const expected = error instanceof ExitError || error instanceof AppError
+  const why = cause instanceof Error ? `: ${cause.message}` : ''
+  return { text: expected ? message + why : stack ?? message, status: error instanceof ExitError ? error.status : 1 }
 }
 
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */

@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url'
 
 import { startApp } from './app.ts'
 import { findMisspelt, readConfig } from './config.ts'
-import { ExitError } from './errors.ts'
+import { tellFailure } from './errors.ts'
 import { createLog, describeError } from './log.ts'
 
 // Whoever reads the log may go away or have a full disk: the service goes on without.
@@ -52,9 +52,7 @@ try {
     }
   })
 } catch (error) {
-  const cause = (error as Error).cause
-  const why = cause instanceof Error ? `: ${cause.message}` : ''
-  const known = error instanceof ExitError || cause instanceof Error
-  process.stderr.write(`user-service: ${known ? (error as Error).message + why : (error as Error).stack}\n`)
-  process.exitCode = error instanceof ExitError ? error.status : 1
+  const { text, status } = tellFailure(error)
+  process.stderr.write(`user-service: ${text}\n`)
+  process.exitCode = status
 }

@@ -1,59 +1,61 @@
 import { failures } from './errors.ts'
 import type { Code } from './errors.ts'
-import type { ReplySpec, Route } from './http/route.ts'
-import { integer, object, text } from './schema.ts'
+import type { Access, ReplySpec, Route } from './http/route.ts'
+import { integer, object, oneOf, text } from './schema.ts'
 import type { JsonSchema } from './schema.ts'
 
 type Json = Record<string, unknown>
 
-/** Every failure that a route can answer, from what it is and from what it names itself. */
-export function routeFailures(route: Route): Code[] {
-  const codes: Code[] = ['invalid_request', 'internal', 'database_unavailable', ...(route.fails ?? [])]
-  if (route.throttled !== false) codes.push('throttled')
-  if (route.access !== 'anyone') codes.push('key_missing', 'key_invalid')
-  if (route.access === 'self' || route.access === 'admin') codes.push('forbidden')
-  if (route.path.includes('{')) codes.push('invalid_id')
-  if (route.query) codes.push('invalid_query')
-  if (route.body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
-  return [...new Set(codes)]
-}
-
 /** The OpenAPI 3.1 document of a route table. */
 export function openApi(routes: Route[], { basePath, version }: { basePath: string; version: string }): Json {
-  const paths: Record<string, Json> = {}
+  const operations: Record<string, Json> = {}
   for (const route of routes) {
     const path = route.path.replace('*', '{path}')
-    const methods = route.method === 'ANY'
-      ? ['get', 'put', 'post', 'delete', 'options', 'head', 'patch'] : [route.method.toLowerCase()]
-    for (const method of methods) (paths[path] ??= {})[method] = operation(route, path, method)
+    const methods = route.method === 'ANY' ? anyMethod : [route.method.toLowerCase()]
+    for (const method of methods) (operations[path] ??= {})[method] = operation(route, path, method)
   }
+  // Schemas with a title become components, so that generated clients have names for them.
+  const schemas: Json = {}
+  const paths = JSON.parse(JSON.stringify(operations, (_, value) => {
+    if (typeof value?.title !== 'string') return value
+    const { title, ...schema } = value
+    schemas[title] = schema
+    return { $ref: `#/components/schemas/${title}` }
+  })) as Record<string, Json>
+  const codes = new Set(routes.flatMap(failuresOf))
   return {
     openapi: '3.1.0',
     info: {
       title: 'user-service',
       version,
       summary: 'Users, API keys and sessions, and the answer a gateway needs',
-      description: 'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure has a ' +
-        '`code`, too, and `errors` where members of the body or query are at fault. `HEAD` works wherever ' +
-        '`GET` does; `OPTIONS` answers 204 with `Allow`.',
+      description: 'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure ' +
+        'has a `code`, too, and `errors` where members of the body or query are at fault.\n\n' +
+        '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 ' +
+        '`not_found`, another method 405 `method_not_allowed` with `Allow`. Nothing but the documentation ' +
+        'may be cached. An `X-Request-Id` that is sent comes back, and is in the log and the audit.',
       license: { name: 'MIT', identifier: 'MIT' },
       contact: { name: 'The operator of this service' },
     },
-    servers: [{ url: basePath || '/', description: 'This instance, in production', 'x-internal': false }],
+    servers: [{ url: basePath || '/', description: 'This instance: local, test or production', 'x-internal': false }],
     tags: [...new Set(Object.keys(paths).map(tagOf))].map((name) => ({ name, description: tags[name] })),
     paths,
     components: {
-      securitySchemes: {
-        apiKey: { type: 'apiKey', in: 'header', name: 'X-Api-Key', description: 'A key or a session’s key' },
-        bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'usk_', description: 'The same key' },
-      },
+      schemas,
+      examples: Object.fromEntries([...codes].map((code) => [code, failureExample(code, failures[code].sentence)])),
       headers: headerComponents,
+      securitySchemes: {
+        apiKey: { type: 'apiKey', in: 'header', name: 'X-Api-Key', description: 'A key, be it of a session' },
+        bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
+      },
     },
   }
 }
 
+const anyMethod = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
+
 const tags: Record<string, string> = {
-  users: 'Users', keys: 'Keys of a user', sessions: 'Log-in and log-out', auth: 'For gateways',
+  users: 'Accounts', keys: 'Keys of a user', sessions: 'Log-in and log-out', auth: 'For gateways',
   audit: 'What happened', operation: 'For the operator',
 }
 
@@ -62,132 +64,185 @@ function tagOf(path: string): string {
   return named ?? (/^\/users(\/\{id\})?$/.test(path) ? 'users' : 'operation')
 }
 
+const mayCall: Record<Access, string> = {
+  anyone: 'Anyone; a key is not looked at.',
+  optional: 'Anyone; a key that is sent must be good.',
+  key: 'Whoever has a key.',
+  self: 'The user itself, or an admin.',
+  admin: 'An admin.',
+}
+
+/** Every failure that a route can answer, from what it is and from what it names itself. */
+function failuresOf({ access, path, query, body, throttled, fails = [] }: Route): Code[] {
+  const codes: Code[] = ['invalid_request', 'internal', ...fails]
+  if (throttled !== false) codes.push('throttled')
+  if (access !== 'anyone') codes.push('key_missing', 'key_invalid', 'database_unavailable')
+  if (access === 'self' || access === 'admin') codes.push('forbidden')
+  if (path.includes('{')) codes.push('invalid_id')
+  if (query) codes.push('invalid_query')
+  if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
+  return [...new Set(codes)]
+}
+
 function operation(route: Route, path: string, method: string): Json {
-  const { access, summary, description, query = {}, body, bodyOptional } = route
-  const words = path.split('/').filter((word) => word !== '').map((word) => word.replace(/[{}]/g, ''))
+  const { access, summary, description, query = {}, body, bodyOptional, replies } = route
+  const keys = [{ apiKey: [] }, { bearer: [] }]
+  const codes = failuresOf(route)
+  const failed = [...new Set(codes.map((code) => failures[code].status))]
   const parameters = [
     ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
-      name, in: 'path', required: true,
-      schema: name === 'path' ? text(1, 8192, { pattern: /^[^?#]*$/ }).json : { type: 'string', format: 'uuid', maxLength: 36 },
+      ...parameter('path', name!, name === 'path' ? text(1, 8192, { pattern: /^[^?#]*$/ }).json : uuid), required: true,
     })),
-    ...Object.entries(query).map(([name, { json }]) => ({ name, in: 'query', schema: json })),
-    ...(route.method !== 'ANY' ? [] : ['require-role', 'require-permission'].map((name) => ({
-      name, in: 'query', explode: true, description: 'Must hold; may be repeated',
-      schema: { type: 'array', maxItems: 32, items: text(1, 64, { pattern: /^[A-Za-z0-9._:/*-]+$/ }).json },
-    }))),
-    ...(route.fails?.includes('stale_version') ? [conditional('If-Match', 'The `ETag` that is to be changed')] : []),
-    ...(route.replies[304] ? [conditional('If-None-Match', 'The `ETag` that is known')] : []),
+    ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
+    ...(route.method !== 'ANY' ? [] : ['require-role', 'require-permission'].map((name) =>
+      parameter('query', name, { type: 'array', maxItems: 32, items: text(1, 64, { pattern: /^[A-Za-z0-9._:/*-]+$/ }).json }))),
+    ...(route.fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
+    ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
   ]
-  const keys = [{ apiKey: [] }, { bearer: [] }]
   return {
-    operationId: [method, ...words].join('_').replace(/[^A-Za-z0-9_]/g, '_'),
+    operationId: [method, ...path.match(/\w+/g)!].join('_'),
     summary,
-    description: description ?? `${summary}.`,
+    description: [description, mayCall[access]].filter(Boolean).join(' '),
     tags: [tagOf(path)],
     security: access === 'anyone' ? [{}] : access === 'optional' ? [{}, ...keys] : keys,
     ...(parameters.length > 0 && { parameters }),
     ...(body && {
       requestBody: {
         required: !bodyOptional,
-        content: { 'application/json': { schema: body.json, example: example(body.json) } },
+        content: { 'application/json': { schema: body.json, example: example(requiredOf(body.json)) } },
       },
     }),
     responses: {
-      ...Object.fromEntries(Object.entries(route.replies).map(([status, spec]) =>
-        [status, success(Number(status), spec, route)])),
-      ...failed(route),
+      ...Object.fromEntries(Object.entries(replies).map(([status, spec]) => [status, success(spec, route)])),
+      ...Object.fromEntries(failed.map((status) =>
+        [status, failure(status, codes.filter((code) => failures[code].status === status), route)])),
     },
   }
 }
 
-const conditional = (name: string, description: string) => ({
-  name, in: 'header', description, schema: text(1, 256, { pattern: /^[ -~]+$/ }).json,
+const meanings: Record<string, string> = {
+  id: 'The user’s',
+  keyId: 'The key’s',
+  path: 'Whatever the gateway appends, slashes too',
+  limit: 'At most so many',
+  after: 'Those after this one, the last of the page before; `Link` has it',
+  email: 'Only who has this address, whatever its case',
+  view: '`full`: users instead of ids',
+  user: 'Only what this user did, or was done to it',
+  'require-role': 'Must hold; may be repeated',
+  'require-permission': 'Must hold; may be repeated',
+  'If-Match': 'Only if the `ETag` is still this one',
+  'If-None-Match': 'The `ETag` that is known',
+}
+
+const parameter = (where: string, name: string, schema: JsonSchema): Json =>
+  ({ name, in: where, description: meanings[name], schema })
+
+/** The object with its required members alone or, where none is, with the first. */
+function requiredOf(schema: JsonSchema): JsonSchema {
+  const { properties, required } = schema as { properties: Json; required?: string[] }
+  const names = required ?? Object.keys(properties).slice(0, 1)
+  return { ...schema, properties: Object.fromEntries(names.map((name) => [name, properties[name]])) }
+}
+
+const envelope = (status: string, more: Json): Json => ({
+  type: 'object',
+  properties: { requestId, status: oneOf(status).json, ...more },
+  required: ['requestId', 'status', ...Object.keys(more).filter((name) => name !== 'errors')],
+  unevaluatedProperties: false,
 })
 
-function success(status: number, { says, body, raw, headers = [] }: ReplySpec, route: Route): Json {
-  const schema = body === undefined ? undefined
-    : { ...object({ requestId, status: constant('SUCCESS') }).json, properties: { ...envelope('SUCCESS'), details: body } }
+function success({ says, body, raw, headers = [] }: ReplySpec, route: Route): Json {
+  const schema = body ? envelope('SUCCESS', { details: body }) : null
   const content = schema ? { 'application/json': { schema, example: example(schema) } }
-    : raw ? { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : text(0, 1_048_576, { pattern: /^[^]*$/ }).json } } : undefined
+    : raw === 'application/json' ? { [raw]: { schema: { type: 'object' } } }
+    : raw ? { [raw]: { schema: anyText.json } } : null
+  return { description: says, headers: headersOf(route, headers), ...(content && { content }) }
+}
+
+function failure(status: number, codes: Code[], route: Route): Json {
+  const sentences = codes.map((code) =>
+    (code === 'invalid_body' && route.bodySentence) || failures[code].sentence)
+  const schema = envelope('ERROR', {
+    details: { type: 'string', enum: [...new Set(sentences)] },
+    code: { type: 'string', enum: codes },
+    ...(codes.some((code) => code in faults) && { errors: { type: 'array', maxItems: 1000, items: fault } }),
+  })
+  const examples = Object.fromEntries(codes.map((code, index) => [code, sentences[index] === failures[code].sentence
+    ? { $ref: `#/components/examples/${code}` } : failureExample(code, sentences[index]!)]))
+  const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
   return {
-    description: says,
-    headers: headersOf(route, status, headers),
-    ...(content && { content }),
+    description: sentences.join('; '),
+    headers: headersOf(route, extra),
+    content: { 'application/json': { schema, examples } },
   }
 }
 
-function failed(route: Route): Json {
-  const all = routeFailures(route)
-  return Object.fromEntries([...new Set(all.map((code) => failures[code].status))].map((status) => {
-    const codes = all.filter((code) => failures[code].status === status)
-    const schema = {
-      type: 'object',
-      properties: {
-        ...envelope('ERROR'),
-        details: { type: 'string', enum: [...new Set(codes.map((code) => sentence(code, route)))] },
-        code: { type: 'string', enum: codes },
-        errors: { type: 'array', maxItems: 1000, items: object({ field: plain, message: plain }).json },
-      },
-      required: ['requestId', 'status', 'details', 'code'],
-      unevaluatedProperties: false,
-    }
-    const examples = Object.fromEntries(codes.map((code) =>
-      [code, { value: { requestId: sampleId, status: 'ERROR', details: sentence(code, route), code } }]))
-    const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
-    return [status, {
-      description: codes.map((code) => sentence(code, route)).join('; '),
-      headers: headersOf(route, status, extra),
-      content: { 'application/json': { schema, examples } },
-    }]
-  }))
+const faults: Partial<Record<Code, { field: string; message: string }>> = {
+  invalid_body: { field: 'email', message: 'is missing' },
+  invalid_query: { field: 'limit', message: 'must be a whole number from 1 to 1000' },
+  invalid_email: { field: 'email', message: 'must have one @ with something on both sides' },
+  invalid_password: { field: 'password', message: 'must not be one of the most common passwords' },
 }
 
-const sentence = (code: Code, { bodySentence }: Route) =>
-  code === 'invalid_body' && bodySentence ? bodySentence : failures[code].sentence
+const failureExample = (code: Code, details: string): Json =>
+  ({ value: { requestId: sampleId, status: 'ERROR', details, code, ...(faults[code] && { errors: [faults[code]] }) } })
 
-const sampleId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
-const plain = text(0, 1000, { pattern: /^[^]*$/ })
-const requestId = text(1, 64, { pattern: /^[A-Za-z0-9._-]{1,64}$/ })
-const constant = (value: string) => ({ json: { type: 'string', enum: [value] }, check: () => value })
-const envelope = (status: string) => ({ requestId: { ...requestId.json, examples: [sampleId] }, status: constant(status).json })
+const uuid = { type: 'string', format: 'uuid', maxLength: 36 }
+const anyText = text(0, 1_048_576, { pattern: /^[\s\S]*$/ })
+const requestId = { title: 'RequestId', ...text(1, 64, { pattern: /^[A-Za-z0-9._-]+$/ }).json }
+const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).json }
+const ascii = text(0, 8192, { pattern: /^[ -~]*$/ }).json
 
-const header = (description: string, schema: JsonSchema) => ({ description, schema })
-const ascii = text(1, 8192, { pattern: /^[ -~]*$/ }).json
+const header = (description: string, schema: JsonSchema = ascii) => ({ description, schema })
 const headerComponents: Record<string, Json> = {
-  'X-Request-Id': header('The caller’s, or a new one; also in the log and the audit', requestId.json),
-  'Access-Control-Allow-Origin': header('Only for origins that CORS_ORIGINS names', { ...ascii, maxLength: 256 }),
-  'RateLimit-Policy': header('`"default";q=10;w=1`: so many a second', ascii),
-  RateLimit: header('`"default";r=9;t=1`: so many left, full again in so many seconds', ascii),
+  'X-Request-Id': header('The caller’s, or a new one', { $ref: '#/components/schemas/RequestId' }),
+  'Access-Control-Allow-Origin': header('The caller’s origin, if `CORS_ORIGINS` names it'),
+  'RateLimit-Policy': header('`"default";q=10;w=1`: so many a second'),
+  RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
   'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
-  'WWW-Authenticate': header('How to authenticate', ascii),
-  ETag: header('The version', ascii),
-  Location: header('The path of what was made', ascii),
-  Link: header('`rel="next"`: the next page, when there is one', ascii),
-}
-for (const name of ['User-Id', 'User-Email', 'Role', 'Permissions', 'Key-Id', 'Key-Kind']) {
-  headerComponents[`X-Auth-${name}`] = header('Of who asks', { ...ascii, minLength: 0 })
+  'WWW-Authenticate': header('How to authenticate'),
+  ETag: header('The version'),
+  Location: header('The path of what was made'),
+  Link: header('`rel="next"`: the next page, when there is one'),
+  'X-Auth-User-Id': header('Who asks', uuid),
+  'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
+  'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
+  'X-Auth-Permissions': header('The permissions, separated by commas'),
+  'X-Auth-Key-Id': header('The key', uuid),
+  'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
 }
 
-function headersOf(route: Route, status: number, more: string[]): Json {
-  const limits = route.throttled !== false && status < 500 ? ['RateLimit-Policy', 'RateLimit'] : []
+function headersOf({ throttled }: Route, more: string[]): Json {
+  const limits = throttled !== false ? ['RateLimit-Policy', 'RateLimit'] : []
   return Object.fromEntries(['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
     .map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }
 
-/** A value that fits a schema, as an example. */
-function example(schema: JsonSchema): unknown {
-  const { type, format, enum: choices, examples, properties, items, minimum, anyOf } = schema as {
-    type?: string | string[]; format?: string; enum?: unknown[]; examples?: unknown[]; minimum?: number
-    properties?: Record<string, JsonSchema>; items?: JsonSchema; anyOf?: JsonSchema[]
+const sampleId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
+const samples: Json = {
+  email: 'ada@example.org',
+  password: 'correct horse battery staple',
+  currentPassword: 'correct horse battery staple',
+  permissions: ['orders:read'],
+  name: 'laptop',
+  key: `usk_${'0'.repeat(49)}`,
+  action: 'user.changed',
+  changes: ['email'],
+  address: '203.0.113.7',
+}
+
+/** A value that fits a schema, as an example; `name`: of the member that it is of. */
+function example(schema: JsonSchema, name = ''): unknown {
+  const { type, format, enum: choices, properties, items, maxItems, anyOf, minimum, default: usual } = schema as {
+    type?: string | string[]; format?: string; enum?: unknown[]; properties?: Record<string, JsonSchema>
+    items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]; minimum?: number; default?: unknown
   }
-  if (examples) return examples[0]
+  if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  if (format === 'uuid') return sampleId
+  if (properties) return Object.fromEntries(Object.entries(properties).map(([name, each]) => [name, example(each, name)]))
+  if (items) return maxItems === 0 ? [] : [example(items, name === 'apiKeys' ? 'key' : '')]
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
-  if (properties) return Object.fromEntries(Object.entries(properties).map(([name, each]) => [name, example(each)]))
-  if (items) return [example(items)]
-  if (type === 'boolean') return true
-  if (type === 'integer') return minimum ?? 0
-  return String((schema['pattern'] as string | undefined)?.startsWith('^usk_') ? `usk_${'0'.repeat(49)}` : 'example')
+  return type === 'boolean' ? true : usual ?? minimum ?? sampleId
 }

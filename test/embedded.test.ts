@@ -13,8 +13,10 @@ import {
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
 fs.chmodSync(root, 0o711)
+const directories: string[] = []
 const inRoot = (name: string) => {
   fs.mkdirSync(join(root, name), { recursive: true })
+  directories.push(join(root, name, '.local'))
   return join(root, name, '.local')
 }
 const started: PrivatePostgres[] = []
@@ -22,7 +24,9 @@ const children: ChildProcess[] = []
 
 after(async () => {
   for (const child of children) child.kill('SIGKILL')
-  await Promise.allSettled(started.map(postgres => postgres.stop()))
+  await Promise.allSettled(started.map((postgres) => postgres.stop()))
+  const orphans = directories.filter(findPrivatePostgres)
+  await Promise.allSettled(orphans.map(async (directory) => (await start(directory)).stop()))
   fs.rmSync(root, { recursive: true, force: true })
 })
 
@@ -55,7 +59,7 @@ async function startElsewhere(directory: string) {
   const program = `
     import { startPrivatePostgres } from ${JSON.stringify(module)}
     const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
-    await startPrivatePostgres(options).then(() => console.log('owns'), error => {
+    await startPrivatePostgres(options).then(() => console.log('owns'), (error) => {
       console.log(error.message)
       process.exit(1)
     })`
@@ -136,13 +140,13 @@ test('refuses a second owner and leaves the first alone', async () => {
 
 test('has one owner when the very first starts race', async () => {
   const directory = inRoot('race')
-  const said = (await Promise.all([1, 2, 3].map(() => startElsewhere(directory))))
-    .map(owner => owner.said).sort()
-  assert.equal(said[2], 'owns')
-  for (const line of said.slice(0, 2)) assert.match(line, /^another `npm start` runs/)
+  const said = (await Promise.all([1, 2].map(() => startElsewhere(directory))))
+    .map((owner) => owner.said).sort()
+  assert.match(said[0] ?? '', /^another `npm start` runs/)
+  assert.equal(said[1], 'owns')
   assert.equal(await ask(findPrivatePostgres(directory), 'select 1 as answer'), 1)
   assert.deepEqual(fs.readdirSync(directory).sort(), ['postgres', 'postgres.log'])
-  for (const child of children.slice(-3)) child.kill('SIGKILL')
+  for (const child of children.slice(-2)) child.kill('SIGKILL')
   await (await start(directory)).stop()
 })
 
@@ -177,7 +181,7 @@ test('recovers when everything was killed, also when a stranger has its process 
 })
 
 test('says why it cannot start', async () => {
-  const failing = start(inRoot('failing'), { shared_buffers: 'plenty' })
+  const failing = start(inRoot('again'), { shared_buffers: 'plenty' })
   await assert.rejects(failing, /did not start:\n.*invalid value.*"shared_buffers"/s)
 })
 

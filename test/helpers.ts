@@ -6,7 +6,7 @@ import pg from 'pg'
 
 import { startApp, version } from '../src/app.ts'
 import { readConfig } from '../src/config.ts'
-import type { Config, Env } from '../src/config.ts'
+import type { Config, DatabaseConfig, Env } from '../src/config.ts'
 import { openDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
 import { insertKey } from '../src/keys/queries.ts'
@@ -48,6 +48,11 @@ export interface TestDatabase {
 const host = process.env['TEST_DATABASE_SOCKET'] ?? ''
 const port = Number(process.env['TEST_DATABASE_PORT'])
 
+/** How to reach a database of the run's server. */
+export const connectTo = (name: string, user: string): DatabaseConfig => ({
+  hosts: [host], port, name, user, password: undefined, ssl: false, poolSize: 4,
+})
+
 /** A database of its own for a test file, cloned from the migrated template; dropped at the end. */
 export async function createTestDatabase(): Promise<TestDatabase> {
   const name = `test_${randomBytes(6).toString('hex')}`
@@ -55,9 +60,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   await server.connect()
   await server.query({ text: `create database ${name} template template_user_service` })
   await server.query({ text: `alter database ${name} set search_path = user_service_schema` })
-  const db = openDatabase({
-    hosts: [host], port, name, user: 'postgres', password: undefined, ssl: false, poolSize: 4,
-  }, () => {})
+  const db = openDatabase(connectTo(name, 'postgres'), () => {})
   undo.push(async () => {
     await db.stop()
     await server.query({ text: `drop database ${name} with (force)` })

@@ -9,7 +9,7 @@ const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 test('an answer is an envelope with the id of the request', async () => {
   const good = await app.request('GET', '/healthcheck')
-  assert.deepEqual(good.body, { requestId: good.headers.get('x-request-id'), status: 'SUCCESS', details: 'OK' })
+  assert.deepEqual(good.body, { requestId: good.headers.get('x-request-id')!, status: 'SUCCESS', details: 'OK' })
   assert.match(good.body.requestId, uuid)
   const bad = await app.request('GET', '/nothing')
   assert.deepEqual(bad.body, {

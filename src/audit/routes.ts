@@ -2,24 +2,20 @@ import type { Db } from '../database/pool.ts'
 import { route } from '../http/route.ts'
 import type { Route } from '../http/route.ts'
 import { paged, pageQuery } from '../http/page.ts'
-import { uuid } from '../schema.ts'
+import { instant, list, nullable, object, text, uuid } from '../schema.ts'
 import { listEvents } from './queries.ts'
 
-const id = { type: ['string', 'null'], format: 'uuid', maxLength: 36 }
 const event = {
-  type: 'object',
-  properties: {
-    id: uuid.json,
-    at: { type: 'string', format: 'date-time', maxLength: 35 },
-    action: { type: 'string', maxLength: 32, pattern: '^[a-z.]+$' },
-    actor: { ...id, description: 'Whose key acted; null: nobody’s, or a command of the operator' },
-    subject: { ...id, description: 'The user acted upon; null: none that exists' },
-    keyId: id,
-    changes: { type: 'array', maxItems: 16, items: { type: 'string', maxLength: 32, pattern: '^[A-Za-z]+$' } },
-    address: { type: ['string', 'null'], maxLength: 64, pattern: '^[0-9a-fA-F.:]*$' },
-    requestId: { type: ['string', 'null'], maxLength: 64, pattern: '^[A-Za-z0-9._-]+$' },
-  },
-  unevaluatedProperties: false,
+  title: 'Event',
+  ...object({
+    id: uuid, at: instant, action: text(1, 32, { pattern: /^[a-z.]+$/ }),
+    actor: nullable(uuid), subject: nullable(uuid), keyId: nullable(uuid),
+    changes: list(text(1, 32, { pattern: /^[A-Za-z]+$/ }), 16),
+    address: nullable(text(0, 64, { pattern: /^[0-9a-fA-F.:]*$/ })),
+    requestId: nullable(text(1, 64, { pattern: /^[A-Za-z0-9._-]+$/ })),
+  }).json,
+  description: 'Actor: whose key acted, null for nobody’s or a command of the operator; subject: the user ' +
+    'acted upon, null for none that exists; changes: names, never values.',
 }
 
 export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [

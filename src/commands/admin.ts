@@ -5,7 +5,8 @@ import { ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { createKey } from '../secrets.ts'
 import { findUserByEmail } from '../users/queries.ts'
-import { command, misuse, readCommandDatabase, withDatabase } from './command.ts'
+import { withDatabase } from '../database/pool.ts'
+import { command, misuse, readCommandDatabase } from './command.ts'
 
 const usage = `Usage: node bin/admin.js create EMAIL | key EMAIL | generate
 

@@ -5,35 +5,34 @@ import { stoppable } from './process.ts'
 const usage = `Usage: node bin/audit.js prune --days N --yes
 
 Deletes the audit events that are older than N days, a few thousand at a time so that the service
-never waits, and prints how many.
+never waits for it, and prints how many.
 
 Connects as user_service_admin unless DATABASE_USER says otherwise; DATABASE_URL or DATABASE_HOST,
 _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.
 `
 
+const limitMs = 86_400_000
 const batch = 5000
 
-await command(usage, { days: { type: 'string' }, yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
-  if (words.length !== 1 || words[0] !== 'prune') throw misuse('Say prune')
-  const days = String(flags['days'] ?? '')
-  if (!/^[1-9]\d{0,4}$/.test(days)) throw misuse('--days must be a whole number')
-  if (flags['yes'] !== true) throw misuse('prune deletes events: it wants --yes')
+const options = { days: { type: 'string' }, yes: { type: 'boolean' } } as const
 
-  const config = readCommandDatabase(env, 'user_service_admin')
-  await stoppable(null, (signal) => withConnection(config, { env, signal, writes: true }, async ({ query }) => {
-    const [before] = await query<{ at: string }>('select (now() - make_interval(days => $1))::text as at', [days])
+await command(usage, options, async ({ flags, words, env }) => {
+  const days = String(flags['days'] ?? '')
+  if (words.length !== 1 || words[0] !== 'prune') throw misuse('Say prune')
+  if (!/^[1-9]\d{0,4}$/.test(days)) throw misuse('--days must be a whole number of days')
+  if (flags['yes'] !== true) throw misuse('prune deletes events: it wants --yes')
+  const target = readCommandDatabase(env, 'user_service_admin')
+  await stoppable(limitMs, (signal) => withConnection(target, { env, signal }, async ({ query }) => {
+    const text = 'select (now() - make_interval(days => $1))::text as at'
+    const [before] = await query<{ at: string }>(text, [days])
     let total = 0
-    for (let deleted = batch; deleted === batch; total += deleted) {
-      // Each statement is a transaction of its own. The ids are in the order of time.
-      const [row] = await query<{ count: number }>(`
-        with old as (
-          select id from user_service_schema.audit_events where at < $1::timestamptz order by id limit $2
-        ), deleted as (
-          delete from user_service_schema.audit_events where id in (select id from old) returning id
-        )
-        select count(*)::integer as count from deleted`, [before!.at, batch])
-      deleted = row!.count
+    for (let count = batch; count === batch; total += count) {
+      // The ids are in the order of time, so that each batch is found at once.
+      const deleted = await query(`delete from user_service_schema.audit_events where id in (
+        select id from user_service_schema.audit_events where at < $1 order by id limit $2)
+        returning 1`, [before!.at, batch])
+      count = deleted.length
     }
-    console.log(`${total} events from before ${before!.at} deleted`)
+    console.log(`Deleted ${total} events from before ${before!.at}`)
   }))
 })

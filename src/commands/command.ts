@@ -5,9 +5,7 @@ import type { ParseArgsConfig } from 'node:util'
 import { createReader, readDatabase } from '../config.ts'
 import type { DatabaseConfig, Env } from '../config.ts'
 import { findPrivatePostgres } from '../database/embedded.ts'
-import { openDatabase } from '../database/pool.ts'
-import type { Database } from '../database/pool.ts'
-import { ExitError } from '../errors.ts'
+import { ExitError, tellFailure } from '../errors.ts'
 
 export interface Arguments {
   flags: Record<string, string | boolean | undefined>
@@ -34,10 +32,9 @@ export async function command(
     const flags = values as Arguments['flags']
     process.exitCode = (await run({ flags, words: positionals, env: process.env })) ?? 0
   } catch (error) {
-    const { message, stack } = error as Error
-    const expected = error instanceof ExitError || (error as { code?: string }).code !== undefined
-    process.stderr.write(`${name}: ${expected ? message : stack}\n`)
-    process.exitCode = error instanceof ExitError ? error.status : 1
+    const { text, status } = tellFailure(error)
+    process.stderr.write(`${name}: ${text}\n`)
+    process.exitCode = status
   }
 }
 
@@ -66,21 +63,5 @@ export function readCommandDatabase(env: Env, defaultUser: string): DatabaseConf
   return {
     hosts: [found.socketDirectory], port: found.port, name: 'db_user_service', user: defaultUser,
     password: undefined, ssl: false, poolSize: 1,
-  }
-}
-
-/** Opens the database for the time of `work`; a lost connection fails with its cause. */
-export async function withDatabase<T>(
-  config: DatabaseConfig,
-  work: (database: Database) => Promise<T>,
-): Promise<T> {
-  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
-  try {
-    return await work(database)
-  } catch (error) {
-    const { cause, message } = error as Error
-    throw cause instanceof Error ? new ExitError(`${message}: ${cause.message}`) : error
-  } finally {
-    await database.stop()
   }
 }

@@ -1,6 +1,7 @@
 import { createReader, readDatabase } from '../config.ts'
 import { createDatabase, createSchema, dropDatabase } from '../database/setup.ts'
-import { command, misuse, withDatabase } from './command.ts'
+import { withDatabase } from '../database/pool.ts'
+import { command, misuse } from './command.ts'
 
 const usage = `Usage: node bin/database.js create | drop --yes
 

@@ -1,5 +1,6 @@
 import { migrateDown, migrateUp, readStatus } from '../database/migrate.ts'
-import { command, misuse, readCommandDatabase, withDatabase } from './command.ts'
+import { withDatabase } from '../database/pool.ts'
+import { command, misuse, readCommandDatabase } from './command.ts'
 
 const usage = `Usage: node bin/migrate.js up | down [N] --yes | status
 

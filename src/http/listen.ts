@@ -14,6 +14,7 @@ import { X509Certificate, createPrivateKey } from 'node:crypto'
 
 import { AppError, ExitError, failures } from '../errors.ts'
 import type { Code } from '../errors.ts'
+import { breakBody } from './body.ts'
 import type { Pipeline } from './pipeline.ts'
 
 export interface TlsFiles {
@@ -29,6 +30,12 @@ export interface Listener {
   stop(seconds: number): Promise<void>
 }
 
+/** A connection that has sent a request: since when which answers are waited for, oldest first. */
+interface Peer {
+  waiting: Map<ServerResponse, number>
+  last?: ServerResponse
+}
+
 const exchangeTimeoutMs = 40_000
 const lingerMs = 250
 
@@ -36,25 +43,28 @@ const lingerMs = 250
 export async function listen(
   pipeline: Pipeline, { host, port, tls }: { host: string | undefined; port: number; tls: TlsFiles | null },
 ): Promise<Listener> {
-  const inFlight = new Map<ServerResponse, number>()
+  // Kept by connection: an answer that is queued when the connection goes is never closed.
+  const peers = new Map<Socket, Peer>()
   let stopping = false
 
   function take(req: IncomingMessage, res: ServerResponse) {
     const { socket } = req
     const fault = findFault(req)
     if (stopping || fault) res.shouldKeepAlive = false
-    inFlight.set(res, performance.now())
+    const peer: Peer = peers.get(socket) ?? { waiting: new Map() }
+    if (!peer.last) peers.set(socket.once('close', () => peers.delete(socket)), peer)
+    peer.last = res
+    peer.waiting.set(res, performance.now())
     res.on('close', () => {
-      inFlight.delete(res)
-      if (socket.listenerCount('answered') > 0 && !isBusy(socket)) socket.emit('answered')
+      peer.waiting.delete(res)
+      if (peer.waiting.size === 0) socket.emit('answered')
     })
     void pipeline(req, res, fault)
   }
 
-  const isBusy = (socket: Socket) => [...inFlight.keys()].some(({ req }) => req.socket === socket)
   const cutSlow = setInterval(() => {
     const oldest = performance.now() - exchangeTimeoutMs
-    for (const [res, start] of inFlight) if (start < oldest) res.req.socket.destroy()
+    for (const [socket, { waiting: [first] }] of peers) if (first && first[1] < oldest) socket.destroy()
   }, 1000).unref()
 
   const options = {
@@ -64,20 +74,29 @@ export async function listen(
     connectionsCheckingInterval: 1000,
     maxHeaderSize: 16 * 1024,
     noDelay: true,
+    requireHostHeader: false, // findFault answers that, as an envelope
   }
   const server = tls === null
     ? http.createServer(options, take)
     : https.createServer({ ...options, ...tlsSettings, ...readTls(tls) }, take)
-  server.maxConnections = 10_000
+  // A client that says it sends no more still waits for its answers.
+  Object.assign(server, { maxConnections: 10_000, httpAllowHalfOpen: true })
   server.on('checkContinue', take)
   server.on('checkExpectation', take)
   server.on('clientError', (error: Error & { code?: string }, socket: Socket) => {
-    const refuse = () => {
-      if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
-      socket.end(rawRefusal(error.code), () => socket.destroy())
+    const { waiting, last } = peers.get(socket) ?? {}
+    const isInBody = last?.req.complete === false
+    if (isInBody && !last!.headersSent) {
+      last!.shouldKeepAlive = false
+      return breakBody(last!.req, new AppError(codeOf(error.code)))
     }
-    if (isBusy(socket)) socket.once('answered', refuse)
-    else refuse()
+    const refuse = () => {
+      // A request whose body goes wrong after its answer gets no second one.
+      if (isInBody || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+      socket.end(rawRefusal(codeOf(error.code)), () => socket.destroy())
+    }
+    if (!waiting?.size) refuse()
+    else if (socket.listenerCount('answered') === 0) socket.once('answered', refuse)
   })
 
   await new Promise<void>((resolve, reject) => {
@@ -95,12 +114,13 @@ export async function listen(
     },
     async stop(seconds) {
       stopping = true
-      for (const res of inFlight.keys()) if (!res.headersSent) res.shouldKeepAlive = false
+      for (const { waiting } of peers.values()) for (const [res] of waiting) if (!res.headersSent) res.shouldKeepAlive = false
       // Not http.Server's own close: it cuts idle connections, on which a request may be on its way.
       // Those that come within the linger are answered, with Connection: close.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
       const linger = setTimeout(() => server.closeIdleConnections(), lingerMs)
-      const sweep = setInterval(() => inFlight.size === 0 && server.closeIdleConnections(), lingerMs)
+      const isQuiet = () => [...peers.values()].every(({ waiting }) => waiting.size === 0)
+      const sweep = setInterval(() => isQuiet() && server.closeIdleConnections(), lingerMs)
       const deadline = setTimeout(() => server.closeAllConnections(), Math.max(seconds * 1000, lingerMs))
       await closed
       for (const timer of [linger, sweep, deadline, cutSlow]) clearTimeout(timer)
@@ -119,17 +139,20 @@ function findFault({ rawHeaders, headers, method, url, httpVersion }: IncomingMe
   const sound = (httpVersion === '1.1' ? hosts === 1 : httpVersion === '1.0' && hosts <= 1) &&
     (hosts === 0 || hostPattern.test(host)) &&
     (coding === undefined || (coding.toLowerCase() === 'chunked' && httpVersion === '1.1')) &&
-    (expect === undefined || expect.toLowerCase() === '100-continue') &&
-    (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
-  return sound ? undefined : new AppError('invalid_request')
+    /^[!"$-~]+$/.test(url!) && (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
+  if (!sound) return new AppError('invalid_request')
+  return /^(100-continue)?$/i.test(expect ?? '') ? undefined : new AppError('expectation_failed')
 }
 
 const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})?$/
 
-/** An answer for what never became a request; Node's parser gives the reason. */
-function rawRefusal(reason: string | undefined): string {
-  const code: Code = reason === 'HPE_HEADER_OVERFLOW' ? 'headers_too_large'
+/** The code of what Node's parser found. */
+const codeOf = (reason: string | undefined): Code =>
+  reason === 'HPE_HEADER_OVERFLOW' ? 'headers_too_large'
     : reason === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'invalid_request'
+
+/** An answer for what never became a request. */
+function rawRefusal(code: Code): string {
   const { status, sentence } = failures[code]
   const id = crypto.randomUUID()
   const body = JSON.stringify({ requestId: id, status: 'ERROR', details: sentence, code })

@@ -6,37 +6,24 @@ import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/page.ts'
 import { route } from '../http/route.ts'
 import type { Caller, Origin, Route } from '../http/route.ts'
-import { boolean, digits, instant, integer, nullable, object, refined, text } from '../schema.ts'
+import { boolean, digits, instant, integer, nullable, object, oneOf, refined, text, uuid } from '../schema.ts'
 import { deleteKey, insertKey, listKeys, rotateKey, updateKey } from './queries.ts'
 
-const name = text(1, 100, { pattern: /^\P{Cc}*$/u, says: 'must not have control characters' })
+const name = text(1, 100, { pattern: /^[^\u0000-\u001f\u007f-\u009f]*$/, says: 'must not have control characters' })
 const future = refined(instant, {}, (value, field, report) => {
   if (value.getTime() <= Date.now()) report(field, 'must be in the future')
   return value
 })
 
-const key = {
-  type: 'object',
-  properties: {
-    id: { type: 'string', format: 'uuid', maxLength: 36 },
-    kind: { type: 'string', enum: ['api', 'session'] },
-    name: name.json,
-    enabled: boolean.json,
-    validUntil: nullable(instant).json,
-    lastUsedAt: { ...nullable(instant).json, description: 'To the minute' },
-    createdAt: instant.json,
-  },
-  unevaluatedProperties: false,
+const members = {
+  id: uuid, kind: oneOf('api', 'session'), name, enabled: boolean,
+  validUntil: nullable(instant), lastUsedAt: nullable(instant), createdAt: instant,
 }
+const key = { title: 'Key', ...object(members).json }
 
-/** A key object with the key itself: what the answer that makes it holds. */
-export const newKey = {
-  ...key,
-  properties: {
-    ...key.properties,
-    key: { type: 'string', pattern: '^usk_[0-9A-Za-z]{49}$', maxLength: 53, description: 'Shown once' },
-  },
-}
+/** The key itself: what only the answer that makes it holds. */
+export const keyText = text(53, 53, { pattern: /^usk_[0-9A-Za-z]{49}$/ })
+const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
 
 interface Changed {
   caller: Caller

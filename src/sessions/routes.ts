@@ -4,8 +4,8 @@ import type { Hasher } from '../hasher.ts'
 import { route } from '../http/route.ts'
 import type { Route } from '../http/route.ts'
 import { deleteKey, deleteSessions, insertKey } from '../keys/queries.ts'
-import { newKey } from '../keys/routes.ts'
-import { object, uuid } from '../schema.ts'
+import { keyText } from '../keys/routes.ts'
+import { instant, object, uuid } from '../schema.ts'
 import { checkPassword } from '../users/credentials.ts'
 import { findCredentials, lockUser, renewHash } from '../users/queries.ts'
 import { anyText, normalPassword } from '../users/rules.ts'
@@ -16,15 +16,7 @@ export interface SessionDeps {
   sessionSeconds: number
 }
 
-const session = {
-  type: 'object',
-  properties: {
-    user: uuid.json,
-    key: newKey.properties.key,
-    validUntil: { type: 'string', format: 'date-time', maxLength: 35 },
-  },
-  unevaluatedProperties: false,
-}
+const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
 
 export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Route[] => [
   route({
@@ -36,7 +28,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
     body: object({ email: anyText, password: anyText }),
     bodySentence: 'Invalid user syntax',
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
-    fails: ['invalid_credentials', 'login_throttled', 'overloaded'],
+    fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
       const found = await findCredentials(db, email)
       const { renew } = await checkPassword({ db, hasher }, { user: found, email, password, origin })

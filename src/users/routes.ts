@@ -7,8 +7,8 @@ import { paged, pageQuery } from '../http/page.ts'
 import { route } from '../http/route.ts'
 import type { Caller, Reply, Route } from '../http/route.ts'
 import { deleteSessions, insertKey } from '../keys/queries.ts'
-import { newKey } from '../keys/routes.ts'
-import { boolean, list, object, oneOf, uuid } from '../schema.ts'
+import { keyText } from '../keys/routes.ts'
+import { boolean, instant, integer, list, object, oneOf, uuid } from '../schema.ts'
 import { checkPassword } from './credentials.ts'
 import {
   deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser, requireAnotherAdmin, updateUser,
@@ -20,21 +20,12 @@ const role = oneOf('user', 'admin')
 const permissions = list(permission, 32)
 const reserved = { role, permissions, enabled: boolean }
 
-const user = {
-  type: 'object',
-  properties: {
-    id: uuid.json,
-    email: email.json,
-    role: role.json,
-    permissions: permissions.json,
-    enabled: boolean.json,
-    apiKeys: { type: 'array', maxItems: 1, items: newKey.properties.key, description: 'Empty but in the answer to creation' },
-    version: { type: 'integer', format: 'int32', minimum: 1, maximum: 2 ** 31 - 1 },
-    createdAt: { type: 'string', format: 'date-time', maxLength: 35 },
-    updatedAt: { type: 'string', format: 'date-time', maxLength: 35 },
-  },
-  unevaluatedProperties: false,
-}
+const answered = (maxKeys: number) => object({
+  id: uuid, email, ...reserved, apiKeys: list(keyText, maxKeys),
+  version: integer(1, 2 ** 31 - 1), createdAt: instant, updatedAt: instant,
+}).json
+const user = { title: 'User', ...answered(0) }
+const newUser = { title: 'NewUser', ...answered(1) }
 
 export interface UserDeps {
   db: Database
@@ -58,7 +49,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       body: object({ email, password }, reserved),
       bodySentence,
       replies: {
-        201: { says: 'The user, with the key that is shown this once', body: user, headers: ['Location', 'ETag'] },
+        201: { says: 'The user, with the key that is shown this once', body: newUser, headers: ['Location', 'ETag'] },
       },
       fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
       async handle({ caller, body, origin }) {

@@ -14,7 +14,7 @@ export const foldEmail = (email: string) =>
 
 /** Any text that may be an address: what a log-in or a search takes. */
 export const anyText: Schema<string> = {
-  json: { type: 'string', maxLength: 16_384, pattern: '^[^]*$' },
+  json: { type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' },
   check(value, field, report) {
     if (typeof value !== 'string') report(field, 'must be text')
     return value as string
@@ -24,7 +24,7 @@ export const anyText: Schema<string> = {
 /** An address as it is kept: trimmed, NFC. */
 export const email: Schema<string> = refined(
   anyText,
-  { format: 'email', minLength: 3, maxLength: 254, pattern: undefined, examples: ['ada@example.org'] },
+  { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' },
   (value, field, report) => {
     const address = value.trim().normalize('NFC')
     const wrong = (message: string) => report(field, message, 'invalid_email')
@@ -39,7 +39,7 @@ export const email: Schema<string> = refined(
 /** A new password, in the form that is hashed: NFKC. */
 export const newPassword = (minLength: number): Schema<string> => refined(
   anyText,
-  { minLength, maxLength: 128, format: 'password', examples: ['correct horse battery staple'] },
+  { minLength, maxLength: 128, format: 'password' },
   (value, field, report) => {
     const password = normalPassword(value)
     const length = [...password].length

@@ -1,0 +1,495 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import { password, startTestApp, undo } from './helpers.ts'
+import { exchange, open } from './raw.ts'
+import type { RawAnswer, Sending } from './raw.ts'
+
+const app = await startTestApp()
+const admin = await app.admin()
+const user = await app.user()
+const h = 'Host: x\r\n'
+const close = 'Connection: close\r\n'
+const json = 'Content-Type: application/json\r\n'
+const good = `GET /v1/livez HTTP/1.1\r\n${h}\r\n`
+const post = `POST /v1/users/sessions HTTP/1.1\r\n${h}${json}`
+const auth = `X-Api-Key: ${user.key}\r\n`
+const chunked = 'Transfer-Encoding: chunked\r\n'
+
+const raw = (bytes: string | Buffer, options?: Sending) => exchange(app.url, bytes, options)
+const brief = ({ status, body }: RawAnswer) => [status, body?.code]
+
+/** The one answer to a request that asks for the connection to be closed. */
+async function ask(line: string, headers = '', body: string | Buffer = ''): Promise<RawAnswer> {
+  const head = Buffer.from(`${line} HTTP/1.1\r\n${h}${close}${headers}\r\n`, 'latin1')
+  const { answers } = await raw(Buffer.concat([head, Buffer.from(body)]), { head: line.startsWith('HEAD ') })
+  assert.equal(answers.length, 1)
+  return answers[0]!
+}
+
+const sendJson = (line: string, body: string | Buffer, headers = json) =>
+  ask(line, `${headers}Content-Length: ${Buffer.byteLength(body)}\r\n`, body)
+
+// It takes seconds, while the others run.
+const slowHeaders = raw('', { limitMs: 9000, send: (socket) => {
+  socket.write('GET /v1/livez HTTP/1.1\r\n')
+  const dribble = setInterval(() => socket.write('X-A: b\r\n'), 400)
+  socket.on('close', () => clearInterval(dribble))
+} })
+
+for (const [name, bytes] of [
+  ['no Host', 'GET /v1/livez HTTP/1.1\r\n\r\n'],
+  ['an empty Host', 'GET /v1/livez HTTP/1.1\r\nHost: \r\n\r\n'],
+  ['two different Hosts', 'GET /v1/livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n'],
+  ['one Host twice', 'GET /v1/livez HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n'],
+  ['a Host with user information', 'GET /v1/livez HTTP/1.1\r\nHost: me@x\r\n\r\n'],
+  ['a Host with a path', 'GET /v1/livez HTTP/1.1\r\nHost: x/y\r\n\r\n'],
+  ['a list of Hosts', 'GET /v1/livez HTTP/1.1\r\nHost: x, y\r\n\r\n'],
+  ['a Host with a space', 'GET /v1/livez HTTP/1.1\r\nHost: x y\r\n\r\n'],
+  ['a Host whose port is none', 'GET /v1/livez HTTP/1.1\r\nHost: x:http\r\n\r\n'],
+  ['GET *', `GET * HTTP/1.1\r\n${h}\r\n`],
+  ['a target that is neither path nor URL', `GET v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['a target of another scheme', `GET ftp://x/v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['an absolute target without host', `GET http:///v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['a fragment in the target', `GET /v1/livez#a HTTP/1.1\r\n${h}\r\n`],
+  ['bytes beyond ASCII in the target', Buffer.from(`GET /v1/caf\xe9 HTTP/1.1\r\n${h}\r\n`, 'latin1')],
+  ['NUL in the target', `GET /v1/\0livez HTTP/1.1\r\n${h}\r\n`],
+  ['a space in the target', `GET /v1/li vez HTTP/1.1\r\n${h}\r\n`],
+  ['no target', `GET HTTP/1.1\r\n${h}\r\n`],
+
+  ['a tab in the request line', `GET\t/v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['no version', 'GET /v1/livez\r\n\r\n'],
+  ['HTTP/9.9', `GET /v1/livez HTTP/9.9\r\n${h}\r\n`],
+  ['HTTP/2.0 in a request line', `GET /v1/livez HTTP/2.0\r\n${h}\r\n`],
+  ['HTTP/1', `GET /v1/livez HTTP/1\r\n${h}\r\n`],
+  ['http/1.1 in lower case', `GET /v1/livez http/1.1\r\n${h}\r\n`],
+  ['a method in lower case', `get /v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['an unknown method', `FOOBAR /v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['a method of 100,000 letters', `${'A'.repeat(100_000)} /v1/livez HTTP/1.1\r\n${h}\r\n`],
+  ['the HTTP/2 preface', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
+  ['a TLS handshake', Buffer.from('16030100a5010000a10303', 'hex')],
+  ['nothing but bytes', Buffer.from(Array.from({ length: 256 }, (_, i) => 255 - i))],
+  ['a bare LF after the request line', `GET /v1/livez HTTP/1.1\n${h}\r\n`],
+  ['a bare LF after a header', 'GET /v1/livez HTTP/1.1\r\nHost: x\nA: b\r\n\r\n'],
+  ['a bare CR', 'GET /v1/livez HTTP/1.1\rHost: x\r\n\r\n'],
+  ['a folded header', `GET /v1/livez HTTP/1.1\r\n${h}A: b\r\n c\r\n\r\n`],
+  ['a space before a colon', `GET /v1/livez HTTP/1.1\r\n${h}A : b\r\n\r\n`],
+  ['a header without a name', `GET /v1/livez HTTP/1.1\r\n${h}: b\r\n\r\n`],
+  ['a header without a colon', `GET /v1/livez HTTP/1.1\r\n${h}A\r\n\r\n`],
+  ['white space before the headers', `GET /v1/livez HTTP/1.1\r\n \r\n${h}\r\n`],
+  ['a bracket in the name of a header', `GET /v1/livez HTTP/1.1\r\n${h}A[b: c\r\n\r\n`],
+  ['letters beyond ASCII in the name of a header', `GET /v1/livez HTTP/1.1\r\n${h}Ä: b\r\n\r\n`],
+  ['NUL in a header', `GET /v1/livez HTTP/1.1\r\n${h}A: b\0c\r\n\r\n`],
+  ['a control character in a header', `GET /v1/livez HTTP/1.1\r\n${h}A: b\x07c\r\n\r\n`],
+  ['a Content-Length that is no number', `${post}Content-Length: abc\r\n\r\n`],
+  ['a Content-Length with a sign', `${post}Content-Length: +2\r\n\r\n{}`],
+  ['a negative Content-Length', `${post}Content-Length: -1\r\n\r\n`],
+  ['a hexadecimal Content-Length', `${post}Content-Length: 0x2\r\n\r\n{}`],
+  ['a list of Content-Lengths', `${post}Content-Length: 2, 2\r\n\r\n{}`],
+  ['an empty Content-Length', `${post}Content-Length: \r\n\r\n`],
+  ['a Content-Length beyond 64 bits', `${post}Content-Length: 99999999999999999999\r\n\r\n`],
+  ['two Content-Lengths', `${post}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} `],
+  ['Content-Length and Transfer-Encoding', `${post}Content-Length: 4\r\n${chunked}\r\n0\r\n\r\n`],
+  ['Transfer-Encoding and Content-Length', `${post}${chunked}Content-Length: 30\r\n\r\n0\r\n\r\n`],
+  ['an empty Transfer-Encoding', `${post}Transfer-Encoding: \r\n\r\n`],
+  ['an empty Transfer-Encoding and Content-Length', `${post}Transfer-Encoding: \r\nContent-Length: 2\r\n\r\n{}`],
+  ['an unknown Transfer-Encoding', `${post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n`],
+  ['a Transfer-Encoding before chunked', `${post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`],
+  ['a Transfer-Encoding after chunked', `${post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n`],
+  ['chunked twice', `${post}Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n`],
+  ['two Transfer-Encodings', `${post}${chunked}${chunked}\r\n0\r\n\r\n`],
+  ['a quoted Transfer-Encoding', `${post}Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n`],
+  ['a vertical tab in Transfer-Encoding', `${post}Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n`],
+  ['Transfer-Encoding in HTTP/1.0', `POST /v1/users/sessions HTTP/1.0\r\n${h}${json}${chunked}\r\n0\r\n\r\n`],
+  ['a chunk whose size is no number', `${post}${chunked}\r\nz\r\n{}\r\n0\r\n\r\n`],
+  ['a chunk with a negative size', `${post}${chunked}\r\n-1\r\n{}\r\n0\r\n\r\n`],
+  ['a chunk whose size starts with 0x', `${post}${chunked}\r\n0x2\r\n{}\r\n0\r\n\r\n`],
+  ['a chunk whose size overflows', `${post}${chunked}\r\nffffffffffffffff1\r\n{}\r\n0\r\n\r\n`],
+  ['a chunk that is longer than its size', `${post}${chunked}\r\n1\r\n{}\r\n0\r\n\r\n`],
+  ['a chunk that ends in a bare LF', `${post}${chunked}\r\n2\r\n{}\n0\r\n\r\n`],
+  ['a chunk size that ends in a bare LF', `${post}${chunked}\r\n2\n{}\r\n0\r\n\r\n`],
+] as const) {
+  test(`${name} is refused and the connection closed`, async () => {
+    const { answers, closed, ms } = await raw(bytes)
+    assert.deepEqual(answers.map(brief), [[400, 'invalid_request']])
+    assert.ok(closed)
+    assert.ok(ms < 2000, `${ms} ms`)
+  })
+}
+
+for (const [name, bytes, status, code] of [
+  ['an absolute target', `GET http://elsewhere:1/v1/livez HTTP/1.1\r\n${h}${close}\r\n`, 200],
+  ['an empty line before the request line', `\r\n\r\nGET /v1/livez HTTP/1.1\r\n${h}${close}\r\n`, 200],
+  ['a Host that is an IPv6 address', `GET /v1/livez HTTP/1.1\r\nHost: [::1]:80\r\n${close}\r\n`, 200],
+  ['HTTP/1.0', `GET /v1/livez HTTP/1.0\r\n${h}\r\n`, 200],
+  ['HTTP/1.0 without Host', 'GET /v1/livez HTTP/1.0\r\n\r\n', 200],
+  ['OPTIONS *', `OPTIONS * HTTP/1.1\r\n${h}${close}\r\n`, 204],
+  ['a target of 7,900 octets', `GET /v1/${'a'.repeat(7896)} HTTP/1.1\r\n${h}${close}\r\n`, 404, 'not_found'],
+  ['TRACE', `TRACE /v1/livez HTTP/1.1\r\n${h}${close}${auth}\r\n`, 405, 'method_not_allowed'],
+  ['an Upgrade that nobody offers', `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n`, 200],
+  ['an Upgrade to HTTP/2', `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n`, 200],
+  ['Expect: 100-continue', `${post}${close}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`, 400, 'invalid_body'],
+  ['Expect: 100-continue in HTTP/1.0', `POST /v1/users/sessions HTTP/1.0\r\n${json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`, 400, 'invalid_body'],
+  ['another Expect', `GET /v1/livez HTTP/1.1\r\n${h}${close}Expect: 200-ok\r\n\r\n`, 417, 'expectation_failed'],
+  ['a chunk extension', `${post}${close}${chunked}\r\n2;a=b\r\n{}\r\n0\r\n\r\n`, 400, 'invalid_body'],
+  ['a trailer', `${post}${close}${chunked}\r\n2\r\n{}\r\n0\r\nX-Api-Key: ${admin.key}\r\n\r\n`, 400, 'invalid_body'],
+  ['another method in a header', `GET /v1/livez HTTP/1.1\r\n${h}${close}X-HTTP-Method-Override: DELETE\r\n\r\n`, 200],
+  ['a range', `GET /v1/openapi.json HTTP/1.1\r\n${h}${close}Range: bytes=0-1\r\n\r\n`, 200],
+] as const) {
+  test(`${name} gets ${status}`, async () => {
+    const { answers, ms } = await raw(bytes)
+    assert.deepEqual(answers.map(brief), [[status, code]])
+    assert.ok(ms < 2000, `${ms} ms`)
+  })
+}
+
+test('only a 1.1 client that waits for it is told to go on, and only if its body will be read', async () => {
+  const interim = async (request: string) => {
+    let seen = ''
+    await raw('', { send(socket) {
+      socket.on('data', (chunk) => { seen += String(chunk) })
+      socket.write(request)
+    } })
+    return seen.startsWith('HTTP/1.1 100 Continue\r\n\r\n')
+  }
+  const expecting = (version: string, headers: string) =>
+    `POST /v1/users/sessions HTTP/${version}\r\n${h}${close}${headers}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`
+  assert.equal(await interim(expecting('1.1', json)), true)
+  assert.equal(await interim(expecting('1.0', json)), false)
+  assert.equal(await interim(expecting('1.1', 'Content-Type: text/plain\r\n')), false)
+})
+
+for (const [path, status, code] of [
+  ['/v1/livez/', 404, 'not_found'],
+  ['//v1/livez', 404, 'not_found'],
+  ['/v1//livez', 404, 'not_found'],
+  ['/V1/livez', 404, 'not_found'],
+  ['/v1/Livez', 404, 'not_found'],
+  ['/v1/%6civez', 404, 'not_found'],
+  ['/v1/x/../livez', 404, 'not_found'],
+  ['/v1/x/%2e%2e/livez', 404, 'not_found'],
+  ['/v1/livez%00', 404, 'not_found'],
+  ['/v1/livez;a=b', 404, 'not_found'],
+  ['/v1\\livez', 404, 'not_found'],
+  ['/v1', 404, 'not_found'],
+  ['/v1/', 404, 'not_found'],
+  ['/', 404, 'not_found'],
+  ['/v1/livez?%zz=%zz&a[]=1', 200, undefined],
+  ['/v1/users/', 404, 'not_found'],
+  ['/v1/users/%zz', 400, 'invalid_id'],
+  ['/v1/users/%2e%2e', 400, 'invalid_id'],
+  ['/v1/users/..', 400, 'invalid_id'],
+  ['/v1/users/%00', 400, 'invalid_id'],
+  [`/v1/users/${user.id}%20`, 400, 'invalid_id'],
+  [`/v1/users/{${user.id}}`, 400, 'invalid_id'],
+  [`/v1/users/${user.id.toUpperCase()}`, 200, undefined],
+  [`/v1/users/${user.id}/keys/x`, 405, 'method_not_allowed'],
+  [`/v1/users/${user.id}/keys/x/y/z`, 404, 'not_found'],
+  ['/v1/users?limit=%zz', 400, 'invalid_query'],
+  ['/v1/users?limit=1&limit=2', 400, 'invalid_query'],
+  ['/v1/users?limit[]=1', 400, 'invalid_query'],
+  ['/v1/users?limit=1e2', 400, 'invalid_query'],
+  ['/v1/users?limit=-1', 400, 'invalid_query'],
+  ['/v1/users?limit=9999999999999999999999', 400, 'invalid_query'],
+  ['/v1/users?__proto__=1', 400, 'invalid_query'],
+  ['/v1/users?constructor=1&toString=2', 400, 'invalid_query'],
+  ['/v1/users?after=%00', 400, 'invalid_query'],
+  ["/v1/users?after=1'--", 400, 'invalid_query'],
+  ['/v1/users?email=%00', 200, undefined],
+  ['/v1/users?email=%ed%a0%80', 200, undefined],
+  ["/v1/users?email='%20or%201=1--", 200, undefined],
+  [`/v1/users?email=${'%ef%b7%ba'.repeat(1000)}`, 200, undefined],
+  ['/v1/users/auth/../../admin', 200, undefined],
+  ['/v1/users/auth//%zz/%00', 200, undefined],
+  ['/v1/users/auth?require-role=%00&%zz', 403, 'forbidden'],
+] as const) {
+  test(`the path ${path.slice(0, 60)} gets ${status}`, async () => {
+    assert.deepEqual(brief(await ask(`GET ${path}`, `X-Api-Key: ${admin.key}\r\n`)), [status, code])
+  })
+}
+
+for (const [name, bytes] of [
+  ['a target of 20,000 octets', `GET /${'a'.repeat(20_000)} HTTP/1.1\r\n${h}\r\n`],
+  ['a header of 20,000 octets', `GET /v1/livez HTTP/1.1\r\n${h}A: ${'a'.repeat(20_000)}\r\n\r\n`],
+  ['the name of a header of 20,000 octets', `GET /v1/livez HTTP/1.1\r\n${h}${'a'.repeat(20_000)}: a\r\n\r\n`],
+  ['ten thousand headers', `GET /v1/livez HTTP/1.1\r\n${h}${Array.from({ length: 10_000 }, (_, i) => `A${i}: b\r\n`).join('')}\r\n`],
+] as const) {
+  test(`${name} gets 431 and the connection closed`, async () => {
+    const { answers, closed } = await raw(bytes)
+    assert.deepEqual(answers.map(brief), [[431, 'headers_too_large']])
+    assert.ok(closed)
+  })
+}
+
+test('CONNECT is cut', async () => {
+  assert.deepEqual((await raw('CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n')).answers, [])
+})
+
+test('pipelined requests are answered in order, slow ones among them', async () => {
+  const login = JSON.stringify({ email: user.email, password })
+  const requests = Array.from({ length: 40 }, (_, i) => (i % 20 === 10
+    ? `${post}X-Request-Id: n${i}\r\nContent-Length: ${login.length}\r\n\r\n${login}`
+    : i % 3 === 0 ? `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}X-Request-Id: n${i}\r\n\r\n`
+      : `GET /v1/livez HTTP/1.1\r\n${h}X-Request-Id: n${i}\r\n\r\n`))
+  const { answers } = await raw(requests.join(''), { count: 40 })
+  assert.deepEqual(
+    answers.map(({ status, headers }) => [status, headers['x-request-id']]),
+    requests.map((_, i) => [i % 20 === 10 ? 201 : 200, `n${i}`]))
+})
+
+test('a body is never taken for a request', async () => {
+  const inner = `DELETE /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`
+  const outer = `GET /v1/livez HTTP/1.1\r\n${h}Content-Length: ${inner.length}\r\n\r\n${inner}`
+  const { answers } = await raw(outer + good.replace('\r\n', `\r\n${close}`))
+  assert.deepEqual(answers.map(brief), [[200, undefined], [200, undefined]])
+})
+
+for (const [name, first, expected] of [
+  ['a quick one', good, [200, undefined]],
+  ['one that asks the database', `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`, [200, undefined]],
+  ['one that hashes a password', `${post}Content-Length: 34\r\n\r\n{"email":"a@b.c","password":"wr0"}`, [401, 'invalid_credentials']],
+] as const) {
+  test(`a valid request before a malformed one gets its answer: ${name}`, async () => {
+    for (const broken of ['BROKEN\r\n\r\n', `${post}${chunked}\r\nz\r\n\r\n`]) {
+      const { answers, closed } = await raw(first + broken)
+      assert.deepEqual(answers.map(brief), [expected, [400, 'invalid_request']])
+      assert.ok(closed)
+    }
+  })
+}
+
+test('what follows a malformed request is not looked at, however much it is', async () => {
+  const slow = `${post}Content-Length: 34\r\n\r\n{"email":"a@b.c","password":"wr0"}`
+  let sent = 0
+  const { answers } = await raw('', { send(socket) {
+    socket.write(`${slow}BROKEN\r\n`)
+    const more = setInterval(() => socket.write(sent++ % 2 === 0 ? good : 'BROKEN\r\n'), 5)
+    socket.on('close', () => clearInterval(more))
+  } })
+  assert.deepEqual(answers.map(brief), [[401, 'invalid_credentials'], [400, 'invalid_request']])
+  assert.ok(sent > 12, `${sent}`)
+})
+
+test('a body that goes wrong after its answer gets no second one', async () => {
+  const { answers, closed } = await raw('', { send(socket) {
+    socket.write(`POST /v1/nowhere HTTP/1.1\r\n${h}${chunked}\r\n`)
+    socket.once('data', () => socket.write('z\r\n'))
+  } })
+  assert.deepEqual(answers.map(brief), [[404, 'not_found']])
+  assert.ok(closed)
+})
+
+test('a client that says it will send no more still gets its answers', async () => {
+  const read = `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`
+  const { answers, closed } = await raw('', { send: (socket) => socket.end(good + read + read) })
+  assert.deepEqual(answers.map(({ status }) => status), [200, 200, 200])
+  assert.ok(closed)
+})
+
+const padded = (length: number) => `{"email":"${'a'.repeat(length - 12)}"}`
+
+test('a body of 16 KiB is read, one octet more is refused, chunked or not', async () => {
+  const limit = 16 * 1024
+  const chunks = (length: number) => `1000\r\n${padded(length).slice(0, 4096)}\r\n` +
+    `${(length - 4096).toString(16)}\r\n${padded(length).slice(4096)}\r\n0\r\n\r\n`
+  const line = 'POST /v1/users/sessions'
+  assert.deepEqual(brief(await sendJson(line, padded(limit))), [400, 'invalid_body'])
+  assert.deepEqual(brief(await sendJson(line, padded(limit + 1))), [413, 'body_too_large'])
+  assert.deepEqual(brief(await ask(line, json + chunked, chunks(limit))), [400, 'invalid_body'])
+  assert.deepEqual(brief(await ask(line, json + chunked, chunks(limit + 1))), [413, 'body_too_large'])
+})
+
+test('an upload of 10 MB is told why it is refused, and the connection goes on', async () => {
+  const body = Buffer.alloc(10_000_000, 'a')
+  const sized = `${post}Content-Length: ${body.length}\r\n\r\n`
+  const inChunks = `${post}${chunked}\r\n${body.length.toString(16)}\r\n`
+  const last = good.replace('\r\n', `\r\n${close}`)
+  for (const [before, after] of [[sized, ''], [inChunks, '\r\n0\r\n\r\n']] as const) {
+    const { answers } = await raw(Buffer.concat([Buffer.from(before), body, Buffer.from(after + last)]))
+    assert.deepEqual(answers.map(brief), [[413, 'body_too_large'], [200, undefined]])
+  }
+})
+
+test('an upload without end is cut', async () => {
+  const chunk = Buffer.concat([Buffer.from('10000\r\n'), Buffer.alloc(65_536, 'a'), Buffer.from('\r\n')])
+  let sent = 0
+  const { answers, closed } = await raw('', { send(socket) {
+    socket.write(`${post}${chunked}\r\n`)
+    const more = () => {
+      while (!socket.destroyed && socket.write(chunk)) sent += chunk.length
+      socket.once('drain', more)
+    }
+    more()
+  } })
+  assert.deepEqual(answers.map(brief), [[413, 'body_too_large']])
+  assert.ok(closed)
+  assert.ok(sent < 64_000_000, `${sent}`)
+})
+
+const gzipped = Buffer.from('1f8b08000000000000ffab56ca4dcccc51b252720403a55a0056b0ba1d15000000', 'hex')
+for (const [name, body, headers, status, code] of [
+  ['of no type', '{}', '', 415, 'unsupported_media_type'],
+  ['of plain text', '{}', 'Content-Type: text/plain\r\n', 415, 'unsupported_media_type'],
+  ['of a form', 'a=b', 'Content-Type: application/x-www-form-urlencoded\r\n', 415, 'unsupported_media_type'],
+  ['of a type that only begins so', '{}', 'Content-Type: application/jsonp\r\n', 415, 'unsupported_media_type'],
+  ['that is compressed', gzipped, `${json}Content-Encoding: gzip\r\n`, 415, 'unsupported_media_type'],
+  ['with a charset', '{}', 'Content-Type: application/json; charset=utf-8\r\n', 400, 'invalid_body'],
+  ['with 15,000 spaces in its type', '{}', `Content-Type: application/json${' '.repeat(15_000)}x\r\n`, 415, 'unsupported_media_type'],
+  ['in UTF-16', Buffer.from('{"email":"a@b"}', 'utf16le'), json, 400, 'invalid_body'],
+  ['with an overlong encoding', Buffer.from('7b22656d61696c223a22c0af227d', 'hex'), json, 400, 'invalid_body'],
+  ['with a surrogate in UTF-8', Buffer.from('7b22656d61696c223a22eda080227d', 'hex'), json, 400, 'invalid_body'],
+  ['with NUL outside a string', '{}\0', json, 400, 'invalid_body'],
+  ['with two values', '{}{}', json, 400, 'invalid_body'],
+  ['with a comment', '{}//', json, 400, 'invalid_body'],
+  ['of 8,000 nested lists', '['.repeat(8000) + ']'.repeat(8000), json, 400, 'invalid_body'],
+  ['of 2,500 nested objects', '{"a":'.repeat(2500) + '1' + '}'.repeat(2500), json, 400, 'invalid_body'],
+  ['of 16,000 open lists', '['.repeat(16_000), json, 400, 'invalid_body'],
+  ['of 1,500 unknown members', `{${Array.from({ length: 1500 }, (_, i) => `"a${i}":1`).join()}}`, json, 400, 'invalid_body'],
+  ['with a huge number', '{"email":1e999,"password":-0}', json, 400, 'invalid_body'],
+  ['with a number for a body', '1'.repeat(16_000), json, 400, 'invalid_body'],
+  ['with null', 'null', json, 400, 'invalid_body'],
+] as const) {
+  test(`a body ${name} gets ${status}`, async () => {
+    const start = performance.now()
+    assert.deepEqual(brief(await sendJson('POST /v1/users/sessions', body, headers)), [status, code])
+    assert.ok(performance.now() - start < 1000)
+  })
+}
+
+test('members of every object are unknown like any other, and change nothing', async () => {
+  const body = '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},"toString":1,"hasOwnProperty":1}'
+  const answer = await sendJson('POST /v1/users', body)
+  assert.deepEqual(answer.body.errors.map(({ field }: any) => field),
+    ['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'email', 'password'])
+  assert.equal(({} as any).role, undefined)
+  const nested = await sendJson(`PATCH /v1/users/${user.id}`, '{"email":{"__proto__":null}}', json + auth)
+  assert.deepEqual(brief(nested), [400, 'invalid_body'])
+})
+
+const nasty = ['\0', 'a\0@b', '\ud800', 'a\udfff@b', '\u202e@\ufeff', '\ufdfa'.repeat(4000), 'a'.repeat(16_000), '@'.repeat(8000),
+  "' or 1=1; drop table users; --", '%s%n%x', '${jndi:ldap://x}', 'a\r\nX-Evil: 1', '<script>', '../../etc/passwd', '{{7*7}}']
+test('no text in any field is more than text', async () => {
+  // Waits for its turn, so that no attempt is hashed.
+  const waiting = await app.user()
+  await app.db.query(`insert into login_failures (account, client, failures, wait_until)
+    values (sha256(convert_to($1, 'UTF8')), '127.0.0.1', 9, now() + interval '1 hour')`, [waiting.email])
+  const fields: [string, string, (text: string) => object][] = [
+    ['POST', '/users', (text) => ({ email: text, password })],
+    ['POST', '/users', (text) => ({ email: 'a', password: text })],
+    ['POST', '/users', (text) => ({ email: 'a@b', password, [text]: 1 })],
+    ['POST', '/users/sessions', (text) => ({ email: waiting.email, password: text })],
+    ['POST', '/users/sessions', (text) => ({ email: text })],
+    ['PATCH', `/users/${user.id}`, (text) => ({ email: text, currentPassword: text, role: text })],
+    ['PATCH', `/users/${user.id}`, (text) => ({ permissions: [text] })],
+    ['PATCH', `/users/${user.id}`, (text) => ({ enabled: text })],
+    ['POST', `/users/${user.id}/keys`, (text) => ({ name: text })],
+    ['POST', `/users/${user.id}/keys`, (text) => ({ name: 'a', validUntil: text })],
+    ['POST', `/users/${user.id}/keys/${user.keyId}/rotate`, (text) => ({ overlapSeconds: text })],
+  ]
+  for (const text of nasty) {
+    await Promise.all(fields.map(async ([method, path, body]) => {
+      const { status, headers } = await app.request(method, path, { key: admin.key, body: body(text) })
+      assert.ok(status < 500, `${method} ${path} ${JSON.stringify(text).slice(0, 40)}: ${status}`)
+      assert.equal(headers.get('x-evil'), null)
+    }))
+    const found = await app.request('GET', `/users?email=${encodeURIComponent(text.toWellFormed())}`.slice(0, 8000), { key: admin.key })
+    assert.ok(found.status < 500)
+  }
+  for (const email of ['a\0@b', '\ud800@b', 'a\r\nX-Evil: 1']) {
+    const login = await app.request('POST', '/users/sessions', { body: { email, password } })
+    assert.deepEqual([login.status, login.body.code], [401, 'invalid_credentials'])
+  }
+  const read = await app.request('GET', `/users/${user.id}`, { key: user.key })
+  assert.equal(read.details.role, 'user')
+})
+
+test('headers that look like a key, a date or a list cost no time', async () => {
+  for (const header of [
+    `Authorization: Bearer ${' '.repeat(15_000)}`, `Authorization: Bearer a${' '.repeat(15_000)}b`,
+    `Authorization: ${'Bearer '.repeat(2000)}`, `X-Api-Key: ${'usk_'.repeat(3000)}`, `X-Api-Key: usk_${'0'.repeat(49)}`,
+    `If-None-Match: ${','.repeat(15_000)}`, `If-None-Match: ${'W/'.repeat(7000)}`, `X-Forwarded-For: ${'1.1.1.1,'.repeat(1800)}`,
+    `X-Request-Id: ${'a'.repeat(15_000)}`, `Origin: ${'a'.repeat(15_000)}`, `Cookie: ${'a=b;'.repeat(3000)}`,
+  ]) {
+    const start = performance.now()
+    const { status } = await ask(`GET /v1/users/${user.id}`, `${header}\r\n`)
+    assert.equal(status, 401)
+    assert.ok(performance.now() - start < 1000, header.slice(0, 30))
+  }
+})
+
+test('an id that a caller gives is kept, or replaced by a new one', async () => {
+  const given = async (id: string) => (await ask('GET /v1/livez', `X-Request-Id: ${id}\r\n`)).headers['x-request-id']
+  assert.equal(await given('a.B-9_'), 'a.B-9_')
+  for (const id of ['', 'a b', 'a"b', 'a%0d%0ab', '<b>', 'é', 'a'.repeat(65), 'a,b']) {
+    assert.match((await given(id))!, /^[0-9a-f]{8}-[0-9a-f-]{27}$/, id)
+  }
+})
+
+test('neither Host nor Origin comes back in an answer', async () => {
+  const list = await exchange(app.url,
+    `GET /v1/users?limit=1 HTTP/1.1\r\nHost: evil.example\r\n${close}X-Api-Key: ${admin.key}\r\nOrigin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n\r\n`)
+  assert.equal(list.answers[0]!.status, 200)
+  assert.ok(list.answers[0]!.headers['link'])
+  assert.doesNotMatch(JSON.stringify(list.answers), /evil/)
+})
+
+test('clients that hang up in the middle leave nothing behind', async () => {
+  const login = JSON.stringify({ email: 'gone@example.org', password })
+  const before = app.log.length
+  for (const start of [
+    'GET /v1/li', `${post}Content-Length: 100\r\n\r\n{"em`, `${post}${chunked}\r\n5\r\nab`,
+    `${post}Content-Length: ${login.length}\r\n\r\n${login}`, `GET /v1/openapi.json HTTP/1.1\r\n${h}\r\n`.repeat(50),
+    `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`.repeat(20),
+  ]) {
+    const socket = open(app.url)
+    await once(socket, 'connect')
+    await new Promise((resolve) => socket.write(start, resolve))
+    socket.resetAndDestroy()
+    const other = open(app.url)
+    other.write(start)
+    other.destroySoon()
+    await once(other, 'close')
+  }
+  await raw(good, { count: 1 })
+  assert.equal((await app.request('POST', '/users/sessions', { body: { email: user.email, password } })).status, 201)
+  for (const line of app.log.slice(before)) assert.notEqual(JSON.parse(line).level, 'error', line)
+})
+
+test('a client that hangs up with answers queued behind a slow one does not hold up a stop', async () => {
+  const other = await startTestApp({ SHUTDOWN_SECONDS: '30' }, app.database)
+  const socket = open(other.url)
+  socket.write(`${post}Content-Length: 34\r\n\r\n{"email":"a@b.d","password":"wr0"}` + good.repeat(50))
+  while (other.log.filter((line) => line.includes('/livez')).length < 50) await sleep(10)
+  socket.resetAndDestroy()
+  const start = performance.now()
+  await other.stop()
+  assert.ok(performance.now() - start < 3000)
+})
+
+test('two thousand idle connections leave room for requests', async () => {
+  const sockets = Array.from({ length: 2000 }, () => open(app.url))
+  undo.push(() => sockets.forEach((socket) => socket.destroy()))
+  await Promise.all(sockets.map((socket) => once(socket, 'connect')))
+  const start = performance.now()
+  assert.equal((await app.request('GET', `/users/${user.id}`, { key: user.key })).status, 200)
+  assert.ok(performance.now() - start < 1000)
+  for (const socket of sockets) socket.destroy()
+})
+
+test('headers that come too slowly are cut within seven seconds', async () => {
+  const { answers, closed, ms } = await slowHeaders
+  assert.deepEqual(answers.map(brief), [[408, 'request_timeout']])
+  assert.ok(closed)
+  assert.ok(ms > 4000 && ms < 8000, `${ms} ms`)
+})
+
+test('every line of the log is one record, and none holds what was sent', () => {
+  for (const line of app.log) {
+    const { time, level, message } = JSON.parse(line)
+    assert.ok(time && level && message, line)
+    assert.notEqual(level, 'error', line)
+    assert.ok(![password, 'usk_', 'evil', 'jndi', 'drop table'].some((text) => line.includes(text)), line)
+  }
+})

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+import { connectTo, startTestApp, undo } from './helpers.ts'
+
+const bin = fileURLToPath(new URL('../bin/', import.meta.url))
+const directory = mkdtempSync(join(tmpdir(), 'user-service-commands-'))
+undo.push(() => rmSync(directory, { recursive: true }))
+const { hosts: [host = ''], port } = connectTo('', '')
+const server = { DATABASE_HOST: host, DATABASE_PORT: String(port) }
+
+interface Ended { status: number; stdout: string; stderr: string }
+
+/** Runs a command as cron does: another directory, and nothing in the environment. */
+function run(file: string, args: string[], env: Record<string, string> = {}): Promise<Ended> {
+  return new Promise((resolve) => {
+    const options = { cwd: directory, env: { HOME: '/', PATH: '/usr/bin:/bin', ...env } }
+    execFile(process.execPath, [file.startsWith('/') ? file : bin + file, ...args], options, (error, stdout, stderr) =>
+      resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }))
+  })
+}
+
+for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monitor', 'audit']) {
+  test(`${name} --help says how it is used`, async () => {
+    const { status, stdout, stderr } = await run(`${name}.js`, ['--help'])
+    assert.deepEqual([status, stderr], [0, ''])
+    assert.match(stdout, new RegExp(`^Usage: node bin/${name}\\.js`))
+    assert.match(stdout, /Exit status/i)
+  })
+}
+
+for (const words of [
+  ['migrate', 'sideways'], ['migrate', 'down'], ['migrate', 'down', 'x', '--yes'], ['migrate', 'up', '--force'],
+  ['database', 'drop'], ['database', 'create'], ['admin', 'create'], ['admin', 'key', 'a@b', 'c@d'], ['admin'],
+]) {
+  test(`${words.join(' ')} is misuse`, async () => {
+    const { status, stdout, stderr } = await run(`${words[0]}.js`, words.slice(1), server)
+    assert.deepEqual([status, stdout], [2, ''])
+    assert.match(stderr, new RegExp(`^${words[0]}: `))
+  })
+}
+
+test('from an empty server to an admin’s key, through a symbolic link, twice', async () => {
+  const name = `test_commands_${process.pid}`
+  const env = { ...server, DATABASE_NAME: name }
+  const passwords = { ADMIN_PASSWORD: 'pw-a', MANAGER_PASSWORD: 'pw-m', USER_PASSWORD: 'pw-u' }
+  const link = join(directory, 'linked.js')
+  symlinkSync(`${bin}migrate.js`, link)
+  const drop = () => run('database.js', ['drop', '--yes'], env)
+  try {
+    for (let i = 0; i < 2; i++) assert.equal((await run('database.js', ['create'], { ...env, ...passwords })).status, 0)
+    const before = await run('admin.js', ['create', 'root@example.org'], env)
+    assert.deepEqual([before.status, before.stdout], [1, ''])
+    assert.match(before.stderr, /Run: node bin\/migrate\.js up/)
+
+    assert.equal((await run(link, ['status'], env)).stdout, '0001_users pending\n0002_audit pending\n')
+    assert.equal((await run(link, ['up'], env)).stdout, '0001_users applied\n0002_audit applied\n')
+    assert.equal((await run(link, ['up'], env)).stdout, 'Nothing to do\n')
+
+    const made = await run('admin.js', ['create', 'root@example.org'], env)
+    assert.deepEqual([made.status, made.stderr], [0, ''])
+    const again = await run('admin.js', ['create', 'ROOT@example.org'], env)
+    assert.deepEqual([again.status, again.stdout, again.stderr], [1, '', 'admin: Email already in use\n'])
+    const further = await run('admin.js', ['key', 'root@example.org'], env)
+    const nobody = await run('admin.js', ['key', 'nobody@example.org'], env)
+    assert.deepEqual([nobody.status, nobody.stderr], [1, 'admin: There is no admin of that address\n'])
+
+    const app = await startTestApp(env, { env, name, db: null as never })
+    for (const { stdout } of [made, further]) {
+      assert.equal((await app.request('GET', '/users', { key: stdout.trim() })).status, 200)
+    }
+    await app.stop()
+    assert.equal((await run('migrate.js', ['down', '--yes'], env)).stdout, '0002_audit taken back\n')
+  } finally {
+    assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
+    assert.equal((await drop()).status, 0)
+  }
+})
+
+test('a server that is not there is one clear sentence', async () => {
+  const { status, stdout, stderr } = await run('migrate.js', ['up'], { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' })
+  assert.deepEqual([status, stdout], [1, ''])
+  assert.equal(stderr, 'migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1\n')
+})
+
+test('old audit events are removed by the owner’s command', async () => {
+  const app = await startTestApp()
+  await app.db.query(`insert into audit_events (action, at) select 'x', now() - n * interval '1 day' from generate_series(0, 9) n`)
+  const env = app.database.env as Record<string, string>
+  const pruned = await run('audit.js', ['prune', '--days', '5', '--yes'], env)
+  assert.deepEqual([pruned.status, pruned.stderr], [0, ''])
+  const [left] = await app.db.query<{ n: number }>('select count(*)::int as n from audit_events')
+  assert.equal(left!.n, 5)
+})
