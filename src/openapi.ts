@@ -91,11 +91,11 @@ function operation(route: Route, path: string, method: string): Json {
   const failed = [...new Set(codes.map((code) => failures[code].status))]
   const parameters = [
     ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
-      ...parameter('path', name!, name === 'path' ? text(1, 8192, { pattern: /^[^?#]*$/ }).json : uuid), required: true,
+      ...parameter('path', name!, name === 'path' ? text(1, 8192, /^[^?#]*$/).json : uuid), required: true,
     })),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
     ...(route.method !== 'ANY' ? [] : ['require-role', 'require-permission'].map((name) =>
-      parameter('query', name, { type: 'array', maxItems: 32, items: text(1, 64, { pattern: /^[A-Za-z0-9._:/*-]+$/ }).json }))),
+      parameter('query', name, { type: 'array', maxItems: 32, items: text(1, 64, /^[A-Za-z0-9._:/*-]+$/).json }))),
     ...(route.fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
     ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
   ]
@@ -189,10 +189,10 @@ const failureExample = (code: Code, details: string): Json =>
   ({ value: { requestId: sampleId, status: 'ERROR', details, code, ...(faults[code] && { errors: [faults[code]] }) } })
 
 const uuid = { type: 'string', format: 'uuid', maxLength: 36 }
-const anyText = text(0, 1_048_576, { pattern: /^[\s\S]*$/ })
-const requestId = { title: 'RequestId', ...text(1, 64, { pattern: /^[A-Za-z0-9._-]+$/ }).json }
+const anyText = text(0, 1_048_576, /^[\s\S]*$/)
+const requestId = { title: 'RequestId', ...text(1, 64, /^[A-Za-z0-9._-]+$/).json }
 const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).json }
-const ascii = text(0, 8192, { pattern: /^[ -~]*$/ }).json
+const ascii = text(0, 8192, /^[ -~]*$/).json
 
 const header = (description: string, schema: JsonSchema = ascii) => ({ description, schema })
 const headerComponents: Record<string, Json> = {

@@ -18,6 +18,18 @@ export type Of<S> = S extends Schema<infer T> ? T : never
 export type Members<R extends Shape, O extends Shape> =
   { [K in keyof R]: Of<R[K]> } & { [K in keyof O]?: Of<O[K]> }
 
+/** A schema of one rule: what `parse` has no value for is reported with `message`. */
+export function rule<T>(json: JsonSchema, message: string, parse: (value: unknown) => T | undefined): Schema<T> {
+  return {
+    json,
+    check(value, field, report) {
+      const parsed = parse(value)
+      if (parsed === undefined) report(field, message)
+      return parsed as T
+    },
+  }
+}
+
 /** A schema of one more rule: `refine` returns the value to use, or reports. */
 export function refined<T>(
   base: Schema<T>, json: JsonSchema, refine: (value: T, field: string, report: Report) => T,
@@ -36,93 +48,50 @@ export function refined<T>(
 }
 
 /** Well-formed text whose length, in code points, is within the bounds. */
-export function text(min: number, max: number, more: { pattern?: RegExp; says?: string } = {}): Schema<string> {
-  const { pattern, says } = more
-  return {
-    json: { type: 'string', minLength: min, maxLength: max, ...(pattern && { pattern: pattern.source }) },
-    check(value, field, report) {
-      if (typeof value !== 'string' || !value.isWellFormed()) report(field, 'must be text')
-      else if (value.length < min || [...value].length > max) {
-        report(field, min === max ? `must have ${max} characters` : `must have ${min} to ${max} characters`)
-      } else if (pattern && !pattern.test(value)) report(field, says ?? 'has a wrong form')
-      return value as string
-    },
-  }
-}
+export const text = (min: number, max: number, pattern = /^[^]*$/, says = `must have ${min} to ${max} characters`) =>
+  rule({ type: 'string', minLength: min, maxLength: max, pattern: pattern.source }, says, (value) =>
+    typeof value === 'string' && value.isWellFormed() && value.length >= min && [...value].length <= max &&
+      pattern.test(value) ? value : undefined)
 
-const uuidPattern = /^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$/
+const uuidPattern = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i
 
 /** Whether `value` has the form of a UUID. */
 export const isUuid = (value: string) => value.length === 36 && uuidPattern.test(value)
 
 /** A UUID, in lower case. */
-export const uuid: Schema<string> = {
-  json: { type: 'string', format: 'uuid', maxLength: 36 },
-  check(value, field, report) {
-    if (typeof value === 'string' && isUuid(value)) return value.toLowerCase()
-    report(field, 'must be a UUID')
-    return ''
-  },
-}
+export const uuid = rule({ type: 'string', format: 'uuid', maxLength: 36 }, 'must be a UUID', (value) =>
+  typeof value === 'string' && isUuid(value) ? value.toLowerCase() : undefined)
 
-export const boolean: Schema<boolean> = {
-  json: { type: 'boolean' },
-  check(value, field, report) {
-    if (typeof value !== 'boolean') report(field, 'must be true or false')
-    return value as boolean
-  },
-}
+export const boolean = rule({ type: 'boolean' }, 'must be true or false', (value) =>
+  typeof value === 'boolean' ? value : undefined)
 
 /** A whole number within the bounds. */
-export function integer(min: number, max: number, more: JsonSchema = {}): Schema<number> {
-  return {
-    json: { type: 'integer', format: 'int32', minimum: min, maximum: max, ...more },
-    check(value, field, report) {
-      if (Number.isInteger(value) && (value as number) >= min && (value as number) <= max) {
-        return value as number
-      }
-      report(field, `must be a whole number from ${min} to ${max}`)
-      return min
-    },
-  }
-}
+export const integer = (min: number, max: number, more: JsonSchema = {}) =>
+  rule({ type: 'integer', format: 'int32', minimum: min, maximum: max, ...more },
+    `must be a whole number from ${min} to ${max}`, (value) =>
+      typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max ? value : undefined)
 
 /** A whole number in a query, where all is text: its digits. */
 export function digits(min: number, max: number, more: JsonSchema = {}): Schema<number> {
-  const number = integer(min, max, more)
-  return {
-    json: number.json,
-    check: (value, field, report) =>
-      number.check(typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN, field, report),
-  }
+  const { json, check } = integer(min, max, more)
+  const read = (value: unknown) => (typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN)
+  return { json, check: (value, field, report) => check(read(value), field, report) }
 }
 
-export function oneOf<const T extends string>(...choices: T[]): Schema<T> {
-  return {
-    json: { type: 'string', enum: choices },
-    check(value, field, report) {
-      if (!choices.includes(value as T)) report(field, `must be ${choices.join(' or ')}`)
-      return value as T
-    },
-  }
-}
+export const oneOf = <const T extends string>(...choices: T[]) =>
+  rule({ type: 'string', enum: choices }, `must be ${choices.join(' or ')}`, (value) =>
+    choices.find((choice) => choice === value))
 
-const instantPattern = /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)$/
+const instantPattern = /^(\d{4})-(\d\d)-(\d\d)t\d\d:\d\d:\d\d(\.\d{1,9})?(z|[+-]\d\d:\d\d)$/i
 
 /** An instant by RFC 3339. */
-export const instant: Schema<Date> = {
-  json: { type: 'string', format: 'date-time', maxLength: 35 },
-  check(value, field, report) {
-    const match = typeof value === 'string' ? instantPattern.exec(value) : null
-    const [, year, month, day] = (match ?? []).map(Number)
-    const date = new Date(match ? value as string : NaN)
-    const lastDay = new Date(Date.UTC(year ?? 0, month ?? 0, 0)).getUTCDate()
-    if (Number.isNaN(date.getTime()) || year === 0 || (day ?? 0) > lastDay) {
-      report(field, 'must be an instant such as 2030-01-31T12:00:00Z')
-    }
-    return date
-  },
-}
+export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35 },
+  'must be an instant such as 2030-01-31T12:00:00Z', (value) => {
+    const [given, year = 0, month = 0, day = 0] = instantPattern.exec(typeof value === 'string' ? value : '') ?? []
+    const date = new Date(given?.toUpperCase() ?? NaN)
+    const lastDay = new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()
+    return Number.isNaN(date.getTime()) || Number(year) === 0 || Number(day) > lastDay ? undefined : date
+  })
 
 export function nullable<T>(inner: Schema<T>): Schema<T | null> {
   return {

@@ -9,7 +9,8 @@ import type { Caller, Origin, Route } from '../http/route.ts'
 import { boolean, digits, instant, integer, nullable, object, oneOf, refined, text, uuid } from '../schema.ts'
 import { deleteKey, insertKey, listKeys, rotateKey, updateKey } from './queries.ts'
 
-const name = text(1, 100, { pattern: /^[^\u0000-\u001f\u007f-\u009f]*$/, says: 'must not have control characters' })
+const name = text(1, 100, /^[^\u0000-\u001f\u007f-\u009f]*$/,
+  'must have 1 to 100 characters, none of them a control character')
 const future = refined(instant, {}, (value, field, report) => {
   if (value.getTime() <= Date.now()) report(field, 'must be in the future')
   return value
@@ -22,7 +23,7 @@ const members = {
 const key = { title: 'Key', ...object(members).json }
 
 /** The key itself: what only the answer that makes it holds. */
-export const keyText = text(53, 53, { pattern: /^usk_[0-9A-Za-z]{49}$/ })
+export const keyText = text(53, 53, /^usk_[0-9A-Za-z]{49}$/)
 const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
 
 interface Changed {

@@ -62,7 +62,5 @@ export function refuseEmailAsPassword(password: string, email: string): void {
 }
 
 /** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
-export const permission = text(1, 64, {
-  pattern: /^[A-Za-z0-9._:/*-]+$/,
-  says: 'must have letters, digits and . _ : / * - only',
-})
+export const permission = text(1, 64, /^[A-Za-z0-9._:/*-]+$/,
+  'must have 1 to 64 letters, digits and . _ : / * -')

@@ -9,6 +9,7 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect } from 'node:tls'
 
 import { startPrivatePostgres } from '../../src/database/embedded.ts'
 import { ask, freePort, root, run, startSshd, succeed } from '../sshd.ts'
@@ -21,7 +22,7 @@ after(async () => {
 const docker = (...args: string[]) => succeed('docker', args)
 const engine = await run('docker', ['version'])
 assert.equal(engine.status, 0, `These tests need a Docker engine: ${engine.stderr}`)
-const names = ['user-service', 'user-service-old', 'user-service-previous', 'user-service-migration', 'user-service-try']
+const names = ['', '-old', '-previous', '-migration', '-try'].map((end) => `user-service${end}`)
 const present = (await docker('ps', '-a', '--format', '{{.Names}}')).split('\n').filter((name) => names.includes(name))
 assert.deepEqual(present, [], 'These tests would replace containers that are there: use another engine')
 undo.push(() => run('docker', ['rm', '-f', ...names]))
@@ -60,7 +61,8 @@ const loggedIn = { DOCKER_CONFIG: join(folder, 'docker') }
 for (let i = 0; i < 50 && await ask(registryPort) === 'ECONNREFUSED'; i++) await sleep(100)
 await succeed('sh', ['-c', `echo ci-token | docker login -u ci --password-stdin 127.0.0.1:${registryPort}`], loggedIn)
 
-const sshd = await startSshd(folder, process.env['DOCKER_HOST'] ? [`SetEnv DOCKER_HOST=${process.env['DOCKER_HOST']}`] : [])
+const host = process.env['DOCKER_HOST']
+const sshd = await startSshd(folder, host ? [`SetEnv DOCKER_HOST=${host}`] : [])
 undo.push(() => sshd.stop())
 
 // The instance's settings.
@@ -117,7 +119,8 @@ const next = String(migrations + 1).padStart(4, '0')
 const afterNext = String(migrations + 2).padStart(4, '0')
 const addMigration = (number: string, up: string) => [
   'USER root',
-  `RUN echo '${up}' > sql/${number}_more.up.sql && echo 'drop table user_service_schema.more${number}' > sql/${number}_more.down.sql`,
+  `RUN echo '${up}' > sql/${number}_more.up.sql`,
+  `RUN echo 'drop table user_service_schema.more${number}' > sql/${number}_more.down.sql`,
   'USER node',
 ]
 const createTable = (number: string) => addMigration(number, `create table user_service_schema.more${number} ()`)
@@ -296,6 +299,45 @@ test('no password is an argument of any process during a deployment', async () =
   assert.deepEqual([...seen].filter((line) => /ci-token|-secret/.test(line)), [])
   assert.equal(existsSync(join(userInfo().homedir, '.docker/config.json')) &&
     (await readFile(join(userInfo().homedir, '.docker/config.json'), 'utf8')).includes(`:${registryPort}`), false)
+})
+
+test('with a certificate the image is healthy over HTTPS, and SIGHUP has it serve a renewed one', async () => {
+  const tls = join(folder, 'tls')
+  const renew = () => succeed('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
+    '-subj', '/CN=users.example.org', '-keyout', join(tls, 'key.pem'), '-out', join(tls, 'cert.pem')])
+    .then(() => chmod(join(tls, 'key.pem'), 0o644))
+  const port = await freePort()
+  async function findSerial() {
+    const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
+    await once(socket, 'secureConnect')
+    const { serialNumber } = socket.getPeerCertificate()
+    socket.destroy()
+    return serialNumber
+  }
+  await mkdir(tls)
+  await renew()
+  await docker('run', '-d', '--name', 'user-service-try', '--read-only', '--cap-drop', 'ALL', '--security-opt',
+    'no-new-privileges', '--add-host', 'host.docker.internal:host-gateway', '--env-file', join(config, 'env'),
+    '--env', 'TLS_CERT_FILE=/tls/cert.pem', '--env', 'TLS_KEY_FILE=/tls/key.pem', '--env', 'SERVER_PORT=443',
+    '--env', 'SERVER_BASE_PATH=/users-api/', '--volume', `${tls}:/tls:ro`, '--publish', `127.0.0.1:${port}:443`,
+    '--health-interval', '1s', image('better'))
+  let health = ''
+  for (let i = 0; i < 20 && health !== 'healthy'; i++) {
+    await sleep(500)
+    health = await inspect('user-service-try', '{{.State.Health.Status}}')
+  }
+  const before = await findSerial()
+  await renew()
+  await docker('kill', '--signal', 'HUP', 'user-service-try')
+  let renewed = before
+  for (let i = 0; i < 20 && renewed === before; i++) {
+    await sleep(100)
+    renewed = await findSerial()
+  }
+  await docker('rm', '-f', 'user-service-try')
+
+  assert.equal(health, 'healthy')
+  assert.notEqual(renewed, before)
 })
 
 test('the service answers SIGTERM within the time limit, with exit status 0', async () => {
