@@ -58,6 +58,9 @@ const uuidPattern = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i
 /** Whether `value` has the form of a UUID. */
 export const isUuid = (value: string) => value.length === 36 && uuidPattern.test(value)
 
+/** Before every other. */
+export const nilUuid = '00000000-0000-0000-0000-000000000000'
+
 /** A UUID, in lower case. */
 export const uuid = rule({ type: 'string', format: 'uuid', maxLength: 36 }, 'must be a UUID', (value) =>
   typeof value === 'string' && isUuid(value) ? value.toLowerCase() : undefined)

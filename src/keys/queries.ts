@@ -1,8 +1,8 @@
-import { one } from '../database/pool.ts'
+import { one, violates } from '../database/pool.ts'
 import type { Db } from '../database/pool.ts'
-import { violates } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
+import { nilUuid } from '../schema.ts'
 import { createKey, digestKey } from '../secrets.ts'
 
 export interface Key {
@@ -49,23 +49,21 @@ export async function insertKey(db: Db, options: KeyOptions): Promise<NewKey> {
   }
 }
 
-/** The keys and sessions of a user, oldest first, those after the key `after`. */
+/** The keys and sessions of a user, oldest first, those after the key `after`; throws `user_not_found`. */
 export async function listKeys(
-  db: Db, userId: string, { after, limit }: { after?: string; limit: number },
+  db: Db, userId: string, { after = nilUuid, limit }: { after?: string; limit: number },
 ): Promise<Key[]> {
-  return db.query(
-    `select ${columns} from api_keys
-     where user_id = $1::uuid and id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
-     order by id limit $3::int`,
-    [userId, after ?? null, limit],
+  const rows = await db.query<Key>(
+    `select k.* from users u left join lateral (
+       select ${columns} from api_keys where user_id = u.id and id > $2::uuid order by id limit $3::int
+     ) k on true where u.id = $1::uuid`,
+    [userId, after, limit],
   )
+  if (rows.length === 0) throw new AppError('user_not_found')
+  return rows.filter(({ id }) => id !== null)
 }
 
-export interface KeyChanges {
-  name?: string
-  enabled?: boolean
-  validUntil?: Date | null
-}
+type KeyChanges = { [K in 'name' | 'enabled' | 'validUntil']?: Key[K] }
 
 /** Changes what is given; throws `key_not_found` when the user has no such key. */
 export async function updateKey(
@@ -82,10 +80,11 @@ export async function updateKey(
 }
 
 /** Ends a key; throws `key_not_found` when the user has no such key. */
-export async function deleteKey(db: Db, userId: string, keyId: string): Promise<void> {
-  const rows = await db.query(
+export async function deleteKey(db: Db, userId: string, keyId: string): Promise<{ id: string }> {
+  const [row] = await db.query<{ id: string }>(
     'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id', [userId, keyId])
-  if (rows.length === 0) throw new AppError('key_not_found')
+  if (row === undefined) throw new AppError('key_not_found')
+  return row
 }
 
 /**

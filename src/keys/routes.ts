@@ -1,8 +1,6 @@
 import { insertEvent } from '../audit/queries.ts'
 import type { Action } from '../audit/queries.ts'
-import type { Database } from '../database/pool.ts'
-import type { Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { paged, pageQuery } from '../http/page.ts'
 import { route } from '../http/route.ts'
 import type { Caller, Origin, Route } from '../http/route.ts'
@@ -34,15 +32,14 @@ interface Changed {
 
 export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => {
   /** Does `work` and writes its event in one transaction. */
-  const audited = <T>(
-    action: Action, { caller, origin, params }: Changed, changes: string[],
-    work: (tx: Db) => Promise<T & { id: string }>,
-  ): Promise<T & { id: string }> =>
+  const audited = <T extends { id: string }>(
+    action: Action, { caller, origin, params: { id: subject, keyId } }: Changed, changes: string[],
+    work: (tx: Db) => Promise<T>,
+  ): Promise<T> =>
     db.transaction(async (tx) => {
       const result = await work(tx)
-      await insertEvent(tx, {
-        action, actor: caller.userId, subject: params.id, keyId: params.keyId ?? result.id, changes, origin,
-      })
+      const event = { action, actor: caller.userId, subject, keyId: keyId ?? result.id, changes, origin }
+      await insertEvent(tx, event)
       return result
     })
 
@@ -57,14 +54,8 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
       },
       fails: ['user_not_found'],
-      async handle({ params, query }) {
-        const path = `${basePath}/users/${params.id}/keys`
-        const reply = await paged(path, { limit: 1000, ...query }, (page) => listKeys(db, params.id, page))
-        if ((reply.body as unknown[]).length > 0) return reply
-        const found = await db.query('select from users where id = $1::uuid', [params.id])
-        if (found.length === 0) throw new AppError('user_not_found')
-        return reply
-      },
+      handle: ({ params: { id }, query }) =>
+        paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) => listKeys(db, id, page)),
     }),
     route({
       method: 'POST',
@@ -74,11 +65,11 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       body: object({ name }, { validUntil: nullable(future) }),
       replies: { 201: { says: 'The key, shown this once', body: newKey } },
       fails: ['user_not_found'],
-      async handle({ body, ...call }) {
-        const made = await audited('key.created', call, [], (tx) =>
-          insertKey(tx, { userId: call.params.id, kind: 'api', ...body }))
-        return { status: 201, body: made }
-      },
+      handle: async ({ body, ...call }) => ({
+        status: 201,
+        body: await audited('key.created', call, [], (tx) =>
+          insertKey(tx, { userId: call.params.id, kind: 'api', ...body })),
+      }),
     }),
     route({
       method: 'PATCH',
@@ -88,12 +79,11 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
       replies: { 200: { says: 'The key', body: key } },
       fails: ['key_not_found'],
-      async handle({ body, ...call }) {
-        const { id, keyId } = call.params
-        const changed = await audited('key.changed', call, Object.keys(body), (tx) =>
-          updateKey(tx, id, keyId, body))
-        return { status: 200, body: changed }
-      },
+      handle: async ({ body, ...call }) => ({
+        status: 200,
+        body: await audited('key.changed', call, Object.keys(body), (tx) =>
+          updateKey(tx, call.params.id, call.params.keyId, body)),
+      }),
     }),
     route({
       method: 'DELETE',
@@ -103,11 +93,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       replies: { 204: { says: 'It is refused from now on' } },
       fails: ['key_not_found'],
       async handle(call) {
-        const { id, keyId } = call.params
-        await audited('key.deleted', call, [], async (tx) => {
-          await deleteKey(tx, id, keyId)
-          return { id: keyId }
-        })
+        await audited('key.deleted', call, [], (tx) => deleteKey(tx, call.params.id, call.params.keyId))
         return { status: 204 }
       },
     }),
@@ -125,9 +111,8 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         const { id, keyId } = call.params
         const made = await audited('key.rotated', call, [], async (tx) => {
           const key = await rotateKey(tx, id, keyId, body.overlapSeconds ?? 0)
-          await insertEvent(tx, {
-            action: 'key.created', actor: call.caller.userId, subject: id, keyId: key.id, origin: call.origin,
-          })
+          const { caller: { userId: actor }, origin } = call
+          await insertEvent(tx, { action: 'key.created', actor, subject: id, keyId: key.id, origin })
           return key
         })
         return { status: 201, body: made }

@@ -8,7 +8,7 @@ import { keyText } from '../keys/routes.ts'
 import { instant, object, uuid } from '../schema.ts'
 import { checkPassword } from '../users/credentials.ts'
 import { findCredentials, lockUser, renewHash } from '../users/queries.ts'
-import { anyText, normalPassword } from '../users/rules.ts'
+import { anyText } from '../users/rules.ts'
 
 export interface SessionDeps {
   db: Database
@@ -30,23 +30,15 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
-      const found = await findCredentials(db, email)
-      const { renew } = await checkPassword({ db, hasher }, { user: found, email, password, origin })
-      const user = found!
-      if (renew) {
-        const renewed = await hasher.hash(normalPassword(password), origin.client)
-        await renewHash(db, user.id, user.passwordHash!, renewed)
-      }
-      const { key, validUntil } = await db.transaction(async (tx) => {
-        const made = await insertKey(tx, {
-          userId: user.id, kind: 'session', name: 'session', seconds: sessionSeconds,
+      const attempt = { user: await findCredentials(db, email), email, password, origin }
+      return checkPassword({ db, hasher }, attempt, async (tx, { id }, renewed) => {
+        if (renewed !== null) await renewHash(tx, id, renewed)
+        const { id: keyId, key, validUntil } = await insertKey(tx, {
+          userId: id, kind: 'session', name: 'session', seconds: sessionSeconds,
         })
-        await insertEvent(tx, {
-          action: 'session.started', actor: user.id, subject: user.id, keyId: made.id, origin,
-        })
-        return made
+        await insertEvent(tx, { action: 'session.started', actor: id, subject: id, keyId, origin })
+        return { status: 201, body: { user: id, key, validUntil } }
       })
-      return { status: 201, body: { user: user.id, key, validUntil } }
     },
   }),
   route({

@@ -13,6 +13,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
+import type { Credentials } from './queries.ts'
 import { foldEmail, normalPassword } from './rules.ts'
 
 const freeFailures = { client: 5, anywhere: 100 }
@@ -20,28 +21,37 @@ const doublings = 10
 
 export interface Attempt {
   /** Null when nobody has the address, which must not be felt. */
-  user: { id: string; enabled: boolean; passwordHash: string | null } | null
+  user: Credentials | null
   email: string
   password: string
   origin: Origin
 }
 
 /**
- * Checks a password; throws `login_throttled`, `overloaded` or, alike for all that can be wrong,
- * `invalid_credentials`. `renew` says that the stored form is due for renewal.
+ * Checks a password and, when it is right, does `work` in one transaction with clearing the count;
+ * throws `login_throttled`, `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
+ * `renewed`: the password as it should be stored from now on, where that is stronger.
  */
-export async function checkPassword(
-  { db, hasher }: { db: Database; hasher: Hasher }, { user, email, password, origin }: Attempt,
-): Promise<{ renew: boolean }> {
+export async function checkPassword<T>(
+  { db, hasher }: { db: Database; hasher: Hasher },
+  { user, email, password, origin }: Attempt,
+  work: (tx: Db, user: Credentials, renewed: string | null) => Promise<T>,
+): Promise<T> {
   const account = createHash('sha256').update(foldEmail(email)).digest()
   await refuseWaiting(db, account, origin.client)
   const { right, renew } = await hasher.verify(normalPassword(password), user?.passwordHash ?? null, origin.client)
   if (right && user?.enabled) {
-    await db.transaction(async (tx) => {
+    const renewed = renew ? await hasher.hash(normalPassword(password), origin.client) : null
+    return db.transaction(async (tx) => {
       await refuseWaiting(tx, account, origin.client)
       await tx.query('delete from login_failures where account = $1 and client = $2', [account, origin.client])
+      // A password that was changed while this one was hashed is not right any more.
+      const [now] = await tx.query<Credentials>(
+        `select id from users where id = $1::uuid and enabled and password_hash = $2 for update`,
+        [user.id, user.passwordHash])
+      if (now === undefined) throw new AppError('invalid_credentials')
+      return work(tx, user, renewed)
     })
-    return { renew }
   }
   await db.transaction(async (tx) => {
     await countFailure(tx, account, origin.client, freeFailures.client)

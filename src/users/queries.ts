@@ -1,6 +1,7 @@
 import { one, violates } from '../database/pool.ts'
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import { nilUuid } from '../schema.ts'
 import { foldEmail } from './rules.ts'
 
 export interface User {
@@ -16,6 +17,13 @@ export interface User {
 
 const columns = `id, email, role, permissions, enabled, version,
   created_at as "createdAt", updated_at as "updatedAt"`
+
+export interface Credentials {
+  id: string
+  enabled: boolean
+  /** PHC string; null for who was made with a key alone. */
+  passwordHash: string | null
+}
 
 export interface NewUser {
   email: string
@@ -41,8 +49,8 @@ export async function findUser(db: Db, id: string): Promise<User | null> {
 }
 
 /** The user and the stored password, locked until the transaction ends; throws `user_not_found`. */
-export async function lockUser(tx: Db, id: string): Promise<User & { passwordHash: string | null }> {
-  const [user] = await tx.query<User & { passwordHash: string | null }>(
+export async function lockUser(tx: Db, id: string): Promise<User & Credentials> {
+  const [user] = await tx.query<User & Credentials>(
     `select ${columns}, password_hash as "passwordHash" from users where id = $1::uuid for update`, [id])
   if (user === undefined) throw new AppError('user_not_found')
   return user
@@ -56,35 +64,22 @@ export async function findUserByEmail(db: Db, email: string): Promise<User | nul
 }
 
 /** What a log-in is checked against, or null. */
-export async function findCredentials(
-  db: Db, email: string,
-): Promise<{ id: string; enabled: boolean; passwordHash: string | null } | null> {
-  const rows = await db.query<{ id: string; enabled: boolean; passwordHash: string | null }>(
+export async function findCredentials(db: Db, email: string): Promise<Credentials | null> {
+  const rows = await db.query<Credentials>(
     'select id, enabled, password_hash as "passwordHash" from users where email_lower = $1', [foldEmail(email)])
   return rows[0] ?? null
 }
 
 /** Users in the order of creation, those after the user `after`. */
 export function listUsers(
-  db: Db, { after, limit }: { after?: string; limit: number },
+  db: Db, { after = nilUuid, limit }: { after?: string; limit: number },
 ): Promise<User[]> {
   return db.query(
-    `select ${columns} from users
-     where id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000') order by id limit $2::int`,
-    [after ?? null, limit],
-  )
-}
-
-export interface UserChanges {
-  email?: string
-  passwordHash?: string
-  role?: 'user' | 'admin'
-  permissions?: string[]
-  enabled?: boolean
+    `select ${columns} from users where id > $1::uuid order by id limit $2::int`, [after, limit])
 }
 
 /** Changes what is given and counts the version up; throws `email_in_use`. */
-export function updateUser(tx: Db, id: string, changes: UserChanges): Promise<User> {
+export function updateUser(tx: Db, id: string, changes: Partial<NewUser>): Promise<User> {
   const { email, passwordHash, role, permissions, enabled } = changes
   return explained(one(tx,
     `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
@@ -97,9 +92,8 @@ export function updateUser(tx: Db, id: string, changes: UserChanges): Promise<Us
 }
 
 /** Replaces a stored password by another form of the same; not a change that anybody sees. */
-export async function renewHash(db: Db, id: string, old: string, renewed: string): Promise<void> {
-  await db.query(
-    'update users set password_hash = $3 where id = $1::uuid and password_hash = $2', [id, old, renewed])
+export async function renewHash(tx: Db, id: string, renewed: string): Promise<void> {
+  await tx.query('update users set password_hash = $2 where id = $1::uuid', [id, renewed])
 }
 
 /** Deletes a user with its keys and sessions. */

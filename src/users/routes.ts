@@ -1,5 +1,7 @@
+import type { IncomingHttpHeaders } from 'node:http'
+
 import { insertEvent } from '../audit/queries.ts'
-import type { Database } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import { isCurrent, matches } from '../http/etag.ts'
@@ -13,9 +15,10 @@ import { checkPassword } from './credentials.ts'
 import {
   deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser, requireAnotherAdmin, updateUser,
 } from './queries.ts'
-import type { User } from './queries.ts'
+import type { Credentials, User } from './queries.ts'
 import { anyText, email, newPassword, permission, refuseEmailAsPassword } from './rules.ts'
 
+const bodySentence = 'Invalid user syntax'
 const role = oneOf('user', 'admin')
 const permissions = list(permission, 32)
 const reserved = { role, permissions, enabled: boolean }
@@ -37,7 +40,6 @@ export interface UserDeps {
 
 export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: UserDeps): Route[] => {
   const password = newPassword(passwordMinLength)
-  const bodySentence = 'Invalid user syntax'
 
   return [
     route({
@@ -120,11 +122,23 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       async handle({ caller, body, params: { id }, headers, origin }) {
         requireAdminFor(caller, body)
         const { password, currentPassword, ...rest } = body
-        const passwordHash = password === undefined ? undefined
-          : await hashChanged(id, caller.userId === id, { password, currentPassword, email: body.email })
+        const own = caller.userId === id
+        let known: string | null = null
+        let passwordHash: string | undefined
+        if (password !== undefined) {
+          const user = await db.transaction((tx) => lock(tx, id, headers))
+          refuseEmailAsPassword(password, rest.email ?? user.email)
+          known = user.passwordHash
+          if (own && known !== null) {
+            if (currentPassword === undefined) throw missing('currentPassword')
+            const attempt = { user, email: user.email, password: currentPassword, origin }
+            await checkPassword({ db, hasher }, attempt, async () => {})
+          }
+          passwordHash = await hasher.hash(password, origin.client)
+        }
         const changed = await db.transaction(async (tx) => {
-          const before = await lockUser(tx, id)
-          if (!matches(headers, etag(before))) throw new AppError('stale_version')
+          const before = await lock(tx, id, headers)
+          if (own && passwordHash && before.passwordHash !== known) throw new AppError('invalid_credentials')
           const changes = Object.keys(body).filter((name) => name !== 'currentPassword')
           if (changes.length === 0) return before
           const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
@@ -135,23 +149,6 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
           return after
         })
         return reply(200, changed)
-
-        /** Hashes a new password once the current one, if its owner asks and has one, was right. */
-        async function hashChanged(id: string, own: boolean, given: {
-          password: string; currentPassword: string | undefined; email: string | undefined
-        }): Promise<string> {
-          const user = await db.transaction((tx) => lockUser(tx, id))
-          if (!matches(headers, etag(user))) throw new AppError('stale_version')
-          refuseEmailAsPassword(given.password, given.email ?? user.email)
-          if (own && user.passwordHash !== null) {
-            if (given.currentPassword === undefined) {
-              const fault = { field: 'currentPassword', message: 'is missing' }
-              throw new AppError('invalid_body', { faults: [fault], sentence: bodySentence })
-            }
-            await checkPassword({ db, hasher }, { user, email: user.email, password: given.currentPassword, origin })
-          }
-          return hasher.hash(given.password, origin.client)
-        }
       },
     }),
     route({
@@ -163,8 +160,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       fails: ['user_not_found', 'last_admin', 'stale_version'],
       async handle({ caller, params: { id }, headers, origin }) {
         await db.transaction(async (tx) => {
-          const before = await lockUser(tx, id)
-          if (!matches(headers, etag(before))) throw new AppError('stale_version')
+          const before = await lock(tx, id, headers)
           if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
           await deleteUser(tx, id)
           await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
@@ -174,6 +170,16 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     }),
   ]
 }
+
+/** Locks the user; throws `user_not_found` or, when If-Match means another version, `stale_version`. */
+async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<User & Credentials> {
+  const user = await lockUser(tx, id)
+  if (!matches(headers, etag(user))) throw new AppError('stale_version')
+  return user
+}
+
+const missing = (field: string) =>
+  new AppError('invalid_body', { faults: [{ field, message: 'is missing' }], sentence: bodySentence })
 
 function requireAdminFor(caller: Caller | null, body: object) {
   if (caller?.role !== 'admin' && Object.keys(reserved).some((name) => name in body)) {
