@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
 import { checkSchema, migrateDown, migrateUp, readMigrations, readStatus } from '../src/database/migrate.ts'
-import { openDatabase } from '../src/database/pool.ts'
+import { openDatabase, withDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
 import { createDatabase, createSchema, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, undo } from './helpers.ts'
@@ -112,4 +112,12 @@ test('a file that fails is named with its line, and leaves nothing behind', asyn
   assert.match(await failure(migrateUp(db, [first!, broken])), /^sql\/0002_broken, line 3: column "nonsense" does not exist/)
   assert.deepEqual(await db.query(`select to_regclass('user_service_schema.left_over') as it`), [{ it: null }])
   assert.deepEqual((await readStatus(db, [first!, broken])).map(({ applied }) => applied), [true, false])
+})
+
+test('a migration may take longer than a request', async () => {
+  await createEmpty()
+  const [first] = readMigrations()
+  const slow = { ...first!, up: `${first!.up}; select pg_sleep(2.5);` }
+  const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin')
+  assert.deepEqual(await withDatabase(config, (db) => migrateUp(db, [slow])), ['0001_users'])
 })

@@ -19,7 +19,7 @@ export interface Database extends Db {
 
 // Each is below two seconds, so that a request that meets a dead database is answered within two.
 const connectTimeoutMs = 1500
-const queryTimeoutMs = 1900
+const requestTimeoutMs = 1900
 
 /** The options of one connection to `host`. */
 export function clientOptions(config: DatabaseConfig, host = config.hosts[0]!): ClientOptions {
@@ -38,9 +38,12 @@ export function clientOptions(config: DatabaseConfig, host = config.hosts[0]!): 
 /**
  * Opens a pool that survives the loss of its server: a failure of the connection is the failure
  * `database_unavailable` of the call that met it, and the next call connects anew. Of several
- * hosts it uses the first that accepts writes, decided for each new connection.
+ * hosts it uses the first that accepts writes, decided for each new connection. A statement may
+ * take `timeoutMs`; 0: any time.
  */
-export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => void): Database {
+export function openDatabase(
+  config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs,
+): Database {
   let host = 0
   let prepares = true
   const nextHost = () => void (host = (host + 1) % config.hosts.length)
@@ -49,7 +52,7 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
     const client = new pg.Client({
       ...clientOptions(config, config.hosts[host]!),
       connectionTimeoutMillis: connectTimeoutMs,
-      query_timeout: queryTimeoutMs,
+      query_timeout: timeoutMs,
     })
     // A connection that dies while it is checked out and idle would otherwise end the process.
     client.on('error', () => {})
@@ -134,9 +137,9 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
   }
 }
 
-/** Opens one connection for the time of `work`. */
+/** Opens one connection for the time of `work`, whose statements may take any time. */
 export async function withDatabase<T>(config: DatabaseConfig, work: (db: Database) => Promise<T>): Promise<T> {
-  const database = openDatabase({ ...config, poolSize: 1 }, () => {})
+  const database = openDatabase({ ...config, poolSize: 1 }, () => {}, 0)
   try {
     return await work(database)
   } finally {
