@@ -23,22 +23,13 @@ import { createMetrics } from './metrics.ts'
 import { allRoutes } from './routes.ts'
 import { deleteForgottenFailures } from './users/credentials.ts'
 
-export interface App {
-  /** Scheme, host and port. */
-  url: string
-  rereadTls(): void
-  stop(): Promise<void>
-}
-
+/** `localDirectory`: where a private database and the key of its admin lie; `say` speaks to a person. */
 export interface Surroundings {
   log: Log
-  /** Where a private database and the key of its admin lie. */
   localDirectory: string
-  /** Speaks to a person. */
   say(line: string): void
 }
 
-const cleanEveryMs = 3_600_000
 const databaseWaitMs = 10_000
 
 /** The version of the service, from its package. */
@@ -49,7 +40,7 @@ export const { version } = JSON.parse(readFileSync(new URL('../package.json', im
  * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs
  * them last-first, as does a start that fails half-way.
  */
-export async function startApp(config: Config, surroundings: Surroundings): Promise<App> {
+export async function startApp(config: Config, surroundings: Surroundings) {
   const { log } = surroundings
   const undo: (() => unknown)[] = []
   const stop = async () => {
@@ -85,13 +76,15 @@ export async function startApp(config: Config, surroundings: Surroundings): Prom
       log,
       metrics,
     })
-    const cleaning = setInterval(() => void clean(db, log), cleanEveryMs).unref()
+    const clean = () => Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
+      .catch((error) => log('warn', 'cleaning failed', describeError(error)))
+    const cleaning = setInterval(clean, 3_600_000).unref()
     undo.push(() => clearInterval(cleaning))
     const listener = await listen(pipeline, config)
     undo.push(() => listener.stop(config.shutdownSeconds))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
-    if (privately) welcome(url, privately.admin.keyFile, surroundings.say)
+    if (privately) surroundings.say(welcome(url, privately.admin.keyFile))
     return { url: listener.url, rereadTls: listener.rereadTls, stop }
   } catch (error) {
     await stop()
@@ -122,11 +115,10 @@ async function startPrivately({ localDirectory, say }: Surroundings, undo: (() =
   return { database: as('user_service_manager', name), admin: { email: 'admin@localhost', keyFile } }
 }
 
-function welcome(url: string, keyFile: string, say: (line: string) => void) {
-  say(`user-service is at ${url} with a private database; its API is shown at ${url}/docs`)
-  say(`The admin's key is in ${keyFile}. Try:`)
-  say(`  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`)
-}
+const welcome = (url: string, keyFile: string) =>
+  `user-service is at ${url} with a private database; its API is shown at ${url}/docs
+The admin's key is in ${keyFile}. Try:
+  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`
 
 /** Waits a little for a database that starts at the same time. */
 async function waitForDatabase(db: Database, log: Log) {
@@ -140,14 +132,5 @@ async function waitForDatabase(db: Database, log: Log) {
       log('warn', 'waiting for the database', describeError(error.cause))
       await new Promise((resolve) => setTimeout(resolve, 500))
     }
-  }
-}
-
-async function clean(db: Database, log: Log) {
-  try {
-    await deleteEndedSessions(db)
-    await deleteForgottenFailures(db)
-  } catch (error) {
-    log('warn', 'cleaning failed', describeError(error))
   }
 }

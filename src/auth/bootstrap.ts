@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
 import { insertEvent } from '../audit/queries.ts'
-import type { Database } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
@@ -18,10 +18,7 @@ export async function createAdmin(
   if (!('value' in checked)) throw new ExitError('The email of the admin is not valid', 2)
   return db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520603)')
-    if (onlyFirst) {
-      const admins = await tx.query(`select from users where role = 'admin' limit 1`)
-      if (admins.length > 0) return null
-    }
+    if (onlyFirst && await hasAdmin(tx)) return null
     const user = await insertUser(tx, { email: checked.value, passwordHash: null, role: 'admin' })
     const made = await insertKey(tx, { userId: user.id, kind: 'api', name: 'bootstrap', ...(key && { key }) })
     await insertEvent(tx, {
@@ -38,8 +35,7 @@ export async function createAdmin(
 export async function bootstrap(
   db: Database, { email, keyFile }: { email: string; keyFile: string },
 ): Promise<boolean> {
-  const admins = await db.query(`select from users where role = 'admin' limit 1`)
-  if (admins.length > 0) return false
+  if (await hasAdmin(db)) return false
   try {
     return (await createAdmin(db, email, readKeyFile(keyFile), true)) !== null
   } catch (error) {
@@ -47,6 +43,9 @@ export async function bootstrap(
     throw new ExitError('BOOTSTRAP_ADMIN_EMAIL is the address of a user who is no admin', 2)
   }
 }
+
+const hasAdmin = async (db: Db) =>
+  (await db.query(`select from users where role = 'admin' limit 1`)).length > 0
 
 function readKeyFile(path: string): string {
   let key = ''
