@@ -76,7 +76,7 @@ const mayCall: Record<Access, string> = {
 function failuresOf({ access, path, query, body, throttled, fails = [] }: Route): Code[] {
   const codes: Code[] = ['invalid_request', 'internal', ...fails]
   if (throttled !== false) codes.push('throttled')
-  if (access !== 'anyone') codes.push('key_missing', 'key_invalid', 'database_unavailable')
+  if (access !== 'anyone') codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
   if (access === 'self' || access === 'admin') codes.push('forbidden')
   if (path.includes('{')) codes.push('invalid_id')
   if (query) codes.push('invalid_query')

@@ -3,6 +3,9 @@ import { once } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import { createIdentify } from '../src/auth/identify.ts'
+import type { Database } from '../src/database/pool.ts'
+import { createKey } from '../src/secrets.ts'
 import { password, startTestApp, undo } from './helpers.ts'
 import { exchange, open } from './raw.ts'
 import type { RawAnswer, Sending } from './raw.ts'
@@ -16,6 +19,9 @@ const json = 'Content-Type: application/json\r\n'
 const good = `GET /v1/livez HTTP/1.1\r\n${h}\r\n`
 const post = `POST /v1/users/sessions HTTP/1.1\r\n${h}${json}`
 const auth = `X-Api-Key: ${user.key}\r\n`
+// Hashes a password: a moment's work, and refused. Of another address each time: these are counted.
+let logins = 0
+const slow = () => `${post}Content-Length: 35\r\n\r\n{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
 const chunked = 'Transfer-Encoding: chunked\r\n'
 
 const raw = (bytes: string | Buffer, options?: Sending) => exchange(app.url, bytes, options)
@@ -239,6 +245,24 @@ test('pipelined requests are answered in order, slow ones among them', async () 
     requests.map((_, i) => [i % 20 === 10 ? 201 : 200, `n${i}`]))
 })
 
+test('a thousand requests may wait on one connection, and one that has more is cut', async () => {
+  const waits = await raw(slow() + good.repeat(900), { count: 901 })
+  assert.deepEqual(new Set(waits.answers.slice(1).map(({ status }) => status)), new Set([200]))
+  const floods = await raw(slow() + good.repeat(1200))
+  assert.deepEqual([floods.answers.length, floods.closed], [0, true])
+})
+
+test('of the keys that wait for the database, five thousand at most are kept', async () => {
+  const identify = createIdentify({ query: () => new Promise(() => {}) } as unknown as Database)
+  const key = createKey()
+  const refused: string[] = []
+  for (let i = 0; i < 6000; i++) {
+    identify({ 'x-api-key': key }).catch(({ code, retryAfterSeconds }) => refused.push(`${code} ${retryAfterSeconds}`))
+  }
+  await sleep(1)
+  assert.deepEqual([refused.length, ...new Set(refused)], [1000, 'overloaded 1'])
+})
+
 test('a body is never taken for a request', async () => {
   const inner = `DELETE /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`
   const outer = `GET /v1/livez HTTP/1.1\r\n${h}Content-Length: ${inner.length}\r\n\r\n${inner}`
@@ -249,11 +273,11 @@ test('a body is never taken for a request', async () => {
 for (const [name, first, expected] of [
   ['a quick one', good, [200, undefined]],
   ['one that asks the database', `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`, [200, undefined]],
-  ['one that hashes a password', `${post}Content-Length: 34\r\n\r\n{"email":"a@b.c","password":"wr0"}`, [401, 'invalid_credentials']],
+  ['one that hashes a password', null, [401, 'invalid_credentials']],
 ] as const) {
   test(`a valid request before a malformed one gets its answer: ${name}`, async () => {
     for (const broken of ['BROKEN\r\n\r\n', `${post}${chunked}\r\nz\r\n\r\n`]) {
-      const { answers, closed } = await raw(first + broken)
+      const { answers, closed } = await raw((first ?? slow()) + broken)
       assert.deepEqual(answers.map(brief), [expected, [400, 'invalid_request']])
       assert.ok(closed)
     }
@@ -261,10 +285,9 @@ for (const [name, first, expected] of [
 }
 
 test('what follows a malformed request is not looked at, however much it is', async () => {
-  const slow = `${post}Content-Length: 34\r\n\r\n{"email":"a@b.c","password":"wr0"}`
   let sent = 0
   const { answers } = await raw('', { send(socket) {
-    socket.write(`${slow}BROKEN\r\n`)
+    socket.write(`${slow()}BROKEN\r\n`)
     const more = setInterval(() => socket.write(sent++ % 2 === 0 ? good : 'BROKEN\r\n'), 5)
     socket.on('close', () => clearInterval(more))
   } })
@@ -460,7 +483,7 @@ test('clients that hang up in the middle leave nothing behind', async () => {
 test('a client that hangs up with answers queued behind a slow one does not hold up a stop', async () => {
   const other = await startTestApp({ SHUTDOWN_SECONDS: '30' }, app.database)
   const socket = open(other.url)
-  socket.write(`${post}Content-Length: 34\r\n\r\n{"email":"a@b.d","password":"wr0"}` + good.repeat(50))
+  socket.write(slow() + good.repeat(50))
   while (other.log.filter((line) => line.includes('/livez')).length < 50) await sleep(10)
   socket.resetAndDestroy()
   const start = performance.now()

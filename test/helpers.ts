@@ -85,7 +85,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
   })
   const log: string[] = []
   const app = await startApp(config, {
-    log: createLog('debug', (text) => log.push(...text.trimEnd().split('\n'))),
+    log: createLog('debug', (text) => { for (const line of text.trimEnd().split('\n')) log.push(line) }),
     localDirectory: '/nowhere',
     say: () => {},
   })

@@ -12,8 +12,9 @@ import { digestKey, isKey } from '../secrets.ts'
 
 const maxStatements = 2
 const maxKeysPerStatement = 256
+const maxWaiting = 5000
 
-/** Returns who presents a key; throws `key_missing`, `key_invalid` or `database_unavailable`. */
+/** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
 export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => Promise<Caller> {
   const used = createMarker(db)
   const find = createBatch(async (digests: Buffer[]) => {
@@ -68,6 +69,7 @@ function createBatch<Item, Answer>(
 
   return (item) =>
     new Promise((resolve, reject) => {
+      if (waiting.length >= maxWaiting) return reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
       waiting.push({ item, resolve, reject })
       if (scheduled || running >= maxStatements) return
       scheduled = true

@@ -38,6 +38,8 @@ interface Peer {
 
 const exchangeTimeoutMs = 40_000
 const lingerMs = 250
+/** A connection on which more requests wait is cut: pipelining must not fill the memory. */
+const maxPipelined = 1000
 
 /** Listens and hands each request to `pipeline`; throws an ExitError when it cannot. */
 export async function listen(
@@ -51,12 +53,14 @@ export async function listen(
     const { socket } = req
     const fault = findFault(req)
     if (stopping || fault) res.shouldKeepAlive = false
-    const peer: Peer = peers.get(socket) ?? { waiting: new Map() }
-    if (!peer.last) peers.set(socket.once('close', () => peers.delete(socket)), peer)
+    let peer = peers.get(socket)
+    if (!peer) peers.set(socket.once('close', () => peers.delete(socket)), (peer = { waiting: new Map() }))
+    if (peer.waiting.size >= maxPipelined) return void socket.destroy()
     peer.last = res
     peer.waiting.set(res, performance.now())
     res.on('close', () => {
       peer.waiting.delete(res)
+      if (peer.last === res && req.complete) delete peer.last
       if (peer.waiting.size === 0) socket.emit('answered')
     })
     void pipeline(req, res, fault)
@@ -114,7 +118,9 @@ export async function listen(
     },
     async stop(seconds) {
       stopping = true
-      for (const { waiting } of peers.values()) for (const [res] of waiting) if (!res.headersSent) res.shouldKeepAlive = false
+      for (const { waiting } of peers.values()) {
+        for (const [res] of waiting) if (!res.headersSent) res.shouldKeepAlive = false
+      }
       // Not http.Server's own close: it cuts idle connections, on which a request may be on its way.
       // Those that come within the linger are answered, with Connection: close.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
@@ -139,7 +145,8 @@ function findFault({ rawHeaders, headers, method, url, httpVersion }: IncomingMe
   const sound = (httpVersion === '1.1' ? hosts === 1 : httpVersion === '1.0' && hosts <= 1) &&
     (hosts === 0 || hostPattern.test(host)) &&
     (coding === undefined || (coding.toLowerCase() === 'chunked' && httpVersion === '1.1')) &&
-    /^[!"$-~]+$/.test(url!) && (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
+    /^[!"$-~]+$/.test(url!) &&
+    (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
   if (!sound) return new AppError('invalid_request')
   return /^(100-continue)?$/i.test(expect ?? '') ? undefined : new AppError('expectation_failed')
 }
