@@ -6,8 +6,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-Usage: bin/deploy.sh IMAGE:TAG
-       bin/deploy.sh --roll-back [--yes]
+Usage: bin/deploy.sh IMAGE:TAG | --roll-back [--yes]
 
 Deploys to the instance over SSH: pulls the image, applies its migrations, replaces the container
 user-service and waits until it is healthy. When a step fails, what ran before runs again, and the
@@ -29,11 +28,7 @@ END
 say() { echo "deploy: $1" >&2 || true; }
 fail() { say "$1" && exit "${2:-1}"; }
 inspect() { docker container inspect -f "$1" user-service; }
-exists() { # never false because docker does not answer
-  local id
-  id=$(docker ps -aqf "name=^/?$1\$") || fail 'docker does not answer; deploy again when it does'
-  [[ $id ]]
-}
+exists() { [[ $(docker ps -aqf "name=^/?$1\$" || echo unknown) ]]; }
 
 migrate() { # IMAGE WORD...: its bin/migrate.js, one at a time
   docker rm -f user-service-migration >/dev/null 2>&1 || true
@@ -60,7 +55,7 @@ healthy() { # whether user-service becomes healthy, as soon as that is certain
   return 1
 }
 
-undo() { # IMAGE N: N of its migrations are pending again, and what it replaced, if anything, runs again
+undo() { # IMAGE N: N of its migrations are pending again; what it replaced, if anything, runs again
   local left said='' status=0
   if exists user-service-old; then
     docker stop user-service >/dev/null 2>&1 || true
@@ -73,7 +68,7 @@ undo() { # IMAGE N: N of its migrations are pending again, and what it replaced,
     docker rename user-service-old user-service
     { docker start user-service >/dev/null && healthy; } || status=1
   fi
-  : >"$journal"
+  ((status)) || : >"$journal"
   return "$status"
 }
 
@@ -84,11 +79,11 @@ give_up() { # WHY
 
 finish() { # the commands that cron runs are those of the version that serves
   : >"$journal"
-  if [[ -w $commands ]]; then
-    { rm -rf "$commands/new" && docker cp user-service:/app "$commands/new" >/dev/null &&
-      rm -rf "$commands/app" && mv "$commands/new" "$commands/app"; } || say "$commands/app was not renewed"
-  fi
-  say "user-service is healthy, its image $(inspect '{{.Config.Image}}')"
+  [[ ! -w $commands ]] || {
+    rm -rf "$commands/new" && docker cp user-service:/app "$commands/new" >/dev/null &&
+      rm -rf "$commands/app" && mv "$commands/new" "$commands/app"
+  } || say "$commands/app was not renewed"
+  say "user-service is healthy, its image $(inspect '{{.Config.Image}}')" && exit
 }
 
 on_instance() {
@@ -102,10 +97,8 @@ on_instance() {
   flock -n 9 || fail 'another deployment is running on the instance'
   read -r -d '' -a options <"$config/docker.options" || true
   read -r cut count <"$journal" || true
-  if [[ $cut ]]; then
-    say "the deployment of $cut was cut short: what ran before it comes back first"
-    undo "$cut" "$count" || fail 'it did not come back'
-  fi
+  [[ ! $cut ]] || say "the deployment of $cut was cut short: what ran before it comes back first"
+  [[ ! $cut ]] || undo "$cut" "$count" || say 'it did not'
 
   if [[ $roll_back ]]; then
     exists user-service-previous || fail 'there is no container to go back to'
@@ -115,7 +108,7 @@ on_instance() {
     echo "$image $count" >"$journal"
     docker rename user-service-previous user-service-old
     undo "$image" "$count" || fail 'what ran before is not well: deploy an image that is'
-    finish && exit
+    finish
   fi
 
   if [[ $password ]]; then
@@ -128,10 +121,9 @@ on_instance() {
   count=$(pending "$image") || fail 'nothing changed: the state of the database is not known'
   echo "$image $count" >"$journal"
   said=$(migrate "$image" up) || give_up "a migration failed: ${said:-it took more than $migrate_wait s}"
-  if exists user-service; then
-    { docker rename user-service user-service-old && docker stop user-service-old; } >/dev/null ||
-      give_up 'the old container could not be stopped'
-  fi
+  ! exists user-service || {
+    docker rename user-service user-service-old && docker stop user-service-old
+  } >/dev/null || give_up 'the old container could not be stopped'
   if ! docker run -d --name user-service --restart unless-stopped "${confined[@]}" --stop-timeout 15 \
     --log-driver local --log-opt max-size=10m --log-opt max-file=5 --label "migrations=$count" \
     --env-file "$config/env" "${options[@]}" "$image" >/dev/null || ! healthy; then
@@ -143,32 +135,30 @@ on_instance() {
     docker rename user-service-old user-service-previous
   fi
   finish
-  # Older images; docker refuses to remove the two that a container uses.
-  docker image ls --format '{{.Repository}}:{{.Tag}}' "${image%:*}" |
-    xargs -r docker image rm >/dev/null 2>&1 || true
 }
 
 image='' roll_back='' yes=''
-case "$*" in
-  --help) usage && exit ;;
-  --roll-back) roll_back=1 ;;
-  '--roll-back --yes') roll_back=1 yes=1 ;;
-  [a-z0-9]*:*[!\ /]) image=$1 ;;
+case "$# $*" in
+  '1 --help') usage && exit ;;
+  '1 --roll-back') roll_back=1 ;;
+  '2 --roll-back --yes') roll_back=1 yes=1 ;;
+  '1 '[a-z0-9]*:*[A-Za-z0-9]) image=$1 ;;
   *) fail 'say which image, as IMAGE:TAG; see --help' 2 ;;
 esac
 [[ ${DEPLOY_HOST-} ]] || fail 'DEPLOY_HOST must be set; see --help' 2
 config=${DEPLOY_CONFIG:-/etc/user-service} commands=${DEPLOY_COMMANDS:-/opt/user-service}
 wait=${DEPLOY_WAIT:-60} migrate_wait=${DEPLOY_MIGRATE_WAIT:-600}
 user=${REGISTRY_USER-} password=${REGISTRY_PASSWORD-}
+known=${DEPLOY_KNOWN_HOSTS-} key=${DEPLOY_KEY_FILE-}
 
 status=0
 {
   declare -p image roll_back yes config commands wait migrate_wait user password
   declare -f say fail exists inspect migrate pending healthy undo give_up finish on_instance
   echo 'set -euo pipefail; on_instance </dev/null'
-} | ssh -p "${DEPLOY_PORT:-22}" ${DEPLOY_KEY_FILE:+-i "$DEPLOY_KEY_FILE" -o IdentitiesOnly=yes} \
-  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} -o StrictHostKeyChecking=yes \
-  -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || status=$?
-[[ $status != 255 ]] ||
+} | ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 \
+  ${known:+-o UserKnownHostsFile="$known"} ${key:+-o IdentitiesOnly=yes -i "$key"} \
+  -p "${DEPLOY_PORT:-22}" "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || status=$?
+((status != 255)) ||
   fail "no connection to $DEPLOY_HOST, or it was lost: a deployment that began goes on there"
 ((status == 0)) || exit 1

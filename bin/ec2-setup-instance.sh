@@ -75,6 +75,7 @@ cat >/etc/cron.d/user-service <<END
 PATH=/usr/local/bin:/usr/bin:/bin:/snap/bin
 */20 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/backup.js --quiet 2>&1 | logger -t user-service-backup
 23 4 * * 0 $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/restore.js latest --check 2>&1 | logger -t user-service-drill
+41 4 * * 0 $EC2_USER_NAME docker image prune --all --force --filter until=168h 2>&1 | logger -t user-service-prune
 */5 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/monitor.js 2>&1 | logger -t user-service-monitor
 END
 chmod 644 /etc/cron.d/user-service

@@ -166,8 +166,8 @@ test('a deployment migrates, runs the service without rights, and renews the com
   assert.equal(seen.health, 'OK')
   assert.doesNotMatch(seen.migrations, /pending/)
   assert.equal(existsSync(join(commands, 'app/bin/backup.js')), true)
-  assert.equal(await inspect('user-service', '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} ' +
-    '{{.HostConfig.SecurityOpt}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Memory}}'),
+  assert.equal(await inspect('user-service', '{{.Config.User}} {{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} ' +
+    '{{.SecurityOpt}} {{.RestartPolicy.Name}} {{.Memory}}{{end}}'),
   'node true [ALL] [no-new-privileges] unless-stopped 268435456')
   const status1 = await docker('exec', 'user-service', 'cat', '/proc/1/status')
   assert.match(status1, /^Uid:\s1000\b[^]*^CapEff:\s0+$[^]*^NoNewPrivs:\s1$/m)
@@ -249,7 +249,7 @@ async function untilReplaced() {
 
 test('a deployment whose connection is lost goes on to its end; a second one waits its turn', async () => {
   const before = await observe()
-  const child = spawn(join(root, 'bin/deploy.sh'), [image('sick')],
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')],
     { env: { ...process.env, ...deployEnv }, stdio: 'ignore', detached: true })
   await untilReplaced()
   process.kill(-child.pid!, 'SIGKILL')
@@ -262,10 +262,10 @@ test('a deployment whose connection is lost goes on to its end; a second one wai
 
 test('a deployment that was killed on the instance is undone by the next one', async () => {
   const before = await observe()
-  const child = spawn(join(root, 'bin/deploy.sh'), [image('sick')],
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')],
     { env: { ...process.env, ...deployEnv }, stdio: 'ignore' })
   await untilReplaced()
-  const processes = (await succeed('ps', ['-eo', 'pid=,ppid=,args='])).split('\n').map((line) => line.trim().split(/\s+/))
+  const processes = (await succeed('ps', ['-eo', 'pid=,ppid='])).split('\n').map((line) => line.trim().split(/\s+/))
   const below = (pid: string): string[] =>
     processes.filter(([, parent]) => parent === pid).flatMap(([id]) => [id!, ...below(id!)])
   for (const pid of below(String(sshd.pid))) process.kill(Number(pid), 'SIGKILL')
@@ -273,7 +273,7 @@ test('a deployment that was killed on the instance is undone by the next one', a
   assert.equal((await observe()).containers.length, 2)
   const { status, stderr } = await deploy(image('nowhere'))
 
-  assert.match(stderr, /the deployment of \S+sick was cut short: what ran before it comes back first\n/)
+  assert.match(stderr, /the deployment of \S+starting was cut short: what ran before it comes back first\n/)
   assert.equal(status, 1)
   assert.deepEqual(await observe(), before)
 })
@@ -303,8 +303,8 @@ test('no password is an argument of any process during a deployment', async () =
 
 test('with a certificate the image is healthy over HTTPS, and SIGHUP has it serve a renewed one', async () => {
   const tls = join(folder, 'tls')
-  const renew = () => succeed('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
-    '-subj', '/CN=users.example.org', '-keyout', join(tls, 'key.pem'), '-out', join(tls, 'cert.pem')])
+  const renew = () => succeed('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256',
+    '-nodes', '-subj', '/CN=users.example.org', '-keyout', join(tls, 'key.pem'), '-out', join(tls, 'cert.pem')])
     .then(() => chmod(join(tls, 'key.pem'), 0o644))
   const port = await freePort()
   async function findSerial() {
