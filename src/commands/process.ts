@@ -71,15 +71,18 @@ export async function run(
     if (stdout.length < maxOutput) stdout += text
   })
   const fed = pipeline(input, child.stdin).catch((error: unknown) => error)
-  const stderr = await ended
-  const broken = await fed
-  if (broken instanceof ExitError) throw broken
+  const stderr = await ended.catch((error: unknown) => error)
+  // When the input failed, that is the cause; when the program ended early, only a broken pipe.
+  for (const failure of [await fed, stderr]) if (failure instanceof ExitError) throw failure
+  if (typeof stderr !== 'string') throw stderr
   return { stdout, stderr }
 }
 
 /** The output of a program as it comes; throws at its end as `run` does. */
-export async function* outputOf(program: string, args: string[], surroundings: Surroundings) {
-  const { child, ended, stop } = start(program, program, args, surroundings)
+export async function* outputOf(
+  what: string, program: string, args: string[], surroundings: Surroundings,
+) {
+  const { child, ended, stop } = start(what, program, args, surroundings)
   try {
     yield* child.stdout as AsyncIterable<Buffer>
     await ended
@@ -92,7 +95,7 @@ export async function* outputOf(program: string, args: string[], surroundings: S
 function findReason(stderr: string): string {
   const lines = stderr.trim().split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
-  return line.replace(/^.*?(?=An error occurred)|^\S+ failed: .* to \S+ |^.*?error: +/i, '')
+  return line.replace(/^.*?(?=An error occurred)|^\S+ failed: .*? to \S+ |^.*?error: +/i, '')
 }
 
 function start(what: string, program: string, args: string[], { env, signal }: Surroundings) {

@@ -91,15 +91,17 @@ async function download(bucket: Bucket, word: string, database: string, file: st
   return manifest
 }
 
-async function restore(db: Connection, { rows, pgDump }: Manifest, file: string, signal: AbortSignal) {
+async function restore(db: Connection, made: Manifest, file: string, signal: AbortSignal) {
+  const what = 'the restore failed and nothing was changed'
   const surroundings = { env: db.env, signal }
   // With the key psql takes no commands of its own from the dump, which could run programs
   // (CVE-2025-8714). A pg_restore without the option is too old, and says so by refusing it.
-  const sql = outputOf(findProgram('pg_restore', pgDump), ['--file=-', '--no-owner',
+  const sql = outputOf(what, findProgram('pg_restore', made.pgDump), ['--file=-', '--no-owner',
     `--restrict-key=${randomBytes(16).toString('hex')}`, file], surroundings)
-  const script = makeScript(rows, sql, Number.parseInt(db.version, 10) < 17)
-  await run('the restore failed and nothing was changed', findProgram('psql', pgDump), ['--no-psqlrc',
-    '--no-password', '--quiet', '--output=/dev/null', '--set=ON_ERROR_STOP=1'], surroundings, script)
+  const script = makeScript(made.rows, sql, Number.parseInt(db.version, 10) < 17)
+  const options = ['--no-psqlrc', '--no-password', '--quiet', '--output=/dev/null']
+  const psql = findProgram('psql', made.pgDump)
+  await run(what, psql, [...options, '--set=ON_ERROR_STOP=1'], surroundings, script)
 }
 
 async function* makeScript(rows: Manifest['rows'], sql: AsyncIterable<Buffer>, isOld: boolean) {
