@@ -68,7 +68,7 @@ export async function startPrivatePostgres(
       }
     } else if (!found.isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
-      const passes = /lock file .* already exists|shared memory block/
+      const passes = /lock file .* (already exists|is empty)|shared memory block/
       if (child && !passes.test(read(place.log))) throw failed('did not start')
       child = launch(place, found, options.settings)
     }
@@ -124,9 +124,11 @@ function findPlace(directory: string, say: Say): { as: As; home: string } {
   const home = `/var/lib/user-service-${hash.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
-  if (!fs.lstatSync(postgres, { throwIfNoEntry: false })) {
-    say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
+  try {
     fs.symlinkSync(join(home, 'postgres'), postgres)
+    say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
+  } catch (error) {
+    if (!fs.lstatSync(postgres, { throwIfNoEntry: false })) throw error
   }
   return { as, home }
 }
@@ -173,7 +175,8 @@ async function makeWhole(target: string, fill: (temporary: string) => Promise<vo
   }
   const temporary = fs.mkdtempSync(join(parent, `unfinished-${process.pid}-`))
   await fill(temporary)
-    .then(() => fs.existsSync(target) || fs.renameSync(temporary, target))
+    .then(() => fs.renameSync(temporary, target))
+    .catch((error) => { if (!fs.existsSync(target)) throw error })
     .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
 }
 
