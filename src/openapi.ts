@@ -1,7 +1,7 @@
 import { failures } from './errors.ts'
 import type { Code } from './errors.ts'
 import type { Access, ReplySpec, Route } from './http/route.ts'
-import { integer, object, oneOf, text } from './schema.ts'
+import { integer, object, oneOf, text, uuid } from './schema.ts'
 import type { JsonSchema } from './schema.ts'
 
 type Json = Record<string, unknown>
@@ -32,8 +32,10 @@ export function openApi(routes: Route[], { basePath, version }: { basePath: stri
       description: 'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure ' +
         'has a `code`, too, and `errors` where members of the body or query are at fault.\n\n' +
         '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 ' +
-        '`not_found`, another method 405 `method_not_allowed` with `Allow`. Nothing but the documentation ' +
-        'may be cached. An `X-Request-Id` that is sent comes back, and is in the log and the audit.',
+        '`not_found`, another method 405 `method_not_allowed` with `Allow`; a request that takes too long ' +
+        '408, one that expects more than `100-continue` 417, one with too long headers 431.\n\n' +
+        'Nothing but the documentation may be cached. An `X-Request-Id` that is sent comes back, and is in ' +
+        'the log and the audit.',
       license: { name: 'MIT', identifier: 'MIT' },
       contact: { name: 'The operator of this service' },
     },
@@ -65,11 +67,11 @@ function tagOf(path: string): string {
 }
 
 const mayCall: Record<Access, string> = {
-  anyone: 'Anyone; a key is not looked at.',
-  optional: 'Anyone; a key that is sent must be good.',
-  key: 'Whoever has a key.',
-  self: 'The user itself, or an admin.',
-  admin: 'An admin.',
+  anyone: 'For anyone; a key is not looked at.',
+  optional: 'For anyone; a key that is sent must be good.',
+  key: 'For any key.',
+  self: 'For the user itself and admins.',
+  admin: 'For admins.',
 }
 
 /** Every failure that a route can answer, from what it is and from what it names itself. */
@@ -90,12 +92,11 @@ function operation(route: Route, path: string, method: string): Json {
   const codes = failuresOf(route)
   const failed = [...new Set(codes.map((code) => failures[code].status))]
   const parameters = [
-    ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
-      ...parameter('path', name!, name === 'path' ? text(1, 8192, /^[^?#]*$/).json : uuid), required: true,
-    })),
+    ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) =>
+      ({ ...parameter('path', name!, name === 'path' ? ascii : uuid.json), required: true })),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
     ...(route.method !== 'ANY' ? [] : ['require-role', 'require-permission'].map((name) =>
-      parameter('query', name, { type: 'array', maxItems: 32, items: text(1, 64, /^[A-Za-z0-9._:/*-]+$/).json }))),
+      parameter('query', name, { type: 'array', maxItems: 32, items: ascii }))),
     ...(route.fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
     ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
   ]
@@ -155,8 +156,7 @@ const envelope = (status: string, more: Json): Json => ({
 function success({ says, body, raw, headers = [] }: ReplySpec, route: Route): Json {
   const schema = body ? envelope('SUCCESS', { details: body }) : null
   const content = schema ? { 'application/json': { schema, example: example(schema) } }
-    : raw === 'application/json' ? { [raw]: { schema: { type: 'object' } } }
-    : raw ? { [raw]: { schema: anyText.json } } : null
+    : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } }
   return { description: says, headers: headersOf(route, headers), ...(content && { content }) }
 }
 
@@ -188,7 +188,6 @@ const faults: Partial<Record<Code, { field: string; message: string }>> = {
 const failureExample = (code: Code, details: string): Json =>
   ({ value: { requestId: sampleId, status: 'ERROR', details, code, ...(faults[code] && { errors: [faults[code]] }) } })
 
-const uuid = { type: 'string', format: 'uuid', maxLength: 36 }
 const anyText = text(0, 1_048_576, /^[\s\S]*$/)
 const requestId = { title: 'RequestId', ...text(1, 64, /^[A-Za-z0-9._-]+$/).json }
 const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).json }
@@ -205,11 +204,11 @@ const headerComponents: Record<string, Json> = {
   ETag: header('The version'),
   Location: header('The path of what was made'),
   Link: header('`rel="next"`: the next page, when there is one'),
-  'X-Auth-User-Id': header('Who asks', uuid),
+  'X-Auth-User-Id': header('Who asks', uuid.json),
   'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
   'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
   'X-Auth-Permissions': header('The permissions, separated by commas'),
-  'X-Auth-Key-Id': header('The key', uuid),
+  'X-Auth-Key-Id': header('The key', uuid.json),
   'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
 }
 
@@ -221,28 +220,23 @@ function headersOf({ throttled }: Route, more: string[]): Json {
 
 const sampleId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 const samples: Json = {
-  email: 'ada@example.org',
-  password: 'correct horse battery staple',
-  currentPassword: 'correct horse battery staple',
-  permissions: ['orders:read'],
-  name: 'laptop',
-  key: `usk_${'0'.repeat(49)}`,
-  action: 'user.changed',
-  changes: ['email'],
-  address: '203.0.113.7',
+  email: 'ada@example.org', password: 'correct horse battery staple', permissions: ['orders:read'],
+  name: 'laptop', key: `usk_${'0'.repeat(49)}`,
+  action: 'user.changed', changes: ['email'], address: '203.0.113.7',
 }
 
 /** A value that fits a schema, as an example; `name`: of the member that it is of. */
 function example(schema: JsonSchema, name = ''): unknown {
-  const { type, format, enum: choices, properties, items, maxItems, anyOf, minimum, default: usual } = schema as {
+  const { type, format, enum: choices, properties, items, maxItems, anyOf, minimum } = schema as {
     type?: string | string[]; format?: string; enum?: unknown[]; properties?: Record<string, JsonSchema>
-    items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]; minimum?: number; default?: unknown
+    items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]; minimum?: number
   }
   if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  if (properties) return Object.fromEntries(Object.entries(properties).map(([name, each]) => [name, example(each, name)]))
+  const members = Object.entries(properties ?? {})
+  if (properties) return Object.fromEntries(members.map(([name, each]) => [name, example(each, name)]))
   if (items) return maxItems === 0 ? [] : [example(items, name === 'apiKeys' ? 'key' : '')]
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
-  return type === 'boolean' ? true : usual ?? minimum ?? sampleId
+  return type === 'boolean' ? true : minimum ?? sampleId
 }

@@ -1,0 +1,404 @@
+// The document and the service, held against each other: what one says, the other does, and back.
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import http from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+
+import type { Route } from '../src/http/route.ts'
+import { openApi } from '../src/openapi.ts'
+import { allRoutes } from '../src/routes.ts'
+import type { Deps } from '../src/routes.ts'
+import { check } from '../src/schema.ts'
+import { createTestDatabase, password, startTestApp, undo } from './helpers.ts'
+import type { TestApp } from './helpers.ts'
+
+const origin = 'https://console.example.org'
+const app = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
+const admin = await app.admin()
+const document: any = JSON.parse((await app.request('GET', '/openapi.json')).text)
+const routes: Route[] = allRoutes({ signup: 'open', basePath: '/v1', passwordMinLength: 8 } as Deps)
+const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
+
+const operations: { name: string; method: string; path: string; operation: any }[] =
+  Object.entries<any>(document.paths).flatMap(([path, item]) =>
+    Object.entries<any>(item).map(([method, operation]) => ({ name: `${method} ${path}`, method, path, operation })))
+
+/** What the document has at the place that a reference names. */
+const resolve = ({ $ref }: { $ref: string }): any =>
+  $ref.split('/').slice(1).reduce((node: any, name) => node?.[name], document)
+
+const annotations = ['description', 'title', 'default']
+
+/** What is wrong with a value by a JSON Schema; a keyword that is not known here is wrong, too. */
+function findFaults(schema: any, value: any, place = ''): string[] {
+  if (schema.$ref) return findFaults(resolve(schema), value, place)
+  const actual = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value
+  const type = Number.isInteger(value) ? 'integer' : actual
+  const of = (type: string, holds: (wanted: any) => boolean) => (wanted: any) => actual !== type || holds(wanted)
+  const length = actual === 'string' ? [...value].length : 0
+  const rules: Record<string, (wanted: any) => boolean> = {
+    type: (wanted) => [wanted].flat().includes(type),
+    enum: (wanted) => wanted.includes(value),
+    anyOf: (wanted) => wanted.some((each: any) => findFaults(each, value).length === 0),
+    minLength: of('string', (wanted) => length >= wanted),
+    maxLength: of('string', (wanted) => length <= wanted),
+    pattern: of('string', (wanted) => new RegExp(wanted, 'u').test(value) && new RegExp(wanted).test(value)),
+    format: (wanted) => formats[wanted]!(value),
+    minimum: of('number', (wanted) => value >= wanted),
+    maximum: of('number', (wanted) => value <= wanted),
+    maxItems: of('array', (wanted) => value.length <= wanted),
+    uniqueItems: of('array', () => new Set(value).size === value.length),
+    items: () => true,
+    properties: () => true,
+    required: of('object', (wanted) => wanted.every((name: string) => Object.hasOwn(value, name))),
+    unevaluatedProperties: of('object', () =>
+      Object.keys(value).every((name) => Object.hasOwn(schema.properties, name))),
+  }
+  const faults = Object.entries(schema).filter(([name]) => !annotations.includes(name))
+    .filter(([name, wanted]) => !rules[name]?.(wanted)).map(([name]) => `${place}: ${name}`)
+  if (actual === 'array') {
+    faults.push(...value.flatMap((each: any, i: number) => findFaults(schema.items ?? {}, each, `${place}/${i}`)))
+  }
+  if (actual === 'object') {
+    faults.push(...Object.entries(schema.properties ?? {}).flatMap(([name, each]) =>
+      (Object.hasOwn(value, name) ? findFaults(each, value[name], `${place}/${name}`) : [])))
+  }
+  return faults
+}
+
+const formats: Record<string, (value: any) => boolean> = {
+  uuid: (value) => typeof value !== 'string' || /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(value),
+  'date-time': (value) => typeof value !== 'string' ||
+    (/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i.test(value) &&
+      new Date(`${value.slice(0, 10)}T00:00:00Z`).getUTCDate() === Number(value.slice(8, 10))),
+  int32: () => true,
+  password: () => true,
+}
+
+test('every route is in the document under each of its methods, and nothing else is', () => {
+  const wanted = routes.flatMap(({ method, path }) =>
+    (method === 'ANY' ? ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace'] : [method.toLowerCase()])
+      .map((each) => `${each} ${path.replace('*', '{path}')}`))
+  assert.deepEqual(operations.map(({ name }) => name).sort(), wanted.sort())
+})
+
+test('the document is whole: valid JSON, every reference resolves, every component is used, names are unique', () => {
+  const made = openApi(routes, { basePath: '/v1', version: '1.0.0' })
+  assert.deepEqual(made, JSON.parse(JSON.stringify(made)))
+  assert.deepEqual(made, document)
+
+  const used = new Set([...JSON.stringify(document).matchAll(/"\$ref":"(.*?)"/g)].map(([, $ref]) => $ref!))
+  for (const $ref of used) assert.ok(resolve({ $ref }), $ref)
+  const { securitySchemes, ...components } = document.components
+  assert.deepEqual(Object.keys(securitySchemes), ['apiKey', 'bearer'])
+  const present = Object.entries<any>(components).flatMap(([kind, each]) =>
+    Object.keys(each).map((name) => `#/components/${kind}/${name}`))
+  assert.deepEqual(present.sort(), [...used].sort())
+
+  const ids = operations.map(({ operation }) => operation.operationId)
+  assert.equal(new Set(ids).size, ids.length)
+})
+
+test('every operation says what it is for, who may call it and what each parameter means', () => {
+  const tags = document.tags.map(({ name }: any) => name)
+  for (const { name, path, operation } of operations) {
+    const { summary, description, parameters = [] } = operation
+    assert.match(description, /[Ff]or (anyone|any key|the user itself|admins)/, name)
+    assert.ok(summary && operation.tags.every((tag: string) => tags.includes(tag)), name)
+    assert.ok(parameters.every((each: any) => each.description), name)
+    const inPath = parameters.filter((each: any) => each.in === 'path')
+    assert.deepEqual(inPath.map((each: any) => `{${each.name}}`), path.match(/\{\w+\}/g) ?? [], name)
+    assert.ok(inPath.every(({ required }: any) => required), name)
+  }
+})
+
+test('every example fits its schema', () => {
+  let count = 0
+  for (const { name, operation } of operations) {
+    for (const { content = {} } of [operation.requestBody ?? {}, ...Object.values<any>(operation.responses)]) {
+      for (const { schema, example, examples = {} } of Object.values<any>(content)) {
+        const all = [...(example === undefined ? [] : [example]),
+          ...Object.values<any>(examples).map((each) => (each.$ref ? resolve(each) : each).value)]
+        for (const each of all) assert.deepEqual(findFaults(schema, each), [], `${name} ${JSON.stringify(each)}`)
+        count += all.length
+      }
+    }
+  }
+  assert.ok(count > 200, `${count} examples`)
+})
+
+for (const route of routes.filter(({ body }) => body)) {
+  test(`${route.method} ${route.path} takes of bodies what its schema describes`, () => {
+    const { requestBody } = document.paths[route.path][route.method.toLowerCase()]
+    const { schema, example } = requestBody.content['application/json']
+    const members = Object.keys(schema.properties)
+    const values = [
+      null, 0, 1, -1, 1.5, 604_801, true, {}, [], ['a'], ['a', 'a'], ['a b'], [...Array(33).keys()].map(String),
+      '', 'x', 'x'.repeat(101), 'x'.repeat(10_000), 'a\u0007b', 'a@b', '2999-01-31T12:00:00Z', '2999-02-31T12:00:00Z',
+    ]
+    const bodies = [example, [], null, 'text', { ...example, unknown: 1 },
+      ...members.map((name) => Object.fromEntries(Object.entries(example).filter(([each]) => each !== name))),
+      ...members.flatMap((name) => values.map((value) => ({ ...example, [name]: value })))]
+    for (const body of bodies) {
+      const taken = 'value' in check<unknown>(route.body!, body)
+      assert.equal(taken, findFaults(schema, body).length === 0, JSON.stringify(body).slice(0, 200))
+    }
+  })
+}
+
+interface Ask {
+  id?: string
+  keyId?: string
+  query?: string
+  key?: string | undefined
+  body?: unknown
+  headers?: Record<string, string>
+  on?: TestApp
+}
+
+/** What of the document has been met: statuses of successes, codes of failures. */
+const met = new Map<string, Set<string>>()
+
+/** Calls an operation and holds the answer, with its headers, against the document. */
+async function call(name: string, ask: Ask = {}) {
+  const { id = admin.id, keyId = unknownId, query = '', key, body, headers, on = app } = ask
+  const [method, path] = name.split(' ') as [string, string]
+  const target = path.replace('{id}', id).replace('{keyId}', keyId).replace('{path}', 'orders/7') + query
+  const answer = await send(on, method.toUpperCase(), target, body, {
+    origin, ...(key !== undefined && { 'x-api-key': key }), ...headers,
+  })
+  const code = method === 'head' ? undefined : answer.body?.code
+  const documented = document.paths[path][method].responses[answer.status]
+  const what = `${name} ${answer.status} ${code ?? ''}`
+  assert.ok(documented, `${what} is not in the document`)
+  if (code) assert.ok(documented.content['application/json'].schema.properties.code.enum.includes(code), what)
+  met.set(name, (met.get(name) ?? new Set()).add(code ?? String(answer.status)))
+
+  // A malformed request is refused before it is counted; a page without a next one has no Link.
+  const early = code === 'invalid_request' ? ['ratelimit', 'ratelimit-policy'] : []
+  const named = Object.keys(documented.headers).map((each) => each.toLowerCase())
+  const sent = Object.keys(answer.headers)
+  assert.deepEqual(named.filter((each) => !sent.includes(each) && ![...early, 'link'].includes(each)), [], what)
+  assert.deepEqual(sent.filter((each) => !named.includes(each) && !general.includes(each)), [], what)
+
+  const [type, content] = Object.entries<any>(documented.content ?? {})[0] ?? []
+  if (method === 'head' || type === undefined) assert.equal(answer.text, '', what)
+  else {
+    assert.equal(answer.headers['content-type']!.split(';')[0], type, what)
+    if (type === 'application/json') assert.deepEqual(findFaults(content.schema, answer.body), [], what)
+  }
+  return answer
+}
+
+const general = [
+  'access-control-expose-headers', 'cache-control', 'connection', 'content-length', 'content-security-policy',
+  'content-type', 'date', 'keep-alive', 'referrer-policy', 'vary', 'x-content-type-options',
+]
+
+const agent = new http.Agent({ keepAlive: true })
+undo.push(() => agent.destroy())
+
+/** By node:http, which sends what fetch refuses to: an Origin, a strange Host, TRACE. */
+function send({ base }: TestApp, method: string, path: string, body: unknown, headers: Record<string, string>) {
+  const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body)
+  return new Promise<{ status: number; headers: Record<string, string>; text: string; body: any }>((done, fail) => {
+    const request = http.request(base + path, {
+      method, agent, headers: {
+        ...(text !== '' && { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }),
+        ...headers,
+      },
+    }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (chunk) => { text += chunk }).on('end', () => {
+        const isJson = response.headers['content-type'] === 'application/json' && text !== ''
+        done({
+          status: response.statusCode!, headers: response.headers as Record<string, string>, text,
+          body: isJson ? JSON.parse(text) : undefined,
+        })
+      })
+    })
+    request.on('error', fail).end(text)
+  })
+}
+
+test('every operation succeeds as the document says, in body and headers', async () => {
+  const { key } = admin
+  const expect = async (status: number, name: string, ask: Ask = {}) => {
+    const answer = await call(name, { key, ...ask })
+    assert.equal(answer.status, status, `${name}: ${answer.text}`)
+    return answer.body?.details
+  }
+  const { id } = await expect(201, 'post /users', { body: { email: 'ada@example.org', password } })
+  await expect(200, 'get /users')
+  await expect(200, 'get /users', { query: '?view=full&limit=1' })
+  await expect(200, 'get /users/{id}', { id })
+  await expect(304, 'get /users/{id}', { id, headers: { 'if-none-match': '"1"' } })
+  await expect(200, 'patch /users/{id}', { id, body: { permissions: ['orders:read'] } })
+  const body = { name: 'laptop', validUntil: '2999-01-31T12:00:00Z' }
+  const made = await expect(201, 'post /users/{id}/keys', { id, body })
+  await expect(200, 'get /users/{id}/keys', { id })
+  await expect(200, 'patch /users/{id}/keys/{keyId}', { id, keyId: made.id, body: { validUntil: null } })
+  const next = await expect(201, 'post /users/{id}/keys/{keyId}/rotate', { id, keyId: made.id })
+  await expect(204, 'delete /users/{id}/keys/{keyId}', { id, keyId: next.id })
+  const session = await expect(201, 'post /users/sessions', { body: { email: 'ada@example.org', password } })
+  await expect(204, 'delete /users/sessions', { key: session.key })
+  await expect(204, 'delete /users/sessions/{id}', { id })
+  await expect(204, 'delete /users/{id}', { id })
+  for (const { name, method, path } of operations) {
+    if (path.startsWith('/users/auth') || (method === 'get' && !path.startsWith('/users'))) await expect(200, name)
+  }
+  await expect(200, 'get /users/healthcheck')
+
+  const promised = operations.flatMap(({ name, operation }) =>
+    Object.keys(operation.responses).filter((status) => status < '400').map((status) => `${name} ${status}`))
+  assert.deepEqual(promised.filter((each) => {
+    const [method, path, status] = each.split(' ')
+    return !met.get(`${method} ${path}`)?.has(status!)
+  }), [])
+})
+
+/** Calls that fail for a reason that many operations share. */
+async function provoke(name: string, operation: any, stranger: { key: string }) {
+  const { security, parameters = [], requestBody } = operation
+  const { key } = admin
+  const body = requestBody?.content['application/json'].example
+  const any = /^\S+ \/users\/auth/.test(name)
+  const forWhom = /For (\w+)/.exec(operation.description)![1]
+
+  await call(name, { key, body, headers: { host: 'a/b' } })
+  if (security.some((each: any) => each.apiKey)) {
+    await call(name, { body, headers: { authorization: 'Basic YTpi' } })
+    await call(name, { body, key: 'usk_wrong' })
+  }
+  if (any) await call(name, { key: stranger.key, query: '?require-role=admin' })
+  if (forWhom === 'admins' || forWhom === 'the') await call(name, { key: stranger.key, body })
+  if (name.includes('{id}')) await call(name, { key, body, id: '17' })
+  if (!any && parameters.some((each: any) => each.in === 'query')) await call(name, { key, query: '?nonsense=1' })
+  if (body) {
+    await call(name, { key, body: '{' })
+    await call(name, { key, body: { padding: 'x'.repeat(20_000) } })
+    await call(name, { key, body, headers: { 'content-type': 'text/plain' } })
+  }
+}
+
+test('every operation fails as the document says, and in no way that it does not', async () => {
+  const own = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
+  const broken = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
+  const slow = await startTestApp({ RATE_LIMIT: '1', CORS_ORIGINS: origin }, app.database)
+  const boss = await own.admin()
+  const lost = await broken.admin()
+  await broken.db.query('alter table users rename to gone')
+  const { away, key: awayKey } = await startWithoutDatabase()
+  const stranger = await app.user()
+
+  for (const { name, operation } of operations) {
+    await provoke(name, operation, stranger)
+    const body = operation.requestBody?.content['application/json'].example
+    await call(name, { on: away, key: awayKey, body })
+    await call(name, { on: broken, key: lost.key, id: lost.id, body })
+    for (let i = 0; i < 3 && operation.responses[429]; i++) await call(name, { on: slow, key: admin.key, body })
+  }
+
+  const { key } = admin
+  const user = { id: stranger.id, key: stranger.key }
+  const taken = { email: stranger.email, password }
+  const nobody = { email: 'nobody@example.org', password }
+  const wrong = { password: 'another fine password', currentPassword: 'wrong' }
+  for (const [code, name, ask] of [
+    ['invalid_email', 'post /users', { body: { email: 'ada', password } }],
+    ['invalid_password', 'post /users', { body: { email: 'a@b', password: 'short' } }],
+    ['forbidden', 'post /users', { body: { email: 'a@b', password, role: 'admin' } }],
+    ['email_in_use', 'post /users', { body: taken }],
+    ['user_not_found', 'get /users/{id}', { key, id: unknownId }],
+    ['invalid_email', 'patch /users/{id}', { ...user, body: { email: 'ada' } }],
+    ['invalid_password', 'patch /users/{id}', { ...user, body: { password: 'short' } }],
+    ['user_not_found', 'patch /users/{id}', { key, id: unknownId, body: { enabled: true } }],
+    ['email_in_use', 'patch /users/{id}', { ...user, body: { email: admin.email } }],
+    ['last_admin', 'patch /users/{id}', { on: own, key: boss.key, id: boss.id, body: { role: 'user' } }],
+    ['stale_version', 'patch /users/{id}', { ...user, body: {}, headers: { 'if-match': '"7"' } }],
+    ['user_not_found', 'delete /users/{id}', { key, id: unknownId }],
+    ['last_admin', 'delete /users/{id}', { on: own, key: boss.key, id: boss.id }],
+    ['stale_version', 'delete /users/{id}', { ...user, headers: { 'if-match': '"7"' } }],
+    ['user_not_found', 'get /users/{id}/keys', { key, id: unknownId }],
+    ['user_not_found', 'post /users/{id}/keys', { key, id: unknownId, body: { name: 'x' } }],
+    ['key_not_found', 'patch /users/{id}/keys/{keyId}', { ...user, body: {} }],
+    ['key_not_found', 'delete /users/{id}/keys/{keyId}', user],
+    ['key_not_found', 'post /users/{id}/keys/{keyId}/rotate', user],
+    ['user_not_found', 'delete /users/sessions/{id}', { key, id: unknownId }],
+    ...Array(5).fill(['invalid_credentials', 'patch /users/{id}', { ...user, body: wrong }]),
+    ['login_throttled', 'patch /users/{id}', { ...user, body: wrong }],
+    ...Array(5).fill(['invalid_credentials', 'post /users/sessions', { body: nobody }]),
+    ['login_throttled', 'post /users/sessions', { body: nobody }],
+  ] as [string, string, Ask][]) {
+    assert.equal((await call(name, ask)).body.code, code, name)
+  }
+
+  // What no caller can bring about at will: a full queue, a race, a fault of the program.
+  const never = /(overloaded|^delete \/users\/sessions key_not_found|(healthcheck|livez|openapi.json|docs) internal)$/
+  const claimed = operations.flatMap(({ name, method, operation }) => method === 'head' ? [] :
+    Object.values<any>(operation.responses).flatMap(({ content }) =>
+      (content?.['application/json']?.schema.properties?.code?.enum ?? []).map((code: string) => `${name} ${code}`)))
+  assert.deepEqual(claimed.filter((each) => {
+    const at = each.lastIndexOf(' ')
+    return !met.get(each.slice(0, at))?.has(each.slice(at + 1)) && !never.test(each)
+  }), [])
+})
+
+/** A service whose database has gone away: the socket that it connects through is no more. */
+async function startWithoutDatabase() {
+  const database = await createTestDatabase()
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-'))
+  undo.push(() => rmSync(directory, { recursive: true }))
+  const socket = join(directory, 'socket')
+  symlinkSync(database.env['DATABASE_HOST']!, socket)
+  const away = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin, DATABASE_HOST: socket }, database)
+  const { key } = await away.admin()
+  rmSync(socket)
+  await database.db.query(`select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid()`)
+  return { away, key }
+}
+
+test('where sign-up is closed or the path another, the document says so', async () => {
+  const closed = await startTestApp({ SIGNUP: 'admin', SERVER_BASE_PATH: '/api/v1' }, app.database)
+  const { servers, paths } = JSON.parse((await closed.request('GET', '/openapi.json')).text)
+  assert.equal(servers[0].url, '/api/v1')
+  assert.deepEqual(paths['/users'].post.security, [{ apiKey: [] }, { bearer: [] }])
+  assert.deepEqual(document.paths['/users'].post.security, [{}, { apiKey: [] }, { bearer: [] }])
+  assert.ok(paths['/users'].post.responses[403])
+})
+
+for (const path of ['/docs', '/openapi.json']) {
+  test(`${path} may be cached, and HEAD answers it without the body`, async () => {
+    const [get, head] = [await app.request('GET', path), await app.request('HEAD', path)]
+    assert.deepEqual([get.status, head.status, head.text], [200, 200, ''])
+    assert.equal(get.headers.get('cache-control'), 'public, max-age=300')
+    for (const name of ['cache-control', 'content-type', 'content-length', 'content-security-policy']) {
+      assert.equal(head.headers.get(name), get.headers.get(name), name)
+    }
+    assert.equal(Number(get.headers.get('content-length')), Buffer.byteLength(get.text))
+  })
+}
+
+test('the page runs and shows its one script and one style, and loads nothing from elsewhere', async () => {
+  const { text, headers } = await app.request('GET', '/docs')
+  const policy = Object.fromEntries(headers.get('content-security-policy')!.split('; ').map((each) => {
+    const [name, ...values] = each.split(' ')
+    return [name, values.join(' ')]
+  }))
+  const hashes = (element: string) => [...text.matchAll(new RegExp(`<${element}[^>]*>([^]*?)</${element}>`, 'g'))]
+    .map(([, inner]) => `'sha256-${createHash('sha256').update(inner!).digest('base64')}'`)
+  assert.deepEqual(policy, {
+    'default-src': `'none'`, 'script-src': hashes('script').join(' '), 'style-src': hashes('style').join(' '),
+    'connect-src': `'self'`, 'base-uri': `'none'`, 'form-action': `'none'`, 'frame-ancestors': `'none'`,
+  })
+  assert.deepEqual([hashes('script').length, hashes('style').length], [1, 1])
+  assert.equal(headers.get('referrer-policy'), 'no-referrer')
+  assert.equal(headers.get('content-type'), 'text/html; charset=utf-8')
+  const markup = text.replace(/<(script|style)>[^]*?<\/\1>/g, '')
+  assert.doesNotMatch(markup, /\son\w+=|\sstyle=|\ssrc=|href="(?!openapi\.json")/)
+  assert.doesNotMatch(text, /\/\/\w|url\(|@import|innerHTML|insertAdjacent|document\.write|eval\(|Storage|cookie/)
+})
