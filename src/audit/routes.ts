@@ -1,6 +1,5 @@
 import type { Db } from '../database/pool.ts'
-import { route } from '../http/route.ts'
-import type { Route } from '../http/route.ts'
+import { route, type Route } from '../http/route.ts'
 import { paged, pageQuery } from '../http/page.ts'
 import { instant, list, nullable, object, text, uuid } from '../schema.ts'
 import { listEvents } from './queries.ts'

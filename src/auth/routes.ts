@@ -1,6 +1,5 @@
 import { AppError } from '../errors.ts'
-import { route } from '../http/route.ts'
-import type { Caller, Reply, Route } from '../http/route.ts'
+import { route, type Caller, type Reply, type Route } from '../http/route.ts'
 
 const identity = [
   'X-Auth-User-Id', 'X-Auth-User-Email', 'X-Auth-Role', 'X-Auth-Permissions', 'X-Auth-Key-Id', 'X-Auth-Key-Kind',

@@ -1,6 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import { isIP, isIPv4 } from 'node:net'
-import type { BlockList, Socket } from 'node:net'
+import { isIP, isIPv4, type BlockList, type Socket } from 'node:net'
 
 export interface Client {
   address: string

@@ -5,11 +5,9 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
-import { AppError, failures } from '../errors.ts'
-import type { Code } from '../errors.ts'
+import { AppError, failures, type Code } from '../errors.ts'
 import type { Limiter, Verdict } from '../limiter.ts'
-import { describeError } from '../log.ts'
-import type { Log } from '../log.ts'
+import { describeError, type Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { check, isUuid, object } from '../schema.ts'
 import { discardBody, hasBody, readBody } from './body.ts'

@@ -1,5 +1,4 @@
-import { one, violates } from '../database/pool.ts'
-import type { Db } from '../database/pool.ts'
+import { one, violates, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
 import { nilUuid } from '../schema.ts'

@@ -1,9 +1,7 @@
-import { insertEvent } from '../audit/queries.ts'
-import type { Action } from '../audit/queries.ts'
+import { insertEvent, type Action } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { paged, pageQuery } from '../http/page.ts'
-import { route } from '../http/route.ts'
-import type { Caller, Origin, Route } from '../http/route.ts'
+import { route, type Caller, type Origin, type Route } from '../http/route.ts'
 import { boolean, digits, instant, integer, nullable, object, oneOf, refined, text, uuid } from '../schema.ts'
 import { deleteKey, insertKey, listKeys, rotateKey, updateKey } from './queries.ts'
 

@@ -1,8 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 import { AppError } from '../errors.ts'
-import { refined, text } from '../schema.ts'
-import type { Schema } from '../schema.ts'
+import { refined, text, type Schema } from '../schema.ts'
 
 const common = new Set(
   readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
