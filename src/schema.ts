@@ -93,7 +93,7 @@ export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35
     const [given, year = 0, month = 0, day = 0] = instantPattern.exec(typeof value === 'string' ? value : '') ?? []
     const date = new Date(given?.toUpperCase() ?? NaN)
     const lastDay = new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()
-    return Number.isNaN(date.getTime()) || Number(year) === 0 || Number(day) > lastDay ? undefined : date
+    return !(date.getUTCFullYear() <= 9999) || Number(year) === 0 || Number(day) > lastDay ? undefined : date
   })
 
 export function nullable<T>(inner: Schema<T>): Schema<T | null> {

@@ -65,7 +65,7 @@ const lineRules: [name: string, pattern: RegExp, sample: string][] = [
   ['at most 120 columns', /^.{121}/, 'x'.repeat(121)],
   ['no default export', /^export default /, 'export default x'],
   ['no enum, namespace or parameter property', /^\s*(export )?(enum|namespace) |constructor\((public|private|readonly)/, 'enum A {'],
-  ['no any', /: any\b|as any\b/, 'let a: any'],
+  ['no any', /\w: any\b|as any\b/, 'let a: any'],
   ['no unfinished mark', new RegExp(['TO' + 'DO', 'FIX' + 'ME', 'X' + 'XX'].join('|')), `// ${'TO' + 'DO'}`],
 ]
 for (const [name, pattern, sample] of lineRules) {

@@ -40,6 +40,7 @@ for (const [name, body, fields] of [
   ['a control character', { name: 'a\nb' }, ['name']],
   ['an end in the past', { name: 'x', validUntil: '2020-01-01T00:00:00Z' }, ['validUntil']],
   ['an end on 30 February', { name: 'x', validUntil: '2030-02-30T00:00:00Z' }, ['validUntil']],
+  ['an end past the year 9999', { name: 'x', validUntil: '9999-12-31T23:59:59-12:00' }, ['validUntil']],
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
   ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
 ] as const) {

@@ -20,7 +20,7 @@ await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env })
   if (words.length !== 1 || !['create', 'drop'].includes(action!)) throw misuse('Say create or drop')
   if (action === 'drop' && flags['yes'] !== true) throw misuse('drop deletes all data: it wants --yes')
 
-  const reader = createReader({ ...env, ...(!env['DATABASE_URL'] && !env['DATABASE_HOST'] && { DATABASE_HOST: 'localhost' }) })
+  const reader = createReader({ ENV_DATABASE_HOST: 'localhost', ...env })
   const server = readDatabase(reader, 'postgres')!
   const secret = (name: string) => {
     const value = reader.text(name)

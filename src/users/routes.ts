@@ -188,8 +188,10 @@ function requireAdminFor(caller: Caller | null, body: object) {
 
 const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
 
-const payload = ({ id, email, role, permissions, enabled, version, createdAt, updatedAt }: User, apiKeys: string[] = []) =>
-  ({ id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt })
+function payload(user: User, apiKeys: string[] = []) {
+  const { id, email, role, permissions, enabled, version, createdAt, updatedAt } = user
+  return { id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt }
+}
 
 const reply = (status: number, user: User, apiKeys: string[] = [], headers: Record<string, string> = {}): Reply =>
   ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })
