@@ -171,3 +171,11 @@ test('what is required of who asks must all hold', async () => {
     ask('require-role=', admin.key), ask('whatever=1&limit=x'),
   ]), [200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 200])
 })
+
+test('what was put into a user by hand cannot break the headers', async () => {
+  const user = await app.user()
+  await app.db.query(`update users set permissions = array[E'a\\r\\nX-Auth-Role: admin'] where id = $1`, [user.id])
+  const { status, headers } = await app.request('GET', '/users/auth', { key: user.key })
+  assert.deepEqual([status, headers.get('x-auth-role'), headers.get('x-auth-permissions')],
+    [200, 'user', 'a%0D%0AX-Auth-Role:%20admin'])
+})

@@ -30,7 +30,7 @@ export const authRoutes = (): Route[] => ['/users/auth', '/users/auth/*'].map((p
           'X-Auth-User-Id': caller.userId,
           'X-Auth-User-Email': headerText(caller.email),
           'X-Auth-Role': caller.role,
-          'X-Auth-Permissions': caller.permissions.join(','),
+          'X-Auth-Permissions': headerText(caller.permissions.join(',')),
           'X-Auth-Key-Id': caller.keyId,
           'X-Auth-Key-Kind': caller.keyKind,
         },

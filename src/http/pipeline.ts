@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
 import { AppError, failures, type Code } from '../errors.ts'
-import type { Limiter, Verdict } from '../limiter.ts'
+import type { Limiter } from '../limiter.ts'
 import { describeError, type Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { check, isUuid, object } from '../schema.ts'
@@ -63,15 +63,18 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const found = path === null ? null : router(method, path)
     if (found && 'route' in found) exchange.route = found.route
     if (exchange.route?.throttled !== false && throttle !== null) {
-      const verdict = throttle.limiter.take(origin.client)
-      announce(exchange.headers, throttle.policy, verdict)
-      if (!verdict.allowed) throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
+      const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(origin.client)
+      exchange.headers['RateLimit-Policy'] = throttle.policy
+      exchange.headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
+      if (!allowed) throw new AppError('throttled', { retryAfterSeconds })
     }
     if (target === '*' && method === 'OPTIONS') return { status: 204, headers: { Allow: 'OPTIONS' } }
     if (found === null) throw new AppError('not_found')
     if ('allow' in found) {
       exchange.headers['Allow'] = found.allow
-      if (method === 'OPTIONS') return { status: 204, headers: preflight(req.headers, found.allow) }
+      const isPreflight = req.headers['access-control-request-method'] !== undefined
+      if (isPreflight) exchange.headers['Access-Control-Allow-Methods'] = found.allow
+      if (method === 'OPTIONS') return { status: 204, ...(isPreflight && { headers: preflight }) }
       throw new AppError('method_not_allowed')
     }
 
@@ -96,16 +99,6 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return identify(headers)
   }
 
-  function preflight(headers: IncomingHttpHeaders, allow: string): Record<string, string> {
-    if (headers['access-control-request-method'] === undefined) return {}
-    return {
-      'Access-Control-Allow-Methods': allow,
-      'Access-Control-Allow-Headers':
-        'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
-      'Access-Control-Max-Age': '600',
-    }
-  }
-
   function fail(exchange: Exchange, error: unknown): Reply {
     const known = error instanceof AppError ? error : new AppError('internal')
     const { code, message, faults, retryAfterSeconds } = known
@@ -126,8 +119,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return { status, headers, raw: { type: 'application/json', text } }
   }
 
-  function send({ req, res, origin, headers }: Exchange, reply: Reply) {
+  /** Writes the answer and returns its status, for the log: 499 when nobody is there to read it. */
+  function send({ req, res, origin, headers }: Exchange, reply: Reply): number {
     const { status, body, raw } = reply
+    const isGone = req.socket.destroyed
     const all: Record<string, string> = { 'X-Request-Id': origin.requestId, ...common, ...headers }
     if (options.corsOrigins.includes(req.headers.origin ?? '')) {
       all['Access-Control-Allow-Origin'] = req.headers.origin!
@@ -143,6 +138,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     if (!req.complete && hasBody(req)) discardBody(req)
     res.writeHead(status, all)
     res.end(text)
+    return isGone ? 499 : status
   }
 
   return async (req, res, refusal) => {
@@ -151,22 +147,19 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const requestId = typeof sent === 'string' && idPattern.test(sent) ? sent : randomUUID()
     const origin = { requestId, ...readClient(req) }
     const exchange: Exchange = { req, res, origin, route: undefined, caller: null, headers: {} }
-    let reply: Reply
+    let status = 0
     let failure: unknown
     try {
       if (refusal !== undefined) throw refusal
-      reply = await run(exchange)
+      status = send(exchange, await run(exchange))
     } catch (error) {
       failure = error
-      reply = fail(exchange, error)
+      status = send(exchange, fail(exchange, error))
     }
-    const gone = req.socket.destroyed
-    send(exchange, reply)
 
     const ms = performance.now() - start
     const { caller, route } = exchange
     const path = route?.path ?? 'none'
-    const status = gone ? 499 : reply.status
     metrics.request(methods.has(req.method!) ? req.method! : 'other', path, status, ms / 1000)
     const hidden = failure instanceof AppError ? failure.cause : failure
     log(status === 500 ? 'error' : hidden === undefined ? 'info' : 'warn', 'request', {
@@ -185,6 +178,10 @@ const counted: Partial<Record<Code, string>> = {
   invalid_credentials: 'failed_logins_total',
   login_throttled: 'login_throttled_total',
 }
+const preflight = {
+  'Access-Control-Allow-Headers': 'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
+  'Access-Control-Max-Age': '600',
+}
 const idPattern = /^[A-Za-z0-9._-]{1,64}$/
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
@@ -193,11 +190,6 @@ function splitTarget(url: string): [path: string, search: string] {
   const target = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?#]*/i, '')
   const mark = target.indexOf('?')
   return mark < 0 ? [target, ''] : [target.slice(0, mark), target.slice(mark + 1)]
-}
-
-function announce(headers: Record<string, string>, policy: string, { left, resetSeconds }: Verdict) {
-  headers['RateLimit-Policy'] = policy
-  headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
 }
 
 function parseQuery(route: Route, search: string): object {
