@@ -1,5 +1,4 @@
-import pg from 'pg'
-import type { Client, ClientOptions, PoolClient } from 'pg'
+import pg, { type Client, type ClientOptions, type PoolClient } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError } from '../errors.ts'
@@ -46,7 +45,6 @@ export function openDatabase(
 ): Database {
   let host = 0
   let prepares = true
-  const nextHost = () => void (host = (host + 1) % config.hosts.length)
 
   function createClient(): Client {
     const client = new pg.Client({
@@ -60,10 +58,8 @@ export function openDatabase(
   }
 
   async function refuseStandby(client: Client) {
-    const { rows } = await client.query<{ standby: boolean }>({
-      text: 'select pg_is_in_recovery() as standby',
-    })
-    if (rows[0]?.standby !== false) throw new Error('the server does not accept writes')
+    const { rows } = await client.query({ text: 'select where pg_is_in_recovery()' })
+    if (rows.length > 0) throw new Error('the server does not accept writes')
   }
 
   const pool = new pg.Pool({
@@ -81,7 +77,7 @@ export function openDatabase(
       try {
         return await pool.connect()
       } catch (error) {
-        if (tried === host) nextHost()
+        if (tried === host) host = (host + 1) % config.hosts.length
         if (attempt >= config.hosts.length) throw explain(error)
       }
     }
@@ -95,9 +91,8 @@ export function openDatabase(
       client.release()
       return result
     } catch (error) {
-      const explained = explain(error)
-      client.release(explained instanceof AppError && explained.code === 'database_unavailable')
-      throw explained
+      client.release(isLost(error))
+      throw explain(error)
     }
   }
 
@@ -124,15 +119,12 @@ export function openDatabase(
           await client.query({ text: 'commit' })
           return result
         } catch (error) {
-          await client.query({ text: 'rollback' }).catch(() => {})
+          // A lost connection is closed, which rolls back too, and without waiting for an answer.
+          if (!isLost(error)) await client.query({ text: 'rollback' })
           throw error
         }
       }),
-    connections: () => ({
-      total: pool.totalCount,
-      idle: pool.idleCount,
-      waiting: pool.waitingCount,
-    }),
+    connections: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     stop: () => pool.end(),
   }
 }
@@ -168,11 +160,13 @@ function hasCode(error: unknown, ...codes: string[]): boolean {
  * connection, 25006 read-only, 28 and 3D access, 53 out of resources, 55P03 and 57 stopped or
  * timed out, 58 the server's disk. Errors of the driver and of sockets have no SQLSTATE.
  */
-function explain(error: unknown): unknown {
-  if (error instanceof AppError || !(error instanceof Error)) return error
+function isLost(error: unknown): boolean {
+  if (error instanceof AppError || !(error instanceof Error)) return false
   const { code = '', severity } = error as { code?: string; severity?: string }
-  const lost = severity !== undefined
+  return severity !== undefined
     ? /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
     : /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(error.message)
-  return lost ? new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error }) : error
 }
+
+const explain = (error: unknown) =>
+  isLost(error) ? new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error }) : error
