@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Database } from './database/pool.ts'
 import { AppError } from './errors.ts'
 import type { Hasher } from './hasher.ts'
-import { route } from './http/route.ts'
-import type { Reply, Route } from './http/route.ts'
+import { route, type Reply, type Route } from './http/route.ts'
 import type { Limiter } from './limiter.ts'
 import type { Metrics } from './metrics.ts'
 
@@ -86,21 +86,13 @@ export function healthRoutes(
 }
 
 /** Asks the database once for all who ask meanwhile; fails within two seconds. */
-function createHealthCheck(db: Database): () => Promise<void> {
-  let asking: Promise<void> | null = null
-  async function ask() {
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new AppError('database_unavailable', { retryAfterSeconds: 1 })), answerWithinMs)
-    })
-    try {
-      await Promise.race([db.query('select'), late])
-    } finally {
-      clearTimeout(timer)
-      asking = null
-    }
+function createHealthCheck(db: Database): () => Promise<unknown> {
+  let asking: Promise<unknown> | null = null
+  const giveUp = () => {
+    throw new AppError('database_unavailable', { retryAfterSeconds: 1 })
   }
-  return () => (asking ??= ask())
+  const ask = () => Promise.race([db.query('select'), sleep(answerWithinMs, null, { ref: false }).then(giveUp)])
+  return () => (asking ??= ask().finally(() => void (asking = null)))
 }
 
 /** Registers what is read when the metrics are. */
