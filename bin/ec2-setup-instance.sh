@@ -28,10 +28,10 @@ trap 'fail "stopped at line $LINENO"' ERR
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
-apt-get -qy install --no-install-recommends ca-certificates cron curl docker.io gpg postgresql
+apt-get -qy install --no-install-recommends ca-certificates cron curl docker.io gpg postgresql procps
 # Ubuntu 24.04 has no package of the AWS CLI; AWS publishes it as a snap.
 command -v aws >/dev/null || apt-get -qy install --no-install-recommends awscli || snap install aws-cli --classic
-if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 22 || a == 22 && b >= 18 ? 0 : 1)'; then
+if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 22 || a == 22 && b >= 18 ? 0 : 1)' 2>/dev/null; then
   curl -fsSL https://deb.nodesource.com/gpgkey/nodesource-repo.gpg.key | gpg --yes --dearmor -o /usr/share/keyrings/nodesource.gpg
   echo 'deb [signed-by=/usr/share/keyrings/nodesource.gpg] https://deb.nodesource.com/node_22.x nodistro main' \
     >/etc/apt/sources.list.d/nodesource.list
