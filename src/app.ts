@@ -7,7 +7,7 @@ import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
 import { createDatabase, createSchema } from './database/setup.ts'
-import { AppError } from './errors.ts'
+import { AppError, ExitError } from './errors.ts'
 import { createHasher } from './hasher.ts'
 import { registerGauges } from './health.ts'
 import { createClientReader } from './http/client.ts'
@@ -98,7 +98,9 @@ const counters = {
 }
 
 async function startPrivately({ localDirectory, say }: Surroundings, undo: (() => unknown)[]) {
-  const postgres = await startPrivatePostgres({ directory: localDirectory, say })
+  const postgres = await startPrivatePostgres({ directory: localDirectory, say }).catch(({ message }: Error) => {
+    throw new ExitError(message)
+  })
   undo.push(() => postgres.stop())
   const as = (user: string, name: string): DatabaseConfig => ({
     hosts: [postgres.socketDirectory], port: postgres.port, name, user,
