@@ -11,7 +11,8 @@ import { findCallers, markUsed } from '../keys/queries.ts'
 import { digestKey, isKey } from '../secrets.ts'
 
 const maxStatements = 2
-const maxKeysPerStatement = 256
+/** With more, a small table would be scanned instead: 20 ms instead of 1 at 20,000 keys. */
+export const maxKeysPerStatement = 64
 const maxWaiting = 5000
 
 /** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */

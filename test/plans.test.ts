@@ -1,0 +1,114 @@
+// With enough rows that a scan would hurt, no statement may read a table from end to end. Twice
+// over: by PostgreSQL's own count of what the service did, cascades included, and by the plan of each
+// statement that it sent, which the failure shows.
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import pg from 'pg'
+import type { Client, Query } from 'pg'
+
+import { maxKeysPerStatement } from '../src/auth/identify.ts'
+import { findCallers, deleteEndedSessions, markUsed } from '../src/keys/queries.ts'
+import { allRoutes } from '../src/routes.ts'
+import type { Deps } from '../src/routes.ts'
+import { deleteForgottenFailures } from '../src/users/credentials.ts'
+import { createTestDatabase, password, passwordHash, startTestApp } from './helpers.ts'
+
+const rows = 20_000
+
+interface Node { 'Node Type': string; 'Relation Name'?: string; Plans?: Node[] }
+
+const database = await createTestDatabase()
+const { db } = database
+await db.query(`insert into users (email, email_lower, password_hash, role)
+  select e, e, $2, case when i > $1 - 3 then 'admin' else 'user' end
+  from generate_series(1, $1::int) as i, lateral (select 'user' || i || '@example.org' as e) as named`, [rows, passwordHash])
+await db.query(`insert into api_keys (user_id, kind, name, digest, valid_until)
+  select id, case when random() < 0.5 then 'api' else 'session' end, 'test', sha256(convert_to(email, 'UTF8')),
+    now() + interval '1 day' from users`)
+await db.query(`insert into audit_events (action, actor, subject) select 'user.created', id, id from users`)
+await db.query(`insert into login_failures (account, client, failures, wait_until, updated_at)
+  select sha256(convert_to(email, 'UTF8')), '', 1, '-infinity', now() from users`)
+await db.query('vacuum analyze')
+await db.query('select pg_stat_reset()')
+
+const app = await startTestApp({}, database)
+const sent = new Map<string, Query>()
+const { query } = pg.Client.prototype
+pg.Client.prototype.query = function (this: Client & { user?: string }, statement: Query) {
+  if (this.user === 'user_service_manager') sent.set(statement.text, statement)
+  return query.call(this, statement) as Promise<never>
+}
+
+/** The tables that the plan of a statement scans, or none. */
+async function findScans({ text, values = [] }: Query): Promise<string[]> {
+  const [row] = await db.query<{ 'QUERY PLAN': { Plan: Node }[] }>(`explain (format json) ${text}`, values)
+  const scans = ({ 'Node Type': type, 'Relation Name': table, Plans = [] }: Node): string[] =>
+    [...(type === 'Seq Scan' && table ? [table] : []), ...Plans.flatMap(scans)]
+  return scans(row!['QUERY PLAN'][0]!.Plan)
+}
+
+test('no request reads a table from end to end', async () => {
+  const admin = await app.admin()
+  const email = 'plans@example.org'
+  const created = await app.request('POST', '/users', { body: { email, password } })
+  const { id, apiKeys: [key] } = created.details
+  const self = `/users/${id}`
+  const ask = async (method: string, path: string, body?: object, as = key) => {
+    const answer = await app.request(method, path, { key: as, ...(body && { body }) })
+    assert.ok(answer.status < 400, `${method} ${path}: ${answer.text}`)
+    return answer.details
+  }
+  const byAdmin = (method: string, path: string, body?: object) => ask(method, path, body, admin.key)
+  const refused = await app.request('POST', '/users/sessions', { body: { email, password: 'not this one' } })
+  assert.equal(refused.status, 401)
+  const session = await ask('POST', '/users/sessions', { email, password })
+  await ask('DELETE', '/users/sessions', undefined, session.key)
+  await ask('DELETE', `/users/sessions/${id}`)
+  for (const path of ['/auth', '/auth/below', `/${id}`, `/${id}/keys`, `/${id}/keys?after=${id}`, '/healthcheck']) {
+    await ask('GET', `/users${path}`)
+  }
+  for (const path of ['/healthcheck', '/livez', '/docs', '/openapi.json', '/metrics', '/audit', `/audit?user=${id}`,
+    `/audit?after=${id}`, '/users', `/users?after=${id}`, `/users?email=${email}`, '/users?view=full', self]) {
+    await byAdmin('GET', path)
+  }
+  const made = await ask('POST', `${self}/keys`, { name: 'second' })
+  await ask('PATCH', `${self}/keys/${made.id}`, { enabled: false })
+  const rotated = await ask('POST', `${self}/keys/${made.id}/rotate`)
+  await ask('DELETE', `${self}/keys/${rotated.id}`)
+  await ask('PATCH', self, { password: `${password}!`, currentPassword: password })
+  await byAdmin('PATCH', self, { role: 'admin' })
+  await byAdmin('PATCH', self, { role: 'user' })
+  await ask('DELETE', self)
+  for (const clean of [deleteEndedSessions, deleteForgottenFailures]) await clean(db)
+
+  const taken = new Set(app.log.map((line) => JSON.parse(line)).map(({ method, route }) => `${method} ${route}`))
+  const known = allRoutes({ signup: 'open' } as Deps).map(({ method, path }) => `${method === 'ANY' ? 'GET' : method} ${path}`)
+  assert.deepEqual(known.filter((route) => !taken.has(route)), [], 'every route must have been taken')
+  await app.stop()
+  const scanned = await db.query(`select relname, seq_scan from pg_stat_user_tables
+    where relname in ('users', 'api_keys', 'audit_events', 'login_failures') and seq_scan > 0`)
+  assert.deepEqual(scanned, [])
+})
+
+test('no statement is planned to, nor is a look-up of many keys at once', async () => {
+  const record = {
+    async query(text: string, values: unknown[]) {
+      sent.set(`${text} ${(values[0] as unknown[]).length}`, { text, values })
+      return []
+    },
+  }
+  for (const count of [1, 16, maxKeysPerStatement]) {
+    await findCallers(record as never, Array.from({ length: count }, () => Buffer.alloc(32, count)))
+    await markUsed(record as never, Array.from({ length: count }, () => '019535d9-3df7-79fb-b466-fa907fa17f9e'))
+  }
+  const planned = [...sent.values()].filter(({ text }) => /^\s*(with|select|insert|update|delete)\b/.test(text))
+  assert.ok(planned.length > 25, `${planned.length} statements`)
+  const faults: Record<string, string[]> = {}
+  for (const statement of planned) {
+    const scans = await findScans(statement)
+    if (scans.length > 0) faults[statement.text] = scans
+  }
+  assert.deepEqual(faults, {})
+  assert.deepEqual(await findScans({ text: 'select from users where email like $1', values: ['%a%'] }), ['users'])
+})
