@@ -86,6 +86,14 @@ test('a rotated key works on for the overlap, but never past its end', async () 
   for (const overlap of [-1, 604_801, 1.5, '5']) assert.equal((await rotate(next.id, overlap)).status, 400)
 })
 
+test('a key that has ended is not rotated, nor one twice at once', async () => {
+  const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'e' } })
+  const rotate = () => app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })
+  const both = await Promise.all([rotate(), rotate()])
+  assert.deepEqual(both.map(({ status }) => status).sort(), [201, 404])
+  assert.equal((await rotate()).body.code, 'key_not_found')
+})
+
 test('a deleted key is refused at once and then unknown', async () => {
   const { details: { id, key } } = await app.request('POST', keys, { key: owner.key, body: { name: 'd' } })
   assert.equal((await app.request('DELETE', `${keys}/${id}`, { key: owner.key })).status, 204)

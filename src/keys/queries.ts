@@ -87,25 +87,22 @@ export async function deleteKey(db: Db, userId: string, keyId: string): Promise<
 }
 
 /**
- * Makes a key in place of another, with its kind, name and end (from now, if it has ended); the old
- * one works for `overlapSeconds` more, at most. Throws `key_not_found`.
+ * Makes a key in place of another, with its kind, name and end; the old one works for
+ * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended.
  */
-export async function rotateKey(
-  db: Db, userId: string, keyId: string, overlapSeconds: number,
-): Promise<NewKey> {
-  const [old] = await db.query<Key & { next: Date | null }>(
-    `select ${columns}, case when valid_until > now() then valid_until
-       else now() + (valid_until - created_at) end as next
-     from api_keys where user_id = $1::uuid and id = $2::uuid for update`,
+export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number): Promise<NewKey> {
+  const [old] = await tx.query<Key>(
+    `select ${columns} from api_keys where user_id = $1::uuid and id = $2::uuid
+       and (valid_until is null or valid_until > now()) for update`,
     [userId, keyId],
   )
   if (old === undefined) throw new AppError('key_not_found')
-  await db.query(
+  await tx.query(
     `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second')
      where id = $1::uuid`,
     [keyId, overlapSeconds],
   )
-  return insertKey(db, { userId, kind: old.kind, name: old.name, validUntil: old.next })
+  return insertKey(tx, { userId, kind: old.kind, name: old.name, validUntil: old.validUntil })
 }
 
 /** Ends the sessions of a user, but for the key `exceptId`. */
