@@ -1,6 +1,5 @@
+import { one, withDatabase } from '../database/pool.ts'
 import { command, misuse, readCommandDatabase } from './command.ts'
-import { withConnection } from './postgres.ts'
-import { stoppable } from './process.ts'
 
 const usage = `Usage: node bin/audit.js prune --days N --yes
 
@@ -11,28 +10,22 @@ Connects as user_service_admin unless DATABASE_USER says otherwise; DATABASE_URL
 _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.
 `
 
-const limitMs = 86_400_000
 const batch = 5000
 
-const options = { days: { type: 'string' }, yes: { type: 'boolean' } } as const
-
-await command(usage, options, async ({ flags, words, env }) => {
+await command(usage, { days: { type: 'string' }, yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
   const days = String(flags['days'] ?? '')
   if (words.length !== 1 || words[0] !== 'prune') throw misuse('Say prune')
   if (!/^[1-9]\d{0,4}$/.test(days)) throw misuse('--days must be a whole number of days')
   if (flags['yes'] !== true) throw misuse('prune deletes events: it wants --yes')
-  const target = readCommandDatabase(env, 'user_service_admin')
-  await stoppable(limitMs, (signal) => withConnection(target, { env, signal }, async ({ query }) => {
-    const text = 'select (now() - make_interval(days => $1))::text as at'
-    const [before] = await query<{ at: string }>(text, [days])
+  await withDatabase(readCommandDatabase(env, 'user_service_admin'), async (db) => {
+    const { at } = await one<{ at: string }>(db, 'select (now() - make_interval(days => $1))::text as at', [days])
     let total = 0
     for (let count = batch; count === batch; total += count) {
       // The ids are in the order of time, so that each batch is found at once.
-      const deleted = await query(`delete from user_service_schema.audit_events where id in (
-        select id from user_service_schema.audit_events where at < $1 order by id limit $2)
-        returning 1`, [before!.at, batch])
+      const deleted = await db.query(`delete from user_service_schema.audit_events where id in (
+        select id from user_service_schema.audit_events where at < $1 order by id limit $2) returning 1`, [at, batch])
       count = deleted.length
     }
-    console.log(`Deleted ${total} events from before ${before!.at}`)
-  }))
+    console.log(`Deleted ${total} events from before ${at}`)
+  })
 })

@@ -1,12 +1,13 @@
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { one, withDatabase } from '../database/pool.ts'
+import type { Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
-import { findProgram, withConnection } from './postgres.ts'
-import type { Connection } from './postgres.ts'
-import { parseDuration, run, stoppable, withDirectory } from './process.ts'
-import { dumpName, formatSize, hashFile, readPlaces } from './s3.ts'
+import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, stoppable } from './process.ts'
+import type { Surroundings } from './process.ts'
+import { dumpName, hashFile, readPlaces } from './s3.ts'
 import type { Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
@@ -15,22 +16,20 @@ const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
 Dumps the database, reads the dump back, uploads it and then its manifest; a dump without a manifest
 does not count. list: the dumps in the bucket, newest first: name, age, size, whether complete.
 
-  --timeout  give up after that long (90s, 15m, 1h; default 15m)
+  --timeout  give up after that long (90s, 15m, 1h)
   --max-age  exit status 4 when the newest complete dump is older, or there is none
   --quiet    say nothing when all is well
 
 Connects as user_service_user unless DATABASE_USER says otherwise, to DATABASE_URL or DATABASE_HOST
-(default localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI and its own
-variables to S3_BUCKET (default s3://user-service-database-dumps; a prefix may follow), under the
-AWS profile IAM_ROLE if set.
+(default localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI, to S3_BUCKET
+(default s3://user-service-database-dumps; a prefix may follow), under the profile IAM_ROLE if set.
 Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.
 `
 
-const lock = 7520602
+const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
+const options = { 'quiet': { type: 'boolean' }, 'timeout': { type: 'string' }, 'max-age': { type: 'string' } } as const
 
-await command(usage, {
-  'quiet': { type: 'boolean' }, 'timeout': { type: 'string' }, 'max-age': { type: 'string' },
-}, async ({ flags, words, env }) => {
+await command(usage, options, async ({ flags, words, env }) => {
   const limitMs = parseDuration(String(flags['timeout'] ?? '15m'))
   const maxAgeMs = flags['max-age'] === undefined ? Infinity : parseDuration(String(flags['max-age']))
   const lists = words[0] === 'list'
@@ -42,65 +41,65 @@ await command(usage, {
   await stoppable(limitMs, async (signal) => {
     const { database, bucket } = readPlaces(env, 'user_service_user', signal)
     if (lists) return list(bucket, database.name, maxAgeMs, say)
-    const startedAt = Date.now()
-    await withConnection(database, { env, signal }, (db) => withDirectory(async (directory) => {
-      // The lock ends with the connection, however this process ends.
-      const [row] = await db.query<{ locked: boolean }>('select pg_try_advisory_lock($1) as locked', [lock])
-      if (row?.locked !== true) throw new ExitError('another backup is still running', 3)
-      const file = join(directory, 'dump.bck')
-      const facts = await dump(db, file, signal)
-      const { name, size, rows } = { ...facts, size: statSync(file).size }
-      const manifest = `${JSON.stringify({ ...facts, size, sha256: await hashFile(file) }, null, 2)}\n`
+    const file = join(makeDirectory(), 'dump.bck')
+    await withDatabase(database, (db) => db.transaction(async (tx) => {
+      const { name, rows, ...facts } = await dump(tx, file, { env: postgresEnv(database, env), signal })
+      const [size, sha256] = [statSync(file).size, await hashFile(file)]
+      const manifest = `${JSON.stringify({ name, size, sha256, ...facts, rows }, null, 2)}\n`
       writeFileSync(`${file}.json`, manifest)
       await bucket.put(file, name, size)
       await bucket.put(`${file}.json`, `${name}.json`, Buffer.byteLength(manifest))
-      const seconds = ((Date.now() - startedAt) / 1000).toFixed(1)
-      say(`Backed up ${rows['users']} users to ${bucket.url}/${name}: ${formatSize(size)}, ${seconds} s`)
+      say(`Backed up ${rows['users']} users to ${bucket.url}/${name}: ${formatSize(size)}`)
     }))
   })
 })
 
 async function list(bucket: Bucket, database: string, maxAgeMs: number, say: (line: string) => void) {
   const dumps = await bucket.list(database)
-  const minutes = (at: Date) => Math.floor((Date.now() - at.getTime()) / 60_000)
+  const age = (at: Date) => `${((Date.now() - at.getTime()) / 3_600_000).toFixed(1)} h`
   for (const { name, at, size, complete } of dumps) {
-    const age = minutes(at) < 120 ? `${minutes(at)} min` : `${(minutes(at) / 60).toFixed(1)} h`
-    say([name, age, formatSize(size), complete ? 'complete' : 'INCOMPLETE'].join('\t'))
+    say([name, age(at), formatSize(size), complete ? 'complete' : 'INCOMPLETE'].join('\t'))
   }
   const newest = dumps.find(({ complete }) => complete)
   if (maxAgeMs === Infinity || (newest && Date.now() - newest.at.getTime() <= maxAgeMs)) return
   throw new ExitError(newest === undefined ? `there is no complete dump of ${database} in ${bucket.url}`
-    : `the newest complete dump in ${bucket.url}, ${newest.name}, is ${minutes(newest.at)} min old`, 4)
+    : `the newest complete dump in ${bucket.url}, ${newest.name}, is ${age(newest.at)} old`, 4)
 }
 
-/** Dumps the schema into `file`, and counts its rows in the very snapshot of the dump. */
-async function dump({ query, env, version }: Connection, file: string, signal: AbortSignal) {
-  await query('set idle_in_transaction_session_timeout = 0')
-  await query('begin isolation level repeatable read read only')
-  const [snapshot] = await query<{ id: string; at: Date; database: string; migrated: boolean }>(`
-    select pg_export_snapshot() as id, now() as at, current_database() as database,
+/**
+ * Dumps the schema into `file`, and counts its rows in the very snapshot of the dump, which is the
+ * transaction's. The lock is, too: it ends however this process ends.
+ */
+async function dump(tx: Db, file: string, surroundings: Surroundings) {
+  await tx.query('set transaction isolation level repeatable read, read only')
+  await tx.query('set local idle_in_transaction_session_timeout = 0')
+  const start = await one<{
+    locked: boolean; migrated: boolean; id: string; at: Date; name: string; version: string
+  }>(tx, `
+    select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
+      current_database() as name, current_setting('server_version') as version,
       to_regclass('user_service_schema.schema_migrations') is not null as migrated`)
-  const { id, at, database, migrated } = snapshot!
-  if (!migrated) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
+  const { locked, migrated, id, at, name, version } = start
+  if (!locked) throw new ExitError('another backup is still running', 3)
+  if (!migrated) throw new ExitError(`${name} holds nothing: node bin/migrate.js up was never run`)
   const rows: Record<string, number> = {}
-  for (const { name } of await query<{ name: string }>(
-    `select tablename as name from pg_tables where schemaname = 'user_service_schema' order by 1`)) {
-    const [row] = await query<{ count: string }>(`select count(*) from user_service_schema."${name}"`)
-    rows[name] = Number(row!.count)
+  const tables = `select tablename as table from pg_tables where schemaname = 'user_service_schema' order by 1`
+  for (const { table } of await tx.query<{ table: string }>(tables)) {
+    const counted = await one<{ count: string }>(tx, `select count(*) from user_service_schema."${table}"`)
+    rows[table] = Number(counted.count)
   }
-  const [last] = await query<{ name: string }>(
+  const [last] = await tx.query<{ name: string }>(
     'select name from user_service_schema.schema_migrations order by number desc limit 1')
 
-  const pgDump = findProgram('pg_dump', version)
-  await run('pg_dump failed', pgDump, ['--format=custom', '--schema=user_service_schema',
-    `--snapshot=${id}`, '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], { env, signal })
-  await query('commit')
+  const pgDump = findPostgres('pg_dump', version)
+  await run('pg_dump failed', pgDump, ['--format=custom', '--schema=user_service_schema', `--snapshot=${id}`,
+    '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], surroundings)
   // Reads every byte; --list would look at the table of contents alone.
-  await run('the dump cannot be read back', findProgram('pg_restore', version),
-    ['--file=/dev/null', file], { env, signal })
-  const { stdout } = await run('pg_dump failed', pgDump, ['--version'], { env, signal })
+  const pgRestore = findPostgres('pg_restore', version)
+  await run('the dump cannot be read back', pgRestore, ['--file=/dev/null', file], surroundings)
+  const { stdout } = await run('pg_dump failed', pgDump, ['--version'], surroundings)
   return {
-    name: dumpName(database, at), database, at: at.toISOString(), server: version,
+    name: dumpName(name, at), database: name, at: at.toISOString(), server: version,
     pgDump: /\d[\d.]*/.exec(stdout)?.[0] ?? '', schema: last?.name ?? 'none', rows,
   }
 }

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createReader, readDatabase } from '../config.ts'
 import type { Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
-import { run, searchPath } from './process.ts'
+import { programEnv, run } from './process.ts'
 
 /**
  * Lies beside a dump once all of it is in the bucket; a dump without one does not count. When the
@@ -20,7 +20,6 @@ export interface Manifest {
 export type Bucket = ReturnType<typeof createBucket>
 
 const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
-
 /** What a second try does not change. */
 const refused = /\((NoSuch|Access|Invalid|Signature|Expired|40)|credentials|not installed/
 
@@ -38,23 +37,19 @@ export function readPlaces(env: Env, user: string, signal: AbortSignal) {
 }
 
 function createBucket(env: Env, url: string, bucket: string, prefix: string, signal: AbortSignal) {
-  const profile = createReader(env).text('IAM_ROLE')
   // As an option too: the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
-  const options = Object.entries({ '--profile': profile, '--endpoint-url': endpoint })
+  const options = Object.entries({ '--profile': createReader(env).text('IAM_ROLE'), '--endpoint-url': endpoint })
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
-  const own = Object.fromEntries(Object.entries(env).filter(([key]) => passed.test(key)))
-  const surroundings = { env: { ...own, PATH: searchPath(env) }, signal }
-
   const aws = async (what: string, ...args: string[]) =>
-    (await run(what, 'aws', [...args, ...options], surroundings)).stdout
+    (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
 
   async function copy(file: string, name: string, size: number) {
     const target = `${url}/${name}`
     await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
-    const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object',
-      `--bucket=${bucket}`, `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
-    if (Number(stored) !== size) throw new ExitError(`${target} has not the ${size} bytes sent`)
+    const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${bucket}`,
+      `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
+    if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
   }
 
   return {
@@ -75,9 +70,8 @@ function createBucket(env: Env, url: string, bucket: string, prefix: string, sig
     },
     /** The dumps of a database, newest first. */
     async list(database: string) {
-      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2',
-        `--bucket=${bucket}`, `--prefix=${prefix}${dumpPrefix(database)}`,
-        '--query=Contents[].[Key,Size]', '--output=json')
+      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${bucket}`,
+        `--prefix=${prefix}${dumpPrefix(database)}`, '--query=Contents[].[Key,Size]', '--output=json')
       const found = JSON.parse(text || 'null') as [string, number][] | null ?? []
       const sizes = new Map(found.map(([key, size]) => [key.slice(prefix.length), size]))
       return [...sizes].flatMap(([name, size]) => {
@@ -91,13 +85,12 @@ function createBucket(env: Env, url: string, bucket: string, prefix: string, sig
 const dumpPrefix = (database: string) => `${database.replace(/[^\w-]/g, '_')}_dump_`
 
 /** The name of a database's dump of that instant, in UTC. */
-export const dumpName = (database: string, at: Date) => dumpPrefix(database) +
-  `${at.toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '_')}.bck`
+export const dumpName = (database: string, at: Date) =>
+  `${dumpPrefix(database)}${at.toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '_')}.bck`
 
 /** The instant in a dump's name, or null when it is no such name. */
 export function parseDumpName(name: string): Date | null {
-  const pattern = /^\w[\w-]*_dump_(\d{4}-\d\d-\d\d)-(\d\d_\d\d_\d\d)\.bck$/
-  const [, day, time = ''] = pattern.exec(name) ?? []
+  const [, day, time = ''] = /^\w[\w-]*_dump_(\d{4}-\d\d-\d\d)-(\d\d_\d\d_\d\d)\.bck$/.exec(name) ?? []
   const at = new Date(`${day}T${time.replaceAll('_', ':')}Z`)
   return Number.isNaN(at.getTime()) ? null : at
 }
@@ -107,8 +100,8 @@ export function parseManifest(text: string, name: string): Manifest {
   try {
     const manifest = JSON.parse(text) as Manifest
     const tables = Object.entries(manifest.rows)
-    const isSound = manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) &&
-      /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && tables.length > 0 &&
+    const isSound = manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
+      /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && !Number.isNaN(Date.parse(manifest.at)) &&
       tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
     if (isSound) return manifest
   } catch { /* said below */ }
@@ -121,5 +114,3 @@ export async function hashFile(file: string): Promise<string> {
   await pipeline(createReadStream(file), hash)
   return hash.digest('hex')
 }
-
-export const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(bytes < 1e5 ? 3 : 1)} MB`
