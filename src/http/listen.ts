@@ -1,7 +1,7 @@
 // The server's edge: sockets, limits and strictness where Node's defaults are lenient.
 //
-// Slow clients: 5 s for the headers, 15 s for the whole request, 40 s until the answer is taken,
-// 65 s idle (longer than gateways keep theirs); checked each second.
+// Slow clients: 5 s for the handshake of TLS, 5 s for the headers, 15 s for the whole request, 40 s
+// until the answer is taken, 65 s idle (longer than gateways keep theirs); checked each second.
 // At most 10,000 connections. Malformed requests get 400 and a close, but only after the answers
 // to the valid ones before them.
 import { readFileSync } from 'node:fs'
@@ -9,6 +9,7 @@ import http from 'node:http'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
+import { createSecureContext } from 'node:tls'
 import { X509Certificate, createPrivateKey } from 'node:crypto'
 
 import { AppError, ExitError, failures, type Code } from '../errors.ts'
@@ -80,7 +81,7 @@ export async function listen(
   }
   const server = tls === null
     ? http.createServer(options, take)
-    : https.createServer({ ...options, ...tlsSettings, ...readTls(tls) }, take)
+    : https.createServer({ ...options, ...tlsSettings, ...readTls(tls), handshakeTimeout: 5000 }, take)
   // A client that says it sends no more still waits for its answers.
   Object.assign(server, { maxConnections: 10_000, httpAllowHalfOpen: true })
   server.on('checkContinue', take)
@@ -95,11 +96,13 @@ export async function listen(
     const refuse = () => {
       // A request whose body goes wrong after its answer gets no second one.
       if (isInBody || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
-      socket.end(rawRefusal(codeOf(error.code)), () => socket.destroy())
+      socket.end(rawRefusal(codeOf(error.code), tls !== null), () => socket.destroy())
     }
     if (!waiting?.size) refuse()
     else if (socket.listenerCount('answered') === 0) socket.once('answered', refuse)
   })
+  // Nothing can be said to who did not shake hands, and Node leaves its socket to whoever listens above.
+  server.on('tlsClientError', (_: Error, socket: Socket) => socket.destroy())
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', ({ message }) => reject(new ExitError(`Cannot listen: ${message}`)))
@@ -157,13 +160,14 @@ const codeOf = (reason: string | undefined): Code =>
     : reason === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'invalid_request'
 
 /** An answer for what never became a request. */
-function rawRefusal(code: Code): string {
+function rawRefusal(code: Code, secure: boolean): string {
   const { status, sentence } = failures[code]
   const id = crypto.randomUUID()
   const body = JSON.stringify({ requestId: id, status: 'ERROR', details: sentence, code })
   return `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${id}\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${body.length}\r\nCache-Control: no-store\r\n` +
-    `X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n${body}`
+    `X-Content-Type-Options: nosniff\r\n${secure ? 'Strict-Transport-Security: max-age=31536000\r\n' : ''}` +
+    `Connection: close\r\n\r\n${body}`
 }
 
 const tlsSettings = {
@@ -181,10 +185,12 @@ const tlsSettings = {
 function readTls({ certFile, keyFile }: TlsFiles): { cert: string; key: string } {
   try {
     const pair = { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
+    if (pair.key.includes('ENCRYPTED')) throw new Error('the key wants a password')
     const certificate = new X509Certificate(pair.cert)
     if (!certificate.checkPrivateKey(createPrivateKey(pair.key))) throw new Error('the key is of another certificate')
     if (Date.parse(certificate.validTo) < Date.now()) throw new Error(`it expired on ${certificate.validTo}`)
     if (Date.parse(certificate.validFrom) > Date.now()) throw new Error(`it is valid from ${certificate.validFrom}`)
+    createSecureContext({ ...tlsSettings, ...pair })
     return pair
   } catch (error) {
     throw new ExitError(`TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${(error as Error).message}`, 2)
