@@ -171,6 +171,8 @@ test('a deployment migrates, runs the service without rights, and renews the com
   'node true [ALL] [no-new-privileges] unless-stopped 268435456')
   const status1 = await docker('exec', 'user-service', 'cat', '/proc/1/status')
   assert.match(status1, /^Uid:\s1000\b[^]*^CapEff:\s0+$[^]*^NoNewPrivs:\s1$/m)
+  const key = await docker('exec', 'user-service', 'node', 'bin/admin.js', 'create', 'ada@example.org')
+  assert.match(key, /^usk_/)
 })
 
 test('what does not begin changes nothing: no such image, a wrong login, readable secrets', async () => {
