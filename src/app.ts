@@ -129,7 +129,7 @@ async function waitForDatabase(db: Database, log: Log) {
     } catch (error) {
       const lost = error instanceof AppError && error.code === 'database_unavailable'
       if (!lost || performance.now() > deadline) throw error
-      log('warn', 'waiting for the database', describeError(error.cause))
+      log('warn', 'waiting for the database', { error: (error.cause as Error).message })
       await new Promise((resolve) => setTimeout(resolve, 500))
     }
   }

@@ -40,7 +40,7 @@ try {
   await using('user_service_admin', name, (db) => migrateUp(db))
 
   const loader = (process.features as { typescript?: unknown }).typescript ? [] : ['--import', import.meta.resolve('tsx')]
-  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', ...flags, ...files], {
+  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', '--test-concurrency=3', ...flags, ...files], {
     stdio: 'inherit',
     env: {
       ...process.env,

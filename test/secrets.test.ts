@@ -68,7 +68,8 @@ test('a password fits what was stored of it, and no other does', async () => {
 
 test('clients take turns, and no few of them can shut another out', async () => {
   const order: string[] = []
-  const ask = (client: string) => hasher.verify('x', null, client).then(() => order.push(client), () => order.push(`no ${client}`))
+  const cheap = phc.replace('ln=14', 'ln=1')
+  const ask = (client: string) => hasher.verify('x', cheap, client).then(() => order.push(client), () => order.push(`no ${client}`))
   const asked = ['a', 'b'].flatMap((client) => Array.from({ length: 20 }, () => ask(client)))
   assert.deepEqual(hasher.load(), { inFlight: 2, queued: 32 })
   asked.push(ask('late'))
