@@ -8,7 +8,7 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { ask, freePort, root, run, startSshd, succeed } from './sshd.ts'
+import { ask, freePort, root, run, startSshd, succeed } from '../sshd.ts'
 
 const scripts = (await readdir(join(root, 'bin'))).filter((name) => name.endsWith('.sh')).sort()
 
