@@ -1,52 +1,40 @@
 // The part of `pg` that this service uses.
 declare module 'pg' {
   import type { EventEmitter } from 'node:events'
-  import type { ConnectionOptions } from 'node:tls'
 
-  export interface ClientOptions {
-    host?: string
+  interface ClientOptions {
+    host?: string | undefined
     port?: number
     database?: string
     user?: string
-    password?: string
-    ssl?: false | ConnectionOptions
+    password?: string | undefined
+    ssl?: false | { rejectUnauthorized: boolean; ca?: string }
     application_name?: string
     connectionTimeoutMillis?: number
     query_timeout?: number
     keepAlive?: boolean
   }
-  export interface PoolOptions extends ClientOptions {
+  interface PoolOptions extends ClientOptions {
     max?: number
     idleTimeoutMillis?: number
-    Client?: new (options: ClientOptions) => Client
     onConnect?: (client: Client) => Promise<void>
   }
-  export interface Query {
-    text: string
-    values?: unknown[]
-    /** A name makes it a prepared statement of the connection. */
-    name?: string
-  }
-  export interface Result<Row> {
-    rows: Row[]
-    rowCount: number | null
-  }
+  export interface Query { text: string; values?: unknown[]; name?: string | undefined }
   export class Client extends EventEmitter {
     constructor(options: ClientOptions)
     connect(): Promise<void>
-    query<Row>(query: Query): Promise<Result<Row>>
+    query<Row>(query: Query): Promise<{ rows: Row[] }>
     end(): Promise<void>
   }
-  export class PoolClient extends Client {
-    release(error?: Error | boolean): void
-  }
-  export class Pool extends EventEmitter {
+  export class PoolClient extends Client { release(close: boolean): void }
+  class Pool extends EventEmitter {
     constructor(options: PoolOptions)
+    /** Each new connection is made by what they are then. */
+    readonly options: PoolOptions
     readonly totalCount: number
     readonly idleCount: number
     readonly waitingCount: number
     connect(): Promise<PoolClient>
-    query<Row>(query: Query): Promise<Result<Row>>
     end(): Promise<void>
   }
   const pg: { Client: typeof Client; Pool: typeof Pool }

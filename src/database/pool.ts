@@ -1,4 +1,4 @@
-import pg, { type Client, type ClientOptions, type PoolClient } from 'pg'
+import pg, { type Client, type PoolClient } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError } from '../errors.ts'
@@ -20,56 +20,27 @@ export interface Database extends Db {
 const connectTimeoutMs = 1500
 const requestTimeoutMs = 1900
 
-/** The options of one connection to `host`. */
-export function clientOptions(config: DatabaseConfig, host = config.hosts[0]!): ClientOptions {
-  return {
-    host,
-    port: config.port,
-    database: config.name,
-    user: config.user,
-    ...(config.password !== undefined && { password: config.password }),
-    ssl: config.ssl,
-    application_name: 'user-service',
-    keepAlive: true,
-  }
-}
-
 /**
  * Opens a pool that survives the loss of its server: a failure of the connection is the failure
- * `database_unavailable` of the call that met it, and the next call connects anew. Of several
- * hosts it uses the first that accepts writes, decided for each new connection. A statement may
- * take `timeoutMs`; 0: as long as it takes.
+ * `database_unavailable` of the call that met it, and the next call connects anew. Of several hosts it uses
+ * the first that accepts writes, decided for each new connection. A statement may take `timeoutMs`; 0: any time.
  */
 export function openDatabase(
   config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs,
 ): Database {
+  const { hosts, port, name, user, password, ssl, poolSize } = config
   let host = 0
   let prepares = true
-
-  function createClient(): Client {
-    const client = new pg.Client({
-      ...clientOptions(config, config.hosts[host]!),
-      connectionTimeoutMillis: connectTimeoutMs,
-      query_timeout: timeoutMs,
-    })
-    // A connection that dies while it is checked out and idle would otherwise end the process.
-    client.on('error', () => {})
-    return client
-  }
-
-  async function refuseStandby(client: Client) {
-    const { rows } = await client.query({ text: 'select where pg_is_in_recovery()' })
-    if (rows.length > 0) throw new Error('the server does not accept writes')
-  }
-
   const pool = new pg.Pool({
-    max: config.poolSize,
-    idleTimeoutMillis: 60_000,
-    connectionTimeoutMillis: connectTimeoutMs,
-    Client: createClient as unknown as new (options: ClientOptions) => Client,
-    ...(config.hosts.length > 1 && { onConnect: refuseStandby }),
+    host: hosts[host], port, database: name, user, password, ssl,
+    application_name: 'user-service', keepAlive: true,
+    connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs,
+    max: poolSize, idleTimeoutMillis: 60_000,
+    ...(hosts.length > 1 && { onConnect: refuseStandby }),
   })
   pool.on('error', onLost)
+  // A connection that dies while it is checked out and idle would otherwise end the process.
+  pool.on('connect', (client: Client) => client.on('error', () => {}))
 
   async function connect(): Promise<PoolClient> {
     for (let attempt = 1; ; attempt++) {
@@ -77,8 +48,8 @@ export function openDatabase(
       try {
         return await pool.connect()
       } catch (error) {
-        if (tried === host) host = (host + 1) % config.hosts.length
-        if (attempt >= config.hosts.length) throw explain(error)
+        if (tried === host) pool.options.host = hosts[host = (host + 1) % hosts.length]
+        if (attempt >= hosts.length) throw explain(error)
       }
     }
   }
@@ -88,7 +59,7 @@ export function openDatabase(
     const client = await connect()
     try {
       const result = await work(client)
-      client.release()
+      client.release(false)
       return result
     } catch (error) {
       client.release(isLost(error))
@@ -99,7 +70,7 @@ export function openDatabase(
   return {
     async query<Row>(text: string, values: unknown[] = [], name?: string): Promise<Row[]> {
       try {
-        const query = { text, values, ...(name !== undefined && prepares && { name }) }
+        const query = { text, values, name: prepares ? name : undefined }
         return (await borrow((client) => client.query<Row>(query))).rows
       } catch (error) {
         // A pooler in transaction mode hands out other connections than were prepared.
@@ -129,6 +100,11 @@ export function openDatabase(
   }
 }
 
+async function refuseStandby(client: Client) {
+  const { rows } = await client.query({ text: 'select where pg_is_in_recovery()' })
+  if (rows.length > 0) throw new Error('the server does not accept writes')
+}
+
 /** Opens one connection for the time of `work`, whose statements may take any time. */
 export async function withDatabase<T>(config: DatabaseConfig, work: (db: Database) => Promise<T>): Promise<T> {
   const database = openDatabase({ ...config, poolSize: 1 }, () => {}, 0)
@@ -147,18 +123,16 @@ export async function one<Row>(db: Db, text: string, values: unknown[] = []): Pr
 }
 
 /** Whether `error` is the violation of the constraint of that name. */
-export function violates(error: unknown, constraint: string): boolean {
-  return hasCode(error, '23505', '23503') && (error as { constraint?: string }).constraint === constraint
-}
+export const violates = (error: unknown, constraint: string) =>
+  hasCode(error, '23505', '23503') && (error as { constraint?: string }).constraint === constraint
 
-function hasCode(error: unknown, ...codes: string[]): boolean {
-  return error instanceof Error && codes.includes((error as { code?: string }).code ?? '')
-}
+const hasCode = (error: unknown, ...codes: string[]) =>
+  error instanceof Error && codes.includes((error as { code?: string }).code ?? '')
 
 /**
- * Tells a database that cannot be used now from a statement that is wrong. SQLSTATEs: 08 lost
- * connection, 25006 read-only, 28 and 3D access, 53 out of resources, 55P03 and 57 stopped or
- * timed out, 58 the server's disk. Errors of the driver and of sockets have no SQLSTATE.
+ * Tells a database that cannot be used now from a statement that is wrong. SQLSTATEs: 08 lost connection,
+ * 25006 read-only, 28 and 3D access, 53 out of resources, 55P03 and 57 stopped or timed out, 58 the server's
+ * disk. Errors of the driver and of sockets have no SQLSTATE, and no severity.
  */
 function isLost(error: unknown): boolean {
   if (error instanceof AppError || !(error instanceof Error)) return false
