@@ -30,7 +30,8 @@ try {
     localDirectory: fileURLToPath(new URL('../.local', import.meta.url)),
     say: (line) => void process.stderr.write(`${line}\n`),
   })
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  // A hang-up ends the service, as it does others, unless it has a certificate to reread.
+  for (const signal of config.tls ? ['SIGTERM', 'SIGINT'] : ['SIGTERM', 'SIGINT', 'SIGHUP']) {
     process.on(signal, () => {
       if (stopping) process.exit(1)
       stopping = true
@@ -43,7 +44,7 @@ try {
     })
   }
   const app = await started
-  process.on('SIGHUP', () => {
+  if (config.tls) process.on('SIGHUP', () => {
     try {
       app.rereadTls()
       log('info', 'certificate reread')
