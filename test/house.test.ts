@@ -119,3 +119,10 @@ test('no test is skipped or left to do', () => {
   assert.match(`test.${'sk' + 'ip'}('x')`, pattern)
   assert.deepEqual(typescript.filter((path) => pattern.test(read(path))), [])
 })
+
+test('the README shows the gateways’ configurations as they are tested', () => {
+  const readme = read('README.md')
+  const configurations = under('test/system/gateways')
+  assert.ok(configurations.length >= 5)
+  assert.deepEqual(configurations.filter((path) => !readme.includes(read(path).trim())), [])
+})
