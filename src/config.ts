@@ -4,16 +4,7 @@ import { BlockList, isIPv4 } from 'node:net'
 import { ExitError } from './errors.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
-export interface DatabaseConfig {
-  hosts: string[]
-  port: number
-  name: string
-  user: string
-  password: string | undefined
-  ssl: false | { rejectUnauthorized: boolean; ca?: string }
-  poolSize: number
-}
-
+export type DatabaseConfig = NonNullable<ReturnType<typeof readDatabase>>
 export type Config = ReturnType<typeof readConfig>
 export type Env = Record<string, string | undefined>
 
@@ -50,10 +41,9 @@ export function createReader(env: Env) {
     file(name: string): string | undefined {
       const path = text(name)
       try {
-        return path === undefined ? undefined : readFileSync(path, 'utf8')
+        return path && readFileSync(path, 'utf8')
       } catch {
-        wrong(name, 'names a file that cannot be read')
-        return undefined
+        return void wrong(name, 'names a file that cannot be read')
       }
     },
     /** Throws all mistakes in one message, exit status 2. */
@@ -65,71 +55,67 @@ export function createReader(env: Env) {
 
 type Reader = ReturnType<typeof createReader>
 
-/** Reads how to reach the database, or null when neither DATABASE_URL nor DATABASE_HOST is set. */
-export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
+/** How to reach the database, or null when neither DATABASE_URL nor DATABASE_HOST is set. */
+export function readDatabase(reader: Reader, defaultUser: string) {
   const url = readUrl(reader)
   const ca = reader.file('DATABASE_CA_FILE')
   const mode = reader.choice('DATABASE_SSL', ['disable', 'require', 'verify-full'])
-  const database: DatabaseConfig = {
-    hosts: url?.hosts ?? reader.list('DATABASE_HOST'),
+  const hosts = url?.hosts ?? reader.list('DATABASE_HOST')
+  const database = {
+    hosts,
     port: url?.port ?? reader.integer('DATABASE_PORT', 5432, 1, 65_535),
     name: url?.name ?? reader.text('DATABASE_NAME') ?? 'db_user_service',
     user: url?.user ?? reader.text('DATABASE_USER') ?? defaultUser,
     password: url?.password ?? reader.text('DATABASE_PASSWORD'),
-    ssl: mode === 'disable' ? false : { rejectUnauthorized: mode === 'verify-full', ...(ca && { ca }) },
+    ssl: mode !== 'disable' && { rejectUnauthorized: mode === 'verify-full', ...(ca && { ca }) },
     poolSize: reader.integer('DATABASE_POOL', 10, 1, 1000),
   }
-  return database.hosts.length === 0 ? null : database
+  return hosts.length === 0 ? null : database
 }
 
 function readUrl(reader: Reader) {
   const given = reader.text('DATABASE_URL')
-  if (given === undefined) return null
+  if (given === undefined) return undefined
   try {
-    const url = new URL(given)
-    const host = decodeURIComponent(url.hostname) || (url.searchParams.get('host') ?? 'localhost')
-    const part = (text: string) => decodeURIComponent(text) || undefined
-    if (!/^postgres(ql)?:$/.test(url.protocol)) throw new Error('another protocol')
-    if ([...url.searchParams.keys()].some((name) => name !== 'host')) {
+    const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
+    if (!/^postgres(ql)?:$/.test(protocol)) throw new Error('another protocol')
+    if ([...searchParams.keys()].some((name) => name !== 'host')) {
       reader.wrong('DATABASE_URL', 'takes no parameter but host: see DATABASE_SSL')
     }
+    const part = (text: string) => decodeURIComponent(text) || undefined
+    const host = part(hostname) ?? searchParams.get('host') ?? 'localhost'
     return {
-      hosts: [host.replace(/^\[(.*)\]$/, '$1')],
-      port: url.port === '' ? undefined : Number(url.port),
-      name: part(url.pathname.slice(1)),
-      user: part(url.username),
-      password: part(url.password),
+      hosts: [host.replace(/^\[(.*)\]$/, '$1')], port: port === '' ? undefined : Number(port),
+      name: part(pathname.slice(1)), user: part(username), password: part(password),
     }
   } catch {
-    reader.wrong('DATABASE_URL', 'must be postgres://user:password@host:port/name')
-    return null
+    return void reader.wrong('DATABASE_URL', 'must be postgres://user:password@host:port/name')
   }
 }
 
 /** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
 export function readConfig(env: Env) {
   const reader = createReader(env)
-  const { text, integer, choice, wrong } = reader
+  const { text, integer, choice, list, pair, wrong } = reader
   // Null: a private PostgreSQL.
   const database = readDatabase(reader, 'user_service_manager')
-  const configured = text('DATABASE_URL') ?? text('DATABASE_HOST')
-  if (env['NODE_ENV'] === 'production' && configured === undefined) {
+  if (env['NODE_ENV'] === 'production' && !(text('DATABASE_URL') ?? text('DATABASE_HOST'))) {
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set when NODE_ENV is production')
   }
-  const path = (text('SERVER_BASE_PATH') ?? '/v1').replace(/^\/*/, '/').replace(/\/+$/, '')
-  if (!/^(\/[A-Za-z0-9._~-]+)*$/.test(path)) wrong('SERVER_BASE_PATH', 'must be a path such as /v1')
-  const corsOrigins = reader.list('CORS_ORIGINS')
+  const basePath = (text('SERVER_BASE_PATH') ?? '/v1').replace(/^\/*/, '/').replace(/\/+$/, '')
+  if (!/^(\/[A-Za-z0-9._~-]+)*$/.test(basePath)) wrong('SERVER_BASE_PATH', 'must be a path such as /v1')
+  const corsOrigins = list('CORS_ORIGINS')
   if (!corsOrigins.every((origin) => URL.canParse(origin) && new URL(origin).origin === origin)) {
     wrong('CORS_ORIGINS', 'must be origins such as https://app.example.org')
   }
-  const [certFile, keyFile] = reader.pair('TLS_CERT_FILE', 'TLS_KEY_FILE')
-  const [adminEmail, adminKeyFile] = reader.pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE')
+  const [certFile, keyFile] = pair('TLS_CERT_FILE', 'TLS_KEY_FILE')
+  const [adminEmail, adminKeyFile] = pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
     host: text('SERVER_HOST') ?? (database === null ? '127.0.0.1' : undefined),
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
-    basePath: path,
+    basePath,
     tls: certFile && keyFile ? { certFile, keyFile } : null,
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
