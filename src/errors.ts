@@ -32,10 +32,8 @@ export const failures = {
 export type Code = keyof typeof failures
 
 /** What is wrong with one member of a body or query. */
-export interface Fault {
-  field: string
-  message: string
-}
+export type Fault = { field: string; message: string }
+type Details = { faults?: Fault[]; sentence?: string; retryAfterSeconds?: number; cause?: unknown }
 
 /** A failure whose every part is safe to show to the caller; anything else thrown is a 500. */
 export class AppError extends Error {
@@ -43,23 +41,20 @@ export class AppError extends Error {
   readonly faults: Fault[]
   readonly retryAfterSeconds: number | undefined
 
-  constructor(
-    code: Code,
-    more: { faults?: Fault[]; sentence?: string; retryAfterSeconds?: number; cause?: unknown } = {},
-  ) {
-    super(more.sentence ?? failures[code].sentence, { cause: more.cause })
+  constructor(code: Code, { faults = [], sentence, retryAfterSeconds, cause }: Details = {}) {
+    super(sentence ?? failures[code].sentence, { cause })
     this.code = code
-    this.faults = more.faults ?? []
-    this.retryAfterSeconds = more.retryAfterSeconds
+    this.faults = faults
+    this.retryAfterSeconds = retryAfterSeconds
   }
 }
 
 /** What a command or a failed start tells its operator, and its exit status. */
 export function tellFailure(error: unknown): { text: string; status: number } {
   const { message, stack, cause } = error as Error
-  const expected = error instanceof ExitError || error instanceof AppError
-  const why = cause instanceof Error ? `: ${cause.message}` : ''
-  return { text: expected ? message + why : stack ?? message, status: error instanceof ExitError ? error.status : 1 }
+  const status = error instanceof ExitError ? error.status : 1
+  if (!(error instanceof ExitError || error instanceof AppError)) return { text: stack ?? message, status }
+  return { text: cause instanceof Error ? `${message}: ${cause.message}` : message, status }
 }
 
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */
