@@ -19,33 +19,29 @@ export type Members<R extends Shape, O extends Shape> =
   { [K in keyof R]: Of<R[K]> } & { [K in keyof O]?: Of<O[K]> }
 
 /** A schema of one rule: what `parse` has no value for is reported with `message`. */
-export function rule<T>(json: JsonSchema, message: string, parse: (value: unknown) => T | undefined): Schema<T> {
-  return {
-    json,
-    check(value, field, report) {
-      const parsed = parse(value)
-      if (parsed === undefined) report(field, message)
-      return parsed as T
-    },
-  }
-}
+export const rule = <T>(json: JsonSchema, message: string, parse: (value: unknown) => T | undefined): Schema<T> => ({
+  json,
+  check(value, field, report) {
+    const parsed = parse(value)
+    if (parsed === undefined) report(field, message)
+    return parsed as T
+  },
+})
 
 /** A schema of one more rule: `refine` returns the value to use, or reports. */
-export function refined<T>(
+export const refined = <T>(
   base: Schema<T>, json: JsonSchema, refine: (value: T, field: string, report: Report) => T,
-): Schema<T> {
-  return {
-    json: { ...base.json, ...json },
-    check(value, field, report) {
-      let sound = true
-      const checked = base.check(value, field, (...fault) => {
-        sound = false
-        report(...fault)
-      })
-      return sound ? refine(checked, field, report) : checked
-    },
-  }
-}
+): Schema<T> => ({
+  json: { ...base.json, ...json },
+  check(value, field, report) {
+    let sound = true
+    const checked = base.check(value, field, (...fault) => {
+      sound = false
+      report(...fault)
+    })
+    return sound ? refine(checked, field, report) : checked
+  },
+})
 
 /** Well-formed text whose length, in code points, is within the bounds. */
 export const text = (min: number, max: number, pattern = /^[^]*$/, says = `must have ${min} to ${max} characters`) =>
@@ -53,10 +49,8 @@ export const text = (min: number, max: number, pattern = /^[^]*$/, says = `must 
     typeof value === 'string' && value.isWellFormed() && value.length >= min && [...value].length <= max &&
       pattern.test(value) ? value : undefined)
 
-const uuidPattern = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i
-
 /** Whether `value` has the form of a UUID. */
-export const isUuid = (value: string) => value.length === 36 && uuidPattern.test(value)
+export const isUuid = (value: string) => /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i.test(value)
 
 /** Before every other. */
 export const nilUuid = '00000000-0000-0000-0000-000000000000'
@@ -86,7 +80,6 @@ export const oneOf = <const T extends string>(...choices: T[]) =>
     choices.find((choice) => choice === value))
 
 const instantPattern = /^(\d{4})-(\d\d)-(\d\d)t\d\d:\d\d:\d\d(\.\d{1,9})?(z|[+-]\d\d:\d\d)$/i
-
 /** An instant by RFC 3339. */
 export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35 },
   'must be an instant such as 2030-01-31T12:00:00Z', (value) => {
@@ -96,27 +89,23 @@ export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35
     return !(date.getUTCFullYear() <= 9999) || Number(year) === 0 || Number(day) > lastDay ? undefined : date
   })
 
-export function nullable<T>(inner: Schema<T>): Schema<T | null> {
-  return {
-    json: { ...inner.json, type: [inner.json['type'], 'null'] },
-    check: (value, field, report) => (value === null ? null : inner.check(value, field, report)),
-  }
-}
+export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({
+  json: { ...inner.json, type: [inner.json['type'], 'null'] },
+  check: (value, field, report) => (value === null ? null : inner.check(value, field, report)),
+})
 
 /** A list of at most `max` different items. */
-export function list<T>(item: Schema<T>, max: number): Schema<T[]> {
-  return {
-    json: { type: 'array', items: item.json, maxItems: max, uniqueItems: true },
-    check(value, field, report) {
-      if (!Array.isArray(value) || value.length > max) {
-        report(field, `must be a list of at most ${max}`)
-        return []
-      }
-      if (new Set(value).size < value.length) report(field, 'must not repeat an item')
-      return value.map((each, index) => item.check(each, `${field}[${index}]`, report))
-    },
-  }
-}
+export const list = <T>(item: Schema<T>, max: number): Schema<T[]> => ({
+  json: { type: 'array', items: item.json, maxItems: max, uniqueItems: true },
+  check(value, field, report) {
+    if (!Array.isArray(value) || value.length > max) {
+      report(field, `must be a list of at most ${max}`)
+      return []
+    }
+    if (new Set(value).size < value.length) report(field, 'must not repeat an item')
+    return value.map((each, index) => item.check(each, `${field}[${index}]`, report))
+  },
+})
 
 /** An object with these members and no others. */
 export function object<R extends Shape, O extends Shape = Record<never, never>>(
@@ -153,12 +142,12 @@ export function object<R extends Shape, O extends Shape = Record<never, never>>(
 /** Runs a check and returns the value, or all the faults and the most telling code. */
 export function check<T>(schema: Schema<T>, value: unknown):
   { value: T } | { faults: Fault[]; code: Code | undefined } {
-  const faults: (Fault & { code: Code | undefined })[] = []
-  const checked = schema.check(value, '', (field, message, code) => faults.push({ field, message, code }))
+  const faults: Fault[] = []
+  const codes: (Code | undefined)[] = []
+  const checked = schema.check(value, '', (field, message, code) => {
+    faults.push({ field, message })
+    codes.push(code)
+  })
   if (faults.length === 0) return { value: checked }
-  const plain = faults.some(({ code }) => code === undefined)
-  return {
-    faults: faults.map(({ field, message }) => ({ field, message })),
-    code: plain ? undefined : faults[0]?.code,
-  }
+  return { faults, code: codes.includes(undefined) ? undefined : codes[0] }
 }
