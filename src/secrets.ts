@@ -1,14 +1,13 @@
 // Keys and stored passwords.
 //
-// A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of
-// those 43. The checksum keeps no secret: it lets a mistyped or made-up key be refused without
-// asking the database, and a scanner find a leaked one. The database holds SHA-256 of the key: a
-// fast hash is enough for 256 random bits, and looking a digest up by an index tells an attacker
-// who times it nothing that leads to a key.
+// A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of those 43.
+// The checksum keeps no secret: it lets a mistyped or made-up key be refused without asking the database, and
+// a scanner find a leaked one. The database holds SHA-256 of the key: a fast hash is enough for 256 random
+// bits, and looking a digest up by an index tells an attacker who times it nothing that leads to a key.
 //
-// A password is stored as PHC string format has it, by scrypt at OWASP's choice with the smallest
-// memory. Parameters read from a stored string are bounded before they are used: whoever can write
-// one row must not be able to ask for a gigabyte.
+// A password is stored as PHC string format has it, by scrypt at OWASP's choice with the smallest memory.
+// Parameters read from a stored string are bounded before they are used: whoever can write one row must not
+// be able to ask for a gigabyte.
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
@@ -32,29 +31,18 @@ function base62(value: bigint, length: number): string {
   return digits
 }
 
-const crcTable = Uint32Array.from({ length: 256 }, (_, byte) => {
-  let crc = byte
-  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1
-  return crc
-})
-
+/** CRC-32, bit by bit: 3 µs a key, and Node has one only from 20.15 on. */
 function checksum(secret: string): string {
-  let crc = 0xffffffff
-  for (let i = 0; i < secret.length; i++) crc = crcTable[(crc ^ secret.charCodeAt(i)) & 255]! ^ (crc >>> 8)
-  let rest = (crc ^ 0xffffffff) >>> 0
-  let digits = ''
-  for (let i = 0; i < 6; i++, rest = Math.floor(rest / 62)) digits = alphabet[rest % 62] + digits
-  return digits
+  let crc = -1
+  for (let i = 0; i < secret.length; i++) {
+    crc ^= secret.charCodeAt(i)
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 && 0xedb88320)
+  }
+  return base62(BigInt(~crc >>> 0), 6)
 }
 
 /** A password's parameters, salt and hash. `ln` is log2 of scrypt's N. */
-export interface PasswordHash {
-  ln: number
-  r: number
-  p: number
-  salt: Buffer
-  hash: Buffer
-}
+export type PasswordHash = { ln: number; r: number; p: number; salt: Buffer; hash: Buffer }
 
 /** OWASP's choice with the smallest memory: 16 MiB a hash. */
 export const cost = { ln: 14, r: 8, p: 5 }
@@ -66,10 +54,9 @@ export function parseHash(stored: string): PasswordHash | null {
   const [, ln, r, p, salt, hash] = phcPattern.exec(stored) ?? []
   if (salt === undefined || hash === undefined) return null
   const read = { ln: Number(ln), r: Number(r), p: Number(p) }
-  const bounded = read.ln >= 1 && read.r >= 1 && read.p >= 1 && read.p <= 16 &&
-    128 * 2 ** read.ln * read.r <= 2 ** 27
-  if (!bounded) return null
-  return { ...read, salt: Buffer.from(salt, 'base64'), hash: Buffer.from(hash, 'base64') }
+  const isPositive = read.ln >= 1 && read.r >= 1 && read.p >= 1
+  const isBounded = isPositive && read.p <= 16 && 128 * 2 ** read.ln * read.r <= 2 ** 27
+  return isBounded ? { ...read, salt: Buffer.from(salt, 'base64'), hash: Buffer.from(hash, 'base64') } : null
 }
 
 /** The form in which a password is stored. */
