@@ -16,7 +16,7 @@ export function createMetrics(counters: Record<string, string>): Metrics {
   const requests = new Map<string, number>()
   const latencies = new Map<string, { buckets: number[]; sum: number; count: number }>()
   const counts = new Map(Object.keys(counters).map((name) => [name, 0]))
-  const gauges: { name: string; help: string; read: () => number; labels: string | undefined }[] = []
+  const gauges: { name: string; help: string; read: () => number; labels: string }[] = []
 
   return {
     request(method, route, status, seconds) {
@@ -30,7 +30,7 @@ export function createMetrics(counters: Record<string, string>): Metrics {
       for (let i = bounds.length - 1; i >= 0 && seconds <= bounds[i]!; i--) latency.buckets[i]!++
     },
     count: (name) => void counts.set(name, (counts.get(name) ?? 0) + 1),
-    gauge: (name, help, read, labels) => void gauges.push({ name, help, read, labels }),
+    gauge: (name, help, read, labels = '') => void gauges.push({ name, help, read, labels: labels && `{${labels}}` }),
     text() {
       const lines: string[] = []
       const head = (name: string, type: string, help: string) =>
@@ -48,9 +48,9 @@ export function createMetrics(counters: Record<string, string>): Metrics {
         head(counter, 'counter', counters[counter]!)
         lines.push(`${counter} ${value}`)
       }
-      for (const gauge of gauges) {
-        head(gauge.name, gauge.name.endsWith('_total') ? 'counter' : 'gauge', gauge.help)
-        lines.push(`${gauge.name}${gauge.labels ? `{${gauge.labels}}` : ''} ${gauge.read()}`)
+      for (const { name, help, read, labels } of gauges) {
+        head(name, name.endsWith('_total') ? 'counter' : 'gauge', help)
+        lines.push(`${name}${labels} ${read()}`)
       }
       return lines.join('\n') + '\n'
     },
