@@ -6,63 +6,47 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from './database/pool.ts'
 import { AppError } from './errors.ts'
 import type { Hasher } from './hasher.ts'
-import { route, type Reply, type Route } from './http/route.ts'
+import { route, type Route } from './http/route.ts'
 import type { Limiter } from './limiter.ts'
 import type { Metrics } from './metrics.ts'
 
 const answerWithinMs = 1800
 const ok = { says: 'It works', body: { type: 'string', enum: ['OK'] } }
 
+type Deps = { db: Database; metrics: Metrics; document: () => object }
+
 /** Health, metrics, the document and the page that shows it; `document` is asked for once. */
-export function healthRoutes(
-  { db, metrics, document }: { db: Database; metrics: Metrics; document: () => object },
-): Route[] {
+export function healthRoutes({ db, metrics, document }: Deps): Route[] {
   const isHealthy = createHealthCheck(db)
   let json: string | undefined
   const page = readFileSync(new URL('docs.html', import.meta.url), 'utf8')
-  const inline = (element: string) => {
-    const text = page.split(`<${element}>`)[1]?.split(`</${element}>`)[0] ?? ''
-    return `'sha256-${createHash('sha256').update(text).digest('base64')}'`
-  }
-  const policy = `default-src 'none'; script-src ${inline('script')}; style-src ${inline('style')}; ` +
+  const hash = (element: string) =>
+    createHash('sha256').update(page.split(RegExp(`</?${element}>`))[1]!).digest('base64')
+  const policy = `default-src 'none'; script-src 'sha256-${hash('script')}'; style-src 'sha256-${hash('style')}'; ` +
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
   const cacheable = { 'Cache-Control': 'public, max-age=300' }
 
   return [
     ...['/healthcheck', '/users/healthcheck'].map((path) => route({
-      method: 'GET',
-      path,
-      access: 'anyone',
+      method: 'GET', path, access: 'anyone',
       summary: 'Whether the service and its database work',
-      throttled: false,
-      replies: { 200: ok },
-      fails: ['database_unavailable'],
-      async handle(): Promise<Reply> {
-        await isHealthy()
-        return { status: 200, body: 'OK' }
-      },
+      throttled: false, replies: { 200: ok }, fails: ['database_unavailable'],
+      handle: () => isHealthy().then(() => ({ status: 200, body: 'OK' })),
     })),
     route({
-      method: 'GET',
-      path: '/livez',
-      access: 'anyone',
+      method: 'GET', path: '/livez', access: 'anyone',
       summary: 'Whether the process works',
-      throttled: false,
-      replies: { 200: ok },
+      throttled: false, replies: { 200: ok },
       handle: () => ({ status: 200, body: 'OK' }),
     }),
     route({
-      method: 'GET',
-      path: '/metrics',
-      access: 'admin',
+      method: 'GET', path: '/metrics', access: 'admin',
       summary: 'Metrics for Prometheus',
       replies: { 200: { says: 'Text format 0.0.4', raw: 'text/plain' } },
       handle: () => ({ status: 200, raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text: metrics.text() } }),
     }),
     route({
-      method: 'GET',
-      path: '/openapi.json',
-      access: 'anyone',
+      method: 'GET', path: '/openapi.json', access: 'anyone',
       summary: 'This document',
       replies: { 200: { says: 'OpenAPI 3.1', raw: 'application/json' } },
       handle: () => {
@@ -71,9 +55,7 @@ export function healthRoutes(
       },
     }),
     route({
-      method: 'GET',
-      path: '/docs',
-      access: 'anyone',
+      method: 'GET', path: '/docs', access: 'anyone',
       summary: 'A page that shows this document and tries calls',
       replies: { 200: { says: 'One page that loads nothing from elsewhere', raw: 'text/html' } },
       handle: () => ({
@@ -88,9 +70,7 @@ export function healthRoutes(
 /** Asks the database once for all who ask meanwhile; fails within two seconds. */
 function createHealthCheck(db: Database): () => Promise<unknown> {
   let asking: Promise<unknown> | null = null
-  const giveUp = () => {
-    throw new AppError('database_unavailable', { retryAfterSeconds: 1 })
-  }
+  const giveUp = () => Promise.reject(new AppError('database_unavailable', { retryAfterSeconds: 1 }))
   const ask = () => Promise.race([db.query('select'), sleep(answerWithinMs, null, { ref: false }).then(giveUp)])
   return () => (asking ??= ask().finally(() => void (asking = null)))
 }
