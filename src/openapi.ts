@@ -1,10 +1,12 @@
-import { failures } from './errors.ts'
-import type { Code } from './errors.ts'
+import { failures, type Code } from './errors.ts'
 import type { Access, ReplySpec, Route } from './http/route.ts'
-import { integer, object, oneOf, text, uuid } from './schema.ts'
-import type { JsonSchema } from './schema.ts'
+import { integer, object, oneOf, text, uuid, type JsonSchema } from './schema.ts'
 
 type Json = Record<string, unknown>
+
+const table = <Name extends string, Value>(names: Name[], valueOf: (name: Name) => Value): Record<string, Value> =>
+  Object.fromEntries(names.map((name) => [name, valueOf(name)]))
+const unique = <T>(values: T[]) => [...new Set(values)]
 
 /** The OpenAPI 3.1 document of a route table. */
 export function openApi(routes: Route[], { basePath, version }: { basePath: string; version: string }): Json {
@@ -14,64 +16,54 @@ export function openApi(routes: Route[], { basePath, version }: { basePath: stri
     const methods = route.method === 'ANY' ? anyMethod : [route.method.toLowerCase()]
     for (const method of methods) (operations[path] ??= {})[method] = operation(route, path, method)
   }
+  const examples = table(unique(routes.flatMap(failuresOf)), (code) => failureExample(code))
   // Schemas with a title become components, so that generated clients have names for them.
   const schemas: Json = {}
-  const paths = JSON.parse(JSON.stringify(operations, (_, value) => {
+  const { paths, ...parts } = JSON.parse(JSON.stringify({ paths: operations, examples, headers }, (_, value) => {
     if (typeof value?.title !== 'string') return value
     const { title, ...schema } = value
     schemas[title] = schema
     return { $ref: `#/components/schemas/${title}` }
-  })) as Record<string, Json>
-  const codes = new Set(routes.flatMap(failuresOf))
+  }))
   return {
     openapi: '3.1.0',
-    info: {
-      title: 'user-service',
-      version,
-      summary: 'Users, API keys and sessions, and the answer a gateway needs',
-      description: 'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure ' +
-        'has a `code`, too, and `errors` where members of the body or query are at fault.\n\n' +
-        '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 ' +
-        '`not_found`, another method 405 `method_not_allowed` with `Allow`; a request that takes too long ' +
-        '408, one that expects more than `100-continue` 417, one with too long headers 431.\n\n' +
-        'Nothing but the documentation may be cached. An `X-Request-Id` that is sent comes back, and is in ' +
-        'the log and the audit.',
-      license: { name: 'MIT', identifier: 'MIT' },
-      contact: { name: 'The operator of this service' },
-    },
+    info: { title: 'user-service', version, ...info },
     servers: [{ url: basePath || '/', description: 'This instance: local, test or production', 'x-internal': false }],
-    tags: [...new Set(Object.keys(paths).map(tagOf))].map((name) => ({ name, description: tags[name] })),
+    tags: unique(Object.keys(paths).map(tagOf)).map((name) => ({ name, description: tags[name] })),
     paths,
-    components: {
-      schemas,
-      examples: Object.fromEntries([...codes].map((code) => [code, failureExample(code, failures[code].sentence)])),
-      headers: headerComponents,
-      securitySchemes: {
-        apiKey: { type: 'apiKey', in: 'header', name: 'X-Api-Key', description: 'A key, be it of a session' },
-        bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
-      },
-    },
+    components: { schemas, securitySchemes, ...parts },
   }
 }
 
+const info = {
+  summary: 'Users, API keys and sessions, and the answer a gateway needs',
+  description: 'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure has a ' +
+    '`code`, too, and `errors` where members of the body or query are at fault.\n\n' +
+    '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 `not_found`, ' +
+    'another method 405 `method_not_allowed` with `Allow`; a request that takes too long 408, one that expects ' +
+    'more than `100-continue` 417, one with too long headers 431.\n\n' +
+    'Nothing but the documentation may be cached. An `X-Request-Id` that is sent comes back, and is in the log ' +
+    'and the audit.',
+  license: { name: 'MIT', identifier: 'MIT' },
+  contact: { name: 'The operator of this service' },
+}
+const securitySchemes = {
+  apiKey: { type: 'apiKey', in: 'header', name: 'X-Api-Key', description: 'A key, be it of a session' },
+  bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
+}
 const anyMethod = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
 
 const tags: Record<string, string> = {
   users: 'Accounts', keys: 'Keys of a user', sessions: 'Log-in and log-out', auth: 'For gateways',
   audit: 'What happened', operation: 'For the operator',
 }
-
-function tagOf(path: string): string {
-  const named = ['keys', 'sessions', 'auth', 'audit'].find((tag) => path.split('/').includes(tag))
-  return named ?? (/^\/users(\/\{id\})?$/.test(path) ? 'users' : 'operation')
-}
+const tagOf = (path: string) => path.endsWith('/healthcheck') ? 'operation'
+  : path.split('/').findLast((part) => part in tags) ?? 'operation'
 
 const mayCall: Record<Access, string> = {
   anyone: 'For anyone; a key is not looked at.',
   optional: 'For anyone; a key that is sent must be good.',
-  key: 'For any key.',
-  self: 'For the user itself and admins.',
-  admin: 'For admins.',
+  key: 'For any key.', self: 'For the user itself and admins.', admin: 'For admins.',
 }
 
 /** Every failure that a route can answer, from what it is and from what it names itself. */
@@ -83,57 +75,48 @@ function failuresOf({ access, path, query, body, throttled, fails = [] }: Route)
   if (path.includes('{')) codes.push('invalid_id')
   if (query) codes.push('invalid_query')
   if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
-  return [...new Set(codes)]
+  return unique(codes)
 }
 
 function operation(route: Route, path: string, method: string): Json {
-  const { access, summary, description, query = {}, body, bodyOptional, replies } = route
-  const keys = [{ apiKey: [] }, { bearer: [] }]
+  const { access, summary, query = {}, body, replies, fails } = route
   const codes = failuresOf(route)
-  const failed = [...new Set(codes.map((code) => failures[code].status))]
+  const keys = [{ apiKey: [] }, { bearer: [] }]
   const parameters = [
-    ...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) =>
-      ({ ...parameter('path', name!, name === 'path' ? ascii : uuid.json), required: true })),
+    ...(path.match(/\w+(?=\})/g) ?? []).map((name) =>
+      ({ ...parameter('path', name, name === 'path' ? ascii : uuid.json), required: true })),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
-    ...(route.method !== 'ANY' ? [] : ['require-role', 'require-permission'].map((name) =>
-      parameter('query', name, { type: 'array', maxItems: 32, items: ascii }))),
-    ...(route.fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
+    ...(route.method === 'ANY' ? ['require-role', 'require-permission'] : []).map((name) =>
+      parameter('query', name, { type: 'array', maxItems: 32, items: ascii })),
+    ...(fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
     ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
   ]
   return {
     operationId: [method, ...path.match(/\w+/g)!].join('_'),
     summary,
-    description: [description, mayCall[access]].filter(Boolean).join(' '),
+    description: [route.description, mayCall[access]].filter(Boolean).join(' '),
     tags: [tagOf(path)],
     security: access === 'anyone' ? [{}] : access === 'optional' ? [{}, ...keys] : keys,
-    ...(parameters.length > 0 && { parameters }),
-    ...(body && {
-      requestBody: {
-        required: !bodyOptional,
-        content: { 'application/json': { schema: body.json, example: example(requiredOf(body.json)) } },
-      },
-    }),
+    parameters: parameters.length > 0 ? parameters : undefined,
+    requestBody: body && {
+      required: !route.bodyOptional,
+      content: { 'application/json': { schema: body.json, example: example(requiredOf(body.json)) } },
+    },
     responses: {
       ...Object.fromEntries(Object.entries(replies).map(([status, spec]) => [status, success(spec, route)])),
-      ...Object.fromEntries(failed.map((status) =>
+      ...Object.fromEntries(unique(codes.map((code) => failures[code].status)).map((status) =>
         [status, failure(status, codes.filter((code) => failures[code].status === status), route)])),
     },
   }
 }
 
 const meanings: Record<string, string> = {
-  id: 'The user’s',
-  keyId: 'The key’s',
-  path: 'Whatever the gateway appends, slashes too',
-  limit: 'At most so many',
-  after: 'Those after this one, the last of the page before; `Link` has it',
+  id: 'The user’s', keyId: 'The key’s', path: 'Whatever the gateway appends, slashes too',
+  limit: 'At most so many', after: 'Those after this one, the last of the page before; `Link` has it',
   email: 'Only who has this address, whatever its case',
-  view: '`full`: users instead of ids',
-  user: 'Only what this user did, or was done to it',
-  'require-role': 'Must hold; may be repeated',
-  'require-permission': 'Must hold; may be repeated',
-  'If-Match': 'Only if the `ETag` is still this one',
-  'If-None-Match': 'The `ETag` that is known',
+  view: '`full`: users instead of ids', user: 'Only what this user did, or was done to it',
+  'require-role': 'Must hold; may be repeated', 'require-permission': 'Must hold; may be repeated',
+  'If-Match': 'Only if the `ETag` is still this one', 'If-None-Match': 'The `ETag` that is known',
 }
 
 const parameter = (where: string, name: string, schema: JsonSchema): Json =>
@@ -142,8 +125,7 @@ const parameter = (where: string, name: string, schema: JsonSchema): Json =>
 /** The object with its required members alone or, where none is, with the first. */
 function requiredOf(schema: JsonSchema): JsonSchema {
   const { properties, required } = schema as { properties: Json; required?: string[] }
-  const names = required ?? Object.keys(properties).slice(0, 1)
-  return { ...schema, properties: Object.fromEntries(names.map((name) => [name, properties[name]])) }
+  return { ...schema, properties: table(required ?? Object.keys(properties).slice(0, 1), (name) => properties[name]) }
 }
 
 const envelope = (status: string, more: Json): Json => ({
@@ -157,25 +139,22 @@ function success({ says, body, raw, headers = [] }: ReplySpec, route: Route): Js
   const schema = body ? envelope('SUCCESS', { details: body }) : null
   const content = schema ? { 'application/json': { schema, example: example(schema) } }
     : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } }
-  return { description: says, headers: headersOf(route, headers), ...(content && { content }) }
+  return { description: says, headers: headersOf(route, headers), content }
 }
 
 function failure(status: number, codes: Code[], route: Route): Json {
-  const sentences = codes.map((code) =>
-    (code === 'invalid_body' && route.bodySentence) || failures[code].sentence)
+  const sentenceOf = (code: Code) => code === 'invalid_body' && route.bodySentence || failures[code].sentence
+  const sentences = unique(codes.map(sentenceOf))
   const schema = envelope('ERROR', {
-    details: { type: 'string', enum: [...new Set(sentences)] },
+    details: { type: 'string', enum: sentences },
     code: { type: 'string', enum: codes },
     ...(codes.some((code) => code in faults) && { errors: { type: 'array', maxItems: 1000, items: fault } }),
   })
-  const examples = Object.fromEntries(codes.map((code, index) => [code, sentences[index] === failures[code].sentence
-    ? { $ref: `#/components/examples/${code}` } : failureExample(code, sentences[index]!)]))
+  const examples = table(codes, (code) => sentenceOf(code) === failures[code].sentence
+    ? { $ref: `#/components/examples/${code}` } : failureExample(code, sentenceOf(code)))
   const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
-  return {
-    description: sentences.join('; '),
-    headers: headersOf(route, extra),
-    content: { 'application/json': { schema, examples } },
-  }
+  const content = { 'application/json': { schema, examples } }
+  return { description: sentences.join('; '), headers: headersOf(route, extra), content }
 }
 
 const faults: Partial<Record<Code, { field: string; message: string }>> = {
@@ -184,9 +163,8 @@ const faults: Partial<Record<Code, { field: string; message: string }>> = {
   invalid_email: { field: 'email', message: 'must have one @ with something on both sides' },
   invalid_password: { field: 'password', message: 'must not be one of the most common passwords' },
 }
-
-const failureExample = (code: Code, details: string): Json =>
-  ({ value: { requestId: sampleId, status: 'ERROR', details, code, ...(faults[code] && { errors: [faults[code]] }) } })
+const failureExample = (code: Code, details: string = failures[code].sentence): Json =>
+  ({ value: { requestId: sampleId, status: 'ERROR', details, code, errors: faults[code] && [faults[code]] } })
 
 const anyText = text(0, 1_048_576, /^[\s\S]*$/)
 const requestId = { title: 'RequestId', ...text(1, 64, /^[A-Za-z0-9._-]+$/).json }
@@ -194,35 +172,30 @@ const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).
 const ascii = text(0, 8192, /^[ -~]*$/).json
 
 const header = (description: string, schema: JsonSchema = ascii) => ({ description, schema })
-const headerComponents: Record<string, Json> = {
-  'X-Request-Id': header('The caller’s, or a new one', { $ref: '#/components/schemas/RequestId' }),
+const headers: Record<string, Json> = {
+  'X-Request-Id': header('The caller’s, or a new one', requestId),
   'Access-Control-Allow-Origin': header('The caller’s origin, if `CORS_ORIGINS` names it'),
   'RateLimit-Policy': header('`"default";q=10;w=1`: so many a second'),
   RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
   'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
   'WWW-Authenticate': header('How to authenticate'),
-  ETag: header('The version'),
-  Location: header('The path of what was made'),
+  ETag: header('The version'), Location: header('The path of what was made'),
   Link: header('`rel="next"`: the next page, when there is one'),
-  'X-Auth-User-Id': header('Who asks', uuid.json),
+  'X-Auth-User-Id': header('Who asks', uuid.json), 'X-Auth-Key-Id': header('The key', uuid.json),
   'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
   'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
   'X-Auth-Permissions': header('The permissions, separated by commas'),
-  'X-Auth-Key-Id': header('The key', uuid.json),
   'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
 }
-
-function headersOf({ throttled }: Route, more: string[]): Json {
-  const limits = throttled !== false ? ['RateLimit-Policy', 'RateLimit'] : []
-  return Object.fromEntries(['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
-    .map((name) => [name, { $ref: `#/components/headers/${name}` }]))
-}
+const headersOf = ({ throttled }: Route, more: string[]): Json =>
+  table(['X-Request-Id', 'Access-Control-Allow-Origin',
+    ...(throttled !== false ? ['RateLimit-Policy', 'RateLimit'] : []), ...more],
+  (name) => ({ $ref: `#/components/headers/${name}` }))
 
 const sampleId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 const samples: Json = {
   email: 'ada@example.org', password: 'correct horse battery staple', permissions: ['orders:read'],
-  name: 'laptop', key: `usk_${'0'.repeat(49)}`,
-  action: 'user.changed', changes: ['email'], address: '203.0.113.7',
+  name: 'laptop', key: `usk_${'0'.repeat(49)}`, action: 'user.changed', changes: ['email'], address: '203.0.113.7',
 }
 
 /** A value that fits a schema, as an example; `name`: of the member that it is of. */
@@ -234,8 +207,7 @@ function example(schema: JsonSchema, name = ''): unknown {
   if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  const members = Object.entries(properties ?? {})
-  if (properties) return Object.fromEntries(members.map(([name, each]) => [name, example(each, name)]))
+  if (properties) return table(Object.keys(properties), (each) => example(properties[each]!, each))
   if (items) return maxItems === 0 ? [] : [example(items, name === 'apiKeys' ? 'key' : '')]
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
   return type === 'boolean' ? true : minimum ?? sampleId
