@@ -23,7 +23,7 @@ const requestTimeoutMs = 1900
 /**
  * Opens a pool that survives the loss of its server: a failure of the connection is the failure
  * `database_unavailable` of the call that met it, and the next call connects anew. Of several hosts it uses
- * the first that accepts writes, decided for each new connection. A statement may take `timeoutMs`; 0: any time.
+ * the first that accepts writes, decided for each new connection. A statement may take `timeoutMs`; 0: no limit.
  */
 export function openDatabase(
   config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs,
