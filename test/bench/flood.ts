@@ -1,0 +1,144 @@
+// Log-ins: how many a second, what they do to the cheap requests beside them, and whether their time
+// tells anything. Nothing is pinned here: hashes use all cores.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import http from 'node:http'
+
+import { withDatabase } from '../../src/database/pool.ts'
+import type { Bench } from './bench.ts'
+import { password } from './database.ts'
+import { prepare, writeRequests } from './drive.ts'
+import type { LoadResult } from './load.ts'
+import { reference, startServer, startService } from './servers.ts'
+import { median, printTable, quantile, ratio, short, spread } from './stats.ts'
+
+/** Runs in the service's process, which knows nothing of it: how long file and DNS work takes there. */
+const probe = `data:text/javascript,${encodeURIComponent(`
+  import { readFile } from 'node:fs/promises'
+  import { lookup } from 'node:dns/promises'
+  setInterval(async () => {
+    const start = performance.now()
+    await readFile('/etc/hosts')
+    const read = performance.now()
+    await lookup('localhost')
+    process.send({ file: read - start, dns: performance.now() - read }, () => {})
+  }, 50).unref()`)}`
+
+const client = (i: number) => ({ 'X-Forwarded-For': `10.1.${(i >> 8) & 255}.${i & 255}` })
+
+/** Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make. */
+export async function flood({ directory, database, rounds, seconds: length }: Bench): Promise<void> {
+  const seconds = 2 * length
+  const { known } = database
+  const logins = writeRequests(`${directory}/logins`, known.slice(0, 10_000).map(({ email }, i) =>
+    ({ method: 'POST', path: '/v1/users/sessions', headers: client(i), body: { email, password } })))
+  const gets = writeRequests(`${directory}/gets`, known.slice(0, 10_000).map(({ key }) =>
+    ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })))
+  const service = await startService(database, directory, { TRUSTED_PROXIES: '127.0.0.1' }, { nodeArgs: ['--import', probe] })
+  const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
+  let probes: { file: number; dns: number }[] = []
+  service.child.on('message', (sample) => probes.push(sample as never))
+
+  const cheap = (port = service.port) => prepare({ port, connections: 32, requests: gets, seconds, perSecond: 200 })
+  const held = () => prepare({ port: service.port, connections: 16, requests: logins, seconds })
+  const burst = () => prepare({ port: service.port, connections: 300, count: 300, requests: logins, seconds })
+  const together = async (...loads: ReturnType<typeof prepare>[]) => {
+    const ready = await Promise.all(loads)
+    probes = []
+    const results = await Promise.all(ready.map((load) => load.go()))
+    return { results, file: median(probes.map(({ file }) => file)), dns: median(probes.map(({ dns }) => dns)) }
+  }
+  const values: Record<string, number[]> = {}
+  const note = (name: string, value: number) => (values[name] ??= []).push(value)
+  const right = ({ statuses }: LoadResult) => (statuses['201'] ?? 0) / seconds
+
+  await together(cheap())
+  for (let round = 0; round < rounds; round++) {
+    note('limit', await hashLimit(seconds))
+    note('alone', right((await together(held())).results[0]!))
+    const quiet = await together(cheap())
+    note('quiet p99', quiet.results[0]!.p99)
+    note('quiet p50', quiet.results[0]!.p50)
+    note('quiet file', quiet.file)
+    note('quiet dns', quiet.dns)
+    const flooded = await together(cheap(), held(), cheap(bare.port))
+    note('16 p99', flooded.results[0]!.p99)
+    note('16 p50', flooded.results[0]!.p50)
+    note('16 bare p99', flooded.results[2]!.p99)
+    note('16 file', flooded.file)
+    note('16 dns', flooded.dns)
+    note('beside', right(flooded.results[1]!))
+    const at = await together(cheap(), burst())
+    note('300 p99', at.results[0]!.p99)
+    note('300 p50', at.results[0]!.p50)
+    note('300 file', at.file)
+    note('300 dns', at.dns)
+    note('300 in', at.results[1]!.statuses['201'] ?? 0)
+    note('300 refused', at.results[1]!.statuses['503'] ?? 0)
+    note('bare p99', (await together(cheap(bare.port))).results[0]!.p99)
+  }
+  const v = (name: string) => values[name]!
+  printTable('Log-ins a second', ['', 'a second', 'of the limit'], [
+    ['scrypt alone, every core: the limit', spread(v('limit')), ''],
+    ['log-ins, 16 in flight', spread(v('alone')), ratio(v('alone'), v('limit'))],
+    ['log-ins beside 200 GET/s (and 200/s on a bare server)', spread(v('beside')), ratio(v('beside'), v('limit'))],
+  ])
+  const row = (name: string, at: string) => [name, spread(v(`${at} p50`)), spread(v(`${at} p99`)),
+    ratio(v(`${at} p99`), v('quiet p99')), spread(v(`${at} file`)), spread(v(`${at} dns`))]
+  printTable('GET /v1/users/auth, 200 a second, and other work in the process',
+    ['', 'p50 ms', 'p99 ms', 'p99 ÷ quiet', 'file read p50 ms', 'DNS p50 ms'],
+    [row('quiet', 'quiet'), row('16 log-ins in flight', '16'), row('300 log-ins at once', '300')])
+  console.log(`\nOf 300 at once ${spread(v('300 in'))} got in and ${spread(v('300 refused'))} were refused.` +
+    ` A bare server beside the 16, p99: ${spread(v('16 bare p99'))} ms, ${ratio(v('16 bare p99'), v('bare p99'))} of its own when quiet.`)
+  await Promise.all([service.stop(), bare.stop()])
+}
+
+async function hashLimit(seconds: number): Promise<number> {
+  const child = spawn(process.execPath, [reference, 'scrypt', String(seconds * 1000)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  let text = ''
+  child.stdout.on('data', (chunk) => (text += chunk))
+  await once(child, 'close')
+  return Number(text) / seconds
+}
+
+/** Whether a refused log-in's time tells why it was refused. */
+export async function loginTiming({ directory, database, quick }: Bench): Promise<void> {
+  const tries = quick ? 10 : 50
+  const service = await startService(database, directory, { TRUSTED_PROXIES: '127.0.0.1' })
+  const [wrong, disabled] = [database.known.slice(-tries), database.known.slice(-2 * tries, -tries)]
+  await withDatabase(database.as('postgres'), (db) =>
+    db.query('update users set enabled = false where id = any($1::uuid[])', [disabled.map(({ id }) => id)]))
+  const kinds: [string, (i: number) => object][] = [
+    ['unknown address', (i) => ({ email: `nobody${i}@example.org`, password })],
+    ['wrong password', (i) => ({ email: wrong[i]!.email, password: 'not this one' })],
+    ['disabled user', (i) => ({ email: disabled[i]!.email, password })],
+  ]
+  const times: number[][] = kinds.map(() => [])
+  for (let i = 0; i < tries; i++) {
+    for (let k = 0; k < kinds.length; k++) {
+      // Each kind is as often first.
+      const kind = (k + i) % kinds.length
+      const start = performance.now()
+      const status = await post(service.port, kinds[kind]![1](i), client(i * kinds.length + kind))
+      times[kind]!.push(performance.now() - start)
+      if (status !== 401) throw new Error(`A log-in that must fail was answered ${status}`)
+    }
+  }
+  const medians = times.map(median)
+  printTable(`Refused log-ins, ${tries} tries each`, ['', 'median ms', 'p90 ms', 'median ÷ smallest median'],
+    kinds.map(([name], k) => [name, short(medians[k]!), short(quantile(times[k]!, 0.9)), short(medians[k]! / Math.min(...medians))]))
+  await service.stop()
+}
+
+const agent = new http.Agent({ keepAlive: true })
+
+function post(port: number, body: object, headers: Record<string, string>): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const req = http.request({
+      port, host: '127.0.0.1', method: 'POST', path: '/v1/users/sessions', agent,
+      headers: { ...headers, 'Content-Type': 'application/json' },
+    }, (res) => res.resume().on('end', () => resolve(res.statusCode!)))
+    req.on('error', reject)
+    req.end(JSON.stringify(body))
+  })
+}

@@ -1,0 +1,68 @@
+// `npm run bench`: starts its own PostgreSQL with a million users, the references and the service,
+// and measures. What it prints is only as good as the machine is quiet; ratios within a round are
+// the least sensitive to that.
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { cpus, loadavg, tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+
+import { findPostgresBin } from '../../src/database/embedded.ts'
+import type { Bench } from './bench.ts'
+import { fillDatabase, startPostgres } from './database.ts'
+import { flood, loginTiming } from './flood.ts'
+import { growth } from './growth.ts'
+import { memory, startTime } from './process.ts'
+import { revocation } from './revocation.ts'
+import { stopServers } from './servers.ts'
+import { accessLog, pages, throughput } from './throughput.ts'
+
+const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…] [--against CHECKOUT]
+  [--memory-seconds N]
+Cases: auth user first log pages growth flood timing memory start revocation
+`
+const requests = ['auth', 'user', 'first']
+const cases: Record<string, (bench: Bench) => Promise<void>> = {
+  log: accessLog, pages, growth, flood, timing: loginTiming, memory, start: startTime, revocation,
+}
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false }, users: { type: 'string' }, rounds: { type: 'string' },
+    seconds: { type: 'string' }, only: { type: 'string' }, against: { type: 'string' },
+    'memory-seconds': { type: 'string' }, help: { type: 'boolean' },
+  },
+})
+const { quick } = values
+const only = values.only?.split(',') ?? [...requests, ...Object.keys(cases)]
+if (values.help || only.some((name) => !requests.includes(name) && !(name in cases))) {
+  process.stdout.write(usage)
+  process.exit(values.help ? 0 : 2)
+}
+const users = Number(values.users ?? (quick ? 100_000 : 1_000_000))
+
+const directory = mkdtempSync(join(tmpdir(), 'user-service-bench-'))
+const postgres = await startPostgres(directory)
+try {
+  const version = /\d+[\d.]*/.exec(execFileSync(`${findPostgresBin('initdb')}/postgres`, ['--version'], { encoding: 'utf8' }))![0]
+  console.log(`Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, load average ${loadavg()[0]!.toFixed(1)}`)
+  const start = performance.now()
+  const database = await fillDatabase(postgres, users, quick ? 40_000 : 400_000)
+  console.log(`${users} users and keys made in ${Math.round((performance.now() - start) / 1000)} s`)
+  const bench: Bench = {
+    directory, postgres, database, users, quick,
+    fill: (users, known) => fillDatabase(postgres, users, known),
+    rounds: Number(values.rounds ?? (quick ? 2 : 6)),
+    seconds: Number(values.seconds ?? (quick ? 1 : 3)),
+    memorySeconds: Number(values['memory-seconds'] ?? (quick ? 4 : 600)),
+    against: values.against && resolve(values.against),
+  }
+  const asked = requests.filter((name) => only.includes(name))
+  if (asked.length > 0) await throughput(bench, asked)
+  for (const name of only) await cases[name]?.(bench)
+  console.log(`\nLoad average at the end ${loadavg()[0]!.toFixed(1)}; ${Math.round((performance.now() - start) / 1000)} s in all`)
+} finally {
+  await stopServers()
+  await postgres.stop()
+  rmSync(directory, { recursive: true, force: true })
+}

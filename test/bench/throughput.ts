@@ -1,0 +1,127 @@
+// Requests a second, latency and CPU time: the server alone on one core, PostgreSQL and the
+// generator on the others, all servers up, the load going from one to the next, in turn forwards
+// and backwards. What counts are the ratios of one round.
+import type { Bench } from './bench.ts'
+import type { KnownUser } from './database.ts'
+import { flood, hasWrk, writeRequests } from './drive.ts'
+import type { LoadResult } from './load.ts'
+import { cpuMs, familyOf, onAllCores, onOtherCores, onServerCore, pin, reference, startServer, startService } from './servers.ts'
+import type { Server } from './servers.ts'
+import { printTable, ratio, short, spread } from './stats.ts'
+
+interface Contestant { name: string; server: Server; requests(round: number): string }
+interface Measured extends LoadResult { cpuUs: number; postgresUs: number; rssMb: number }
+
+const connections = 32
+
+const auth = ({ key }: KnownUser) => ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })
+const own = ({ id, key }: KnownUser) => ({ path: `/v1/users/${id}`, headers: { 'X-Api-Key': key } })
+
+/** Measures contestants in turn, `rounds` times, and returns what each reached in each round. */
+async function compete({ directory, postgres, rounds, seconds }: Bench, contestants: Contestant[]) {
+  pin(familyOf(postgres.pid), onOtherCores)
+  for (const { server } of contestants) pin([server.child.pid!], onServerCore)
+  const postgresMs = () => familyOf(postgres.pid).reduce((sum, pid) => sum + cpuMs(pid), 0)
+  const results = new Map<string, Measured[]>(contestants.map(({ name }) => [name, []]))
+  for (let round = -1; round < rounds; round++) {
+    for (const { name, server, requests } of round % 2 === 0 ? contestants : [...contestants].reverse()) {
+      const [cpu, database] = [server.cpuMs(), postgresMs()]
+      const run = await flood(directory, {
+        port: server.port, connections, seconds: round < 0 ? Math.min(2, seconds) : seconds, requests: requests(round + 1),
+      })
+      if (Object.keys(run.statuses).join() !== '200') throw new Error(`${name} answered ${JSON.stringify(run.statuses)}`)
+      const perRequest = (ms: number) => (ms * 1000) / run.answered
+      const measured = {
+        ...run, cpuUs: perRequest(server.cpuMs() - cpu), postgresUs: perRequest(postgresMs() - database), rssMb: server.rssMb(),
+      }
+      // The first round warms up.
+      if (round >= 0) results.get(name)!.push(measured)
+    }
+  }
+  pin(familyOf(postgres.pid), onAllCores)
+  return results
+}
+
+function print(title: string, results: Map<string, Measured[]>, against: Record<string, string[]>) {
+  const each = (name: string, value: (run: Measured) => number) => results.get(name)!.map(value)
+  const head = ['', 'requests/s', 'p50 ms', 'p99 ms', 'CPU µs', 'PostgreSQL µs', 'MB', 'generator, of a core']
+  printTable(title, head, [...results.keys()].map((name) => [name,
+    spread(each(name, (run) => run.perSecond)), spread(each(name, (run) => run.p50)), spread(each(name, (run) => run.p99)),
+    spread(each(name, (run) => run.cpuUs)), spread(each(name, (run) => run.postgresUs)),
+    short(Math.max(...each(name, (run) => run.rssMb))), spread(each(name, (run) => run.generatorCpu))]))
+  const rows = Object.entries(against).flatMap(([name, bases]) => bases.map((base) => [`${name} ÷ ${base}`,
+    ratio(each(name, (run) => run.perSecond), each(base, (run) => run.perSecond)),
+    ratio(each(name, (run) => run.cpuUs), each(base, (run) => run.cpuUs))]))
+  printTable(`Paired, median and range of ${results.values().next().value!.length} rounds`, ['', 'requests/s', 'CPU'], rows)
+}
+
+/** The three requests against a bare server and one with a look-up; of two checkouts, if one is named. */
+export async function throughput(bench: Bench, cases: string[]): Promise<void> {
+  const { directory, database, rounds, against } = bench
+  const [few, rest] = [database.known.slice(0, 10_000), database.known.slice(10_000)]
+  const authFile = writeRequests(`${directory}/auth`, few.map(auth))
+  const userFile = writeRequests(`${directory}/user`, few.map(own))
+  const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
+  const lookup = await startServer((port) => [reference, 'lookup', String(port)], '/any', { env: database.env, status: 404 })
+  const trees: [string, string | undefined][] = [['', undefined], ...(against ? [[' (other)', against] as [string, string]] : [])]
+  const services = await Promise.all(trees.map(async ([suffix, tree]) =>
+    ({ suffix, server: await startService(database, directory, {}, { ...(tree && { tree }) }) })))
+  const fresh = Math.floor(rest.length / (rounds + 1) / services.length)
+
+  const contestants: Contestant[] = [
+    { name: 'bare', server: bare, requests: () => authFile },
+    { name: 'one look-up', server: lookup, requests: () => authFile },
+  ]
+  const pairs: Record<string, string[]> = {}
+  for (const [number, { suffix, server }] of services.entries()) {
+    const add = (name: string, bases: string[], requests: (round: number) => string) => {
+      if (!cases.includes(name)) return
+      contestants.push({ name: name + suffix, server, requests })
+      pairs[name + suffix] = [...bases, ...(suffix ? [name] : [])]
+    }
+    add('auth', ['bare', 'one look-up'], () => authFile)
+    add('user', ['bare', 'one look-up'], () => userFile)
+    add('first', ['bare', 'one look-up'], (round) => {
+      const from = (round * services.length + number) * fresh
+      return writeRequests(`${directory}/first`, rest.slice(from, from + fresh).map(auth))
+    })
+  }
+  const results = await compete(bench, contestants)
+  const used = Math.max(0, ...[...results].filter(([name]) => name.startsWith('first')).flatMap(([, runs]) => runs.map((run) => run.answered)))
+  print(`Requests, ${connections} connections, ${hasWrk ? 'wrk' : 'our own generator'}`, results, pairs)
+  if (used > fresh) console.log(`\nfirst: only ${fresh} of up to ${used} keys of a run were new`)
+  await Promise.all([bare, lookup, ...services.map(({ server }) => server)].map((server) => server.stop()))
+}
+
+/** What the access log costs. */
+export async function accessLog(bench: Bench): Promise<void> {
+  const { directory, database } = bench
+  const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
+  const on = await startService(database, directory)
+  const off = await startService(database, directory, { LOG_LEVEL: 'error' })
+  const results = await compete(bench, [
+    { name: 'log on', server: on, requests: () => file }, { name: 'log off', server: off, requests: () => file },
+  ])
+  print('Access log', results, { 'log on': ['log off'] })
+  await Promise.all([on.stop(), off.stop()])
+}
+
+/** The first page of all users, and one deep in them. */
+export async function pages(bench: Bench): Promise<void> {
+  const { directory, database, users } = bench
+  const { withDatabase } = await import('../../src/database/pool.ts')
+  const admin = database.known[0]!
+  const [deep] = await withDatabase(database.as('postgres'), async (db) => {
+    await db.query(`update users set role = 'admin' where id = $1`, [admin.id])
+    return db.query<{ id: string }>('select id from users order by id offset $1 limit 1', [users - 101])
+  })
+  const page = (search: string) => ({ path: `/v1/users?limit=100${search}`, headers: { 'X-Api-Key': admin.key } })
+  const first = writeRequests(`${directory}/page-first`, [page('')])
+  const last = writeRequests(`${directory}/page-last`, [page(`&after=${deep!.id}`)])
+  const server = await startService(database, directory)
+  const results = await compete(bench, [
+    { name: 'page 1', server, requests: () => first }, { name: `page ${users / 100}`, server, requests: () => last },
+  ])
+  print('Pages of 100 users', results, { [`page ${users / 100}`]: ['page 1'] })
+  await server.stop()
+}
