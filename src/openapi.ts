@@ -83,8 +83,7 @@ function operation(route: Route, path: string, method: string): Json {
   const codes = failuresOf(route)
   const keys = [{ apiKey: [] }, { bearer: [] }]
   const parameters = [
-    ...(path.match(/\w+(?=\})/g) ?? []).map((name) =>
-      ({ ...parameter('path', name, name === 'path' ? ascii : uuid.json), required: true })),
+    ...(path.match(/\w+(?=\})/g) ?? []).map((name) => parameter('path', name, name === 'path' ? ascii : uuid.json)),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
     ...(route.method === 'ANY' ? ['require-role', 'require-permission'] : []).map((name) =>
       parameter('query', name, { type: 'array', maxItems: 32, items: ascii })),
@@ -100,7 +99,7 @@ function operation(route: Route, path: string, method: string): Json {
     parameters: parameters.length > 0 ? parameters : undefined,
     requestBody: body && {
       required: !route.bodyOptional,
-      content: { 'application/json': { schema: body.json, example: example(requiredOf(body.json)) } },
+      content: { 'application/json': { schema: body.json, example: example(body.json) } },
     },
     responses: {
       ...Object.fromEntries(Object.entries(replies).map(([status, spec]) => [status, success(spec, route)])),
@@ -120,13 +119,7 @@ const meanings: Record<string, string> = {
 }
 
 const parameter = (where: string, name: string, schema: JsonSchema): Json =>
-  ({ name, in: where, description: meanings[name], schema })
-
-/** The object with its required members alone or, where none is, with the first. */
-function requiredOf(schema: JsonSchema): JsonSchema {
-  const { properties, required } = schema as { properties: Json; required?: string[] }
-  return { ...schema, properties: table(required ?? Object.keys(properties).slice(0, 1), (name) => properties[name]) }
-}
+  ({ name, in: where, description: meanings[name], schema, required: where === 'path' || undefined })
 
 const envelope = (status: string, more: Json): Json => ({
   type: 'object',
@@ -198,16 +191,17 @@ const samples: Json = {
   name: 'laptop', key: `usk_${'0'.repeat(49)}`, action: 'user.changed', changes: ['email'], address: '203.0.113.7',
 }
 
-/** A value that fits a schema, as an example; `name`: of the member that it is of. */
+/** A value that fits a schema; of an object the required members, or the first; `name`: of the member it is of. */
 function example(schema: JsonSchema, name = ''): unknown {
-  const { type, format, enum: choices, properties, items, maxItems, anyOf, minimum } = schema as {
-    type?: string | string[]; format?: string; enum?: unknown[]; properties?: Record<string, JsonSchema>
+  const { type, format, enum: choices, properties, required, items, maxItems, anyOf, minimum } = schema as {
+    type?: string; format?: string; enum?: unknown[]; properties?: Record<string, JsonSchema>; required?: string[]
     items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]; minimum?: number
   }
   if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  if (properties) return table(Object.keys(properties), (each) => example(properties[each]!, each))
+  const names = required ?? Object.keys(properties ?? {}).slice(0, 1)
+  if (properties) return table(names, (each) => example(properties[each]!, each))
   if (items) return maxItems === 0 ? [] : [example(items, name === 'apiKeys' ? 'key' : '')]
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
   return type === 'boolean' ? true : minimum ?? sampleId
