@@ -2,8 +2,8 @@
 //
 // Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so nobody
 // else connects although it asks for no password. Its owner is who holds an advisory lock, given back however
-// the owner dies: without an owner it is taken over, with one it is left alone. Data and programs appear
-// whole, by one rename, or not at all. Under root it runs as who owns the data, else `postgres`, else `nobody`.
+// the owner dies: without an owner it is taken over, with one it is left alone. Data and programs appear whole,
+// by one rename, or not at all. Under root it runs as who owns the data, else as `postgres`, else as `nobody`.
 //
 // Not guaranteed: protection from that account's other processes, or from another container on the same
 // directory; an owner, once its session was ended (as a crash of another session does); of fetched programs,
@@ -31,9 +31,9 @@ const [startLimitMs, refusalMs] = [60_000, 1_000]
 const run = promisify(execFile)
 
 /**
- * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes it over when its owner died;
- * makes the data, and fetches the programs, where there are none. Throws when a living process owns it, or
- * with the last lines of what failed.
+ * Starts the private PostgreSQL whose data lies in `directory`/postgres, or takes it over when its owner
+ * died; makes the data, and fetches the programs, where there are none. Throws when a living process owns it,
+ * or with the last lines of what failed.
  */
 export async function startPrivatePostgres({ say, settings, ...options }: Options): Promise<PrivatePostgres> {
   const directory = resolve(options.directory)
@@ -49,31 +49,28 @@ export async function startPrivatePostgres({ say, settings, ...options }: Option
   let child: ChildProcess | undefined
   let refusedAt = 0
   for (const startedAt = Date.now(); Date.now() - startedAt < startLimitMs; await sleep(20)) {
-    const { socketDirectory, port, ...found } = readPostmaster(place.data)
-    if (found.isReady) {
-      const isOurs = await tryLock({ socketDirectory, port })
+    const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
+    if (address) {
+      const isOurs = await tryLock(address)
       let stopped: Promise<void> | undefined
-      if (isOurs) return { socketDirectory, port, stop: () => stopped ??= stop(place, socketDirectory) }
+      if (isOurs) return { ...address, stop: () => stopped ??= stop(place, socketDirectory) }
       // Not at once: a backend needs a moment to notice that its owner was killed.
       if (isOurs === false && Date.now() - (refusedAt ||= Date.now()) > refusalMs) {
         throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
       }
-    } else if (!found.isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
+    } else if (!isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
       const passes = /lock file .* (already exists|is empty)|shared memory block/
       if (child && !passes.test(read(place.log))) throw failed('did not start')
       removeSockets(socketDirectory)
-      child = launch(place, found.pid, settings)
+      child = launch(place, pid, settings)
     }
   }
   throw failed(`was not ready after ${startLimitMs / 1000} s`)
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
-export function findPrivatePostgres(directory: string): Address | null {
-  const { isReady, socketDirectory, port } = readPostmaster(join(directory, 'postgres'))
-  return isReady ? { socketDirectory, port } : null
-}
+export const findPrivatePostgres = (directory: string) => readPostmaster(join(directory, 'postgres')).address
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
@@ -200,8 +197,8 @@ async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<
 
 /** Whether this process now owns it; undefined when it cannot be asked. The connection stays, with the lock. */
 async function tryLock({ socketDirectory: host, port }: Address): Promise<boolean | undefined> {
-  const user = 'postgres'
-  const client = new pg.Client({ host, port, user, database: user, ssl: false, connectionTimeoutMillis: 5_000 })
+  const [user, database] = ['postgres', 'postgres']
+  const client = new pg.Client({ host, port, user, database, ssl: false, connectionTimeoutMillis: 5_000 })
   client.on('error', () => {})
   const text = 'select pg_try_advisory_lock(7236109421) as ours'
   const answer = await client.connect().then(() => client.query<{ ours: boolean }>({ text })).catch(() => null)
@@ -210,12 +207,13 @@ async function tryLock({ socketDirectory: host, port }: Address): Promise<boolea
   return isOurs
 }
 
-/** What postmaster.pid says, and whether the process that it names is a PostgreSQL on that data. */
+/** What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once it is ready. */
 function readPostmaster(data: string) {
   const lines = read(join(data, 'postmaster.pid')).split('\n')
   const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
   const isAlive = dataThen !== '' && commandOf(pid).includes(dataThen)
-  return { pid, isAlive, isReady: isAlive && state.trim() === 'ready', socketDirectory, port: Number(port) }
+  const address: Address | null = isAlive && state.trim() === 'ready' ? { socketDirectory, port: Number(port) } : null
+  return { pid, isAlive, socketDirectory, address }
 }
 
 /** The arguments of a living process, or nothing. */
