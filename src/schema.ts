@@ -112,13 +112,10 @@ export function object<R extends Shape, O extends Shape = Record<never, never>>(
   required: R, optional: O = {} as O,
 ): Schema<Members<R, O>> {
   const shape: Shape = { ...required, ...optional }
+  const properties = Object.fromEntries(Object.entries(shape).map(([name, { json }]) => [name, json]))
+  const needed = Object.keys(required)
   return {
-    json: {
-      type: 'object',
-      properties: Object.fromEntries(Object.entries(shape).map(([name, { json }]) => [name, json])),
-      ...(Object.keys(required).length > 0 && { required: Object.keys(required) }),
-      unevaluatedProperties: false,
-    },
+    json: { type: 'object', properties, ...(needed.length > 0 && { required: needed }), unevaluatedProperties: false },
     check(value, field, report) {
       if (typeof value !== 'object' || value === null || Array.isArray(value)) {
         report(field, 'must be a JSON object')
