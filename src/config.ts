@@ -17,8 +17,7 @@ export function createReader(env: Env) {
   const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
   const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
   return {
-    text,
-    wrong,
+    text, wrong,
     integer(name: string, fallback: number, min: number, max: number): number {
       const given = text(name)
       if (given === undefined) return fallback
