@@ -40,7 +40,6 @@ export class AppError extends Error {
   readonly code: Code
   readonly faults: Fault[]
   readonly retryAfterSeconds: number | undefined
-
   constructor(code: Code, { faults = [], sentence, retryAfterSeconds, cause }: Details = {}) {
     super(sentence ?? failures[code].sentence, { cause })
     this.code = code
@@ -60,7 +59,6 @@ export function tellFailure(error: unknown): { text: string; status: number } {
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */
 export class ExitError extends Error {
   readonly status: number
-
   constructor(message: string, status = 1) {
     super(message)
     this.status = status
