@@ -16,7 +16,7 @@ export interface Ended {
 }
 
 /** Starts one of the commands in bin/ with no environment but `env`. */
-export function startCommand(name: string, args: string[], env: Env): { child: ChildProcess; ended: Promise<Ended> } {
+export function startCommand(name: string, args: readonly string[], env: Env): { child: ChildProcess; ended: Promise<Ended> } {
   return startProgram(process.execPath, [join(root, 'bin', `${name}.js`), ...args], env)
 }
 
@@ -31,7 +31,7 @@ export function startProgram(program: string, args: string[], env: Env): { child
 }
 
 /** Runs one of the commands in bin/ to its end. */
-export const runCommand = (name: string, args: string[], env: Env): Promise<Ended> =>
+export const runCommand = (name: string, args: readonly string[], env: Env): Promise<Ended> =>
   startCommand(name, args, env).ended
 
 /** The processes of the machine, as anybody can list them. */

@@ -71,30 +71,36 @@ function readSettings(env: Env) {
 /** Asks each second until the service is healthy: null; or so often, or so long: why it is not. */
 async function watch(url: string, tries: number, until: number, signal: AbortSignal) {
   for (let attempt = 1; ; attempt++) {
-    const failure = await ask(url, signal)
+    const failure = await ask(url)
     if (failure === null || attempt === tries || Date.now() > until) return failure
     await sleep(1000, undefined, { signal })
   }
 }
 
-async function ask(url: string, signal: AbortSignal): Promise<string | null> {
+async function ask(url: string): Promise<string | null> {
+  // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
+  const limit = new AbortController()
+  const timer = setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000)
   try {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(5000)])
-    const reply = await fetch(url, { redirect: 'manual', signal: limit })
+    const reply = await fetch(url, { redirect: 'manual', signal: limit.signal })
     const isDatabase = /"code":\s*"database_unavailable"/.test(await reply.text())
     return reply.status === 200 ? null : isDatabase ? 'database_unavailable' : `status ${reply.status}`
   } catch (error) {
-    const { name, message, cause } = error as Error & { cause?: { code?: string } }
-    return name === 'TimeoutError' ? 'no answer in 5 s' : cause?.code ?? message
+    const { message, cause } = error as Error & { cause?: { code?: string } }
+    return cause?.code ?? message
+  } finally {
+    clearTimeout(timer)
   }
 }
 
 /** Runs docker for at most a minute; throws with that exit status. */
 async function runDocker(status: number, args: string[], env: Env, signal: AbortSignal) {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(60_000)])
-  const surroundings = { env: programEnv(env, /^(DOCKER_|HOME$|XDG_RUNTIME_DIR$)/), signal: limit }
-  return run(`docker ${args[0]} failed`, 'docker', args, surroundings).catch((error: Error) => {
-    throw new ExitError(error instanceof ExitError ? error.message : `docker ${args[0]} took over a minute`, status)
+  const limit = new AbortController()
+  setTimeout(() => limit.abort(new Error(`docker ${args[0]} took over a minute`)), 60_000).unref()
+  signal.addEventListener('abort', () => limit.abort(signal.reason))
+  const surroundings = { env: programEnv(env, /^(DOCKER_|HOME$|XDG_RUNTIME_DIR$)/), signal: limit.signal }
+  return run(`docker ${args[0]} failed`, 'docker', args, surroundings).catch(({ message }: Error) => {
+    throw new ExitError(message, status)
   })
 }
 

@@ -107,13 +107,13 @@ function start(what: string, program: string, args: string[], { env, signal }: S
 function findReason(stderr: string): string {
   const lines = stderr.trim().split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
-  return line.replace(/^.*?(?=An error occurred)|^\S+ failed: .*? to \S+ |^.*?error: +/i, '')
+  return line.replace(/^.*?(?=An error occurred)|^\S+ failed: .*? to \S+ |^.*?error( response from daemon)?: +/i, '')
 }
 
-/** What a program is given: the variables that match, and PATH with what cron leaves out. */
+/** What a program is given: the variables that match, and PATH, to cron's with what that leaves out. */
 export const programEnv = (env: Env, names: RegExp): Env => ({
   ...Object.fromEntries(Object.entries(env).filter(([name]) => names.test(name))),
-  PATH: `${env['PATH'] ?? '/usr/bin:/bin'}:/usr/local/bin`,
+  PATH: (env['PATH'] ?? '/usr/bin:/bin').replace(/^\/usr\/bin:\/bin$/, '/usr/local/bin:/usr/bin:/bin'),
 })
 
 /** What makes pg_dump and psql connect as we do: the password is nowhere else. */
