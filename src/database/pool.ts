@@ -10,7 +10,7 @@ export interface Db {
 }
 
 export interface Database extends Db {
-  /** Runs `work` in one transaction, rolled back when it throws. */
+  /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
   transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
   connections(): { total: number; idle: number; waiting: number }
   stop(): Promise<void>
@@ -80,7 +80,7 @@ export function openDatabase(
       }
     },
     transaction: (work) =>
-      borrow(async (client) => {
+      again(() => borrow(async (client) => {
         await client.query({ text: 'begin' })
         try {
           const result = await work({
@@ -94,9 +94,19 @@ export function openDatabase(
           if (!isLost(error)) await client.query({ text: 'rollback' })
           throw error
         }
-      }),
+      })),
     connections: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     stop: () => pool.end(),
+  }
+}
+
+/** Tries a transaction that lost a deadlock, of which nothing was done, up to twice more. */
+async function again<T>(run: () => Promise<T>, tries = 3): Promise<T> {
+  try {
+    return await run()
+  } catch (error) {
+    if (tries === 1 || !hasCode(error, '40P01', '40001')) throw error
+    return again(run, tries - 1)
   }
 }
 

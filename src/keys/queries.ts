@@ -138,12 +138,12 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<Found[]> {
   )
 }
 
-/** Notes, to the minute, that keys were used. */
+/** Notes, to the minute, that keys were used; waits for nobody, so that nobody has to for it. */
 export async function markUsed(db: Db, keyIds: string[]): Promise<void> {
   await db.query(
     `update api_keys set last_used_at = date_trunc('minute', now())
-     where id = any($1::uuid[])
-       and (last_used_at is null or last_used_at < date_trunc('minute', now()))`,
+     where id in (select id from api_keys where id = any($1::uuid[])
+       and (last_used_at is null or last_used_at < date_trunc('minute', now())) for update skip locked)`,
     [keyIds],
   )
 }
