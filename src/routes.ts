@@ -5,10 +5,8 @@ import type { Route } from './http/route.ts'
 import { keyRoutes } from './keys/routes.ts'
 import type { Metrics } from './metrics.ts'
 import { openApi } from './openapi.ts'
-import { sessionRoutes } from './sessions/routes.ts'
-import type { SessionDeps } from './sessions/routes.ts'
-import { userRoutes } from './users/routes.ts'
-import type { UserDeps } from './users/routes.ts'
+import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
+import { userRoutes, type UserDeps } from './users/routes.ts'
 
 export type Deps = UserDeps & SessionDeps & { metrics: Metrics; version: string }
 

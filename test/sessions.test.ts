@@ -9,6 +9,8 @@ const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
 const admin = await app.admin()
 const login = (email: string, given = password, from = '192.0.2.1') =>
   app.request('POST', '/users/sessions', { body: { email, password: given }, headers: { 'x-forwarded-for': from } })
+/** A user whose password costs little to be found wrong. */
+const guessable = () => app.user({ passwordHash: `$scrypt$ln=4,r=8,p=1$${'A'.repeat(22)}$${'A'.repeat(43)}` })
 const read = async (id: string, key: string) => (await app.request('GET', `/users/${id}`, { key })).status
 
 test('a log-in gives a session that works like a key and is listed among them', async () => {
@@ -79,7 +81,7 @@ test('a log-in of another shape is refused', async () => {
 })
 
 test('after five failures in a row an account makes that client wait, whether it exists or not', async () => {
-  for (const email of [(await app.user()).email, 'ghost@example.org']) {
+  for (const email of [(await guessable()).email, 'ghost@example.org']) {
     for (let i = 0; i < 5; i++) assert.equal((await login(email, 'wrong', '192.0.2.7')).status, 401)
     const refused = await login(email, password, '192.0.2.7')
     assert.deepEqual([refused.status, refused.body.code, refused.headers.get('retry-after')], [429, 'login_throttled', '1'])
@@ -96,12 +98,12 @@ test('the wait doubles, to 15 minutes; a success clears it', async () => {
     `update login_failures set failures = $2, wait_until = now() where client = $1`, [client, failures])
   await login(user.email, 'wrong', client)
   const waits: string[] = []
-  for (const failures of [4, 5, 6, 13, 14, 15]) {
+  for (const failures of [4, 5, 13, 14]) {
     await set(failures)
     await login(user.email, 'wrong', client)
     waits.push((await login(user.email, password, client)).headers.get('retry-after')!)
   }
-  assert.deepEqual(waits, ['1', '2', '4', '512', '900', '900'])
+  assert.deepEqual(waits, ['1', '2', '512', '900'])
   await set(14)
   assert.equal((await login(user.email, password, client)).status, 201)
   assert.deepEqual(await app.db.query('select from login_failures where client = $1', [client]), [])
@@ -109,14 +111,16 @@ test('the wait doubles, to 15 minutes; a success clears it', async () => {
 
 test('an owner gets in from elsewhere while a stranger is guessing', async () => {
   const user = await app.user()
-  for (let i = 0; i < 5; i++) await login(user.email, 'wrong', '192.0.2.9')
+  await login(user.email, 'wrong', '192.0.2.9')
+  await app.db.query(`update login_failures set failures = 4 where client = '192.0.2.9'`)
+  await login(user.email, 'wrong', '192.0.2.9')
   assert.equal((await login(user.email, password, '192.0.2.9')).status, 429)
   assert.equal((await login(user.email, password, '198.51.100.1')).status, 201)
   assert.equal(await read(user.id, user.key), 200)
 })
 
 test('guessing from many addresses is bounded, and one address cannot bring that about', async () => {
-  const user = await app.user()
+  const user = await guessable()
   await login(user.email, 'wrong', '198.51.100.2')
   await app.db.query(`update login_failures set failures = 99 where client = '' and failures = 1
     and account = sha256(convert_to($1, 'utf8'))`, [user.email])
@@ -133,7 +137,7 @@ test('guessing from many addresses is bounded, and one address cannot bring that
 })
 
 test('of many guesses at once only five are answered, and one more for each wait that passed', async () => {
-  const user = await app.user()
+  const user = await guessable()
   const start = performance.now()
   const guesses = Array.from({ length: 14 }, (_, i) => login(user.email, `wrong ${i}`, '198.51.100.6'))
   const statuses = (await Promise.all(guesses)).map(({ status }) => status)
@@ -144,7 +148,7 @@ test('of many guesses at once only five are answered, and one more for each wait
 })
 
 test('guessing the current password through a change is counted, too', async () => {
-  const user = await app.user()
+  const user = await guessable()
   const change = () => app.request('PATCH', `/users/${user.id}`, {
     key: user.key, body: { password: 'a new fine one', currentPassword: 'wrong' },
     headers: { 'x-forwarded-for': '198.51.100.7' },
@@ -156,14 +160,14 @@ test('guessing the current password through a change is counted, too', async () 
 
 test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', async () => {
   const user = await app.user()
-  const flood = Array.from({ length: 60 }, (_, i) => login(`flood${i}@example.org`, 'x', '203.0.113.1'))
+  const flood = Array.from({ length: 40 }, (_, i) => login(`flood${i}@example.org`, 'x', '203.0.113.1'))
   const mine = login(user.email, password, '203.0.113.2')
   const cheap = await app.request('GET', '/users/auth', { key: user.key })
   assert.equal(cheap.status, 200)
   assert.equal((await mine).status, 201)
   const answers = await Promise.all(flood)
   const overloaded = answers.filter(({ status }) => status === 503)
-  assert.ok(overloaded.length >= 60 - 20, `${overloaded.length} refused`)
+  assert.ok(overloaded.length >= 40 - 20, `${overloaded.length} refused`)
   for (const { body, headers } of overloaded) {
     assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
   }

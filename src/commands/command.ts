@@ -1,9 +1,7 @@
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import type { ParseArgsConfig } from 'node:util'
+import { parseArgs, type ParseArgsConfig } from 'node:util'
 
-import { createReader, readDatabase } from '../config.ts'
-import type { DatabaseConfig, Env } from '../config.ts'
+import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { findPrivatePostgres } from '../database/embedded.ts'
 import { ExitError, tellFailure } from '../errors.ts'
 

@@ -80,7 +80,7 @@ async function countFailure(tx: Db, account: Buffer, client: string, free: numbe
          select n, case when n < $3::int then '-infinity'
            else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
          from (select least($3::int + $4::int, 1 + greatest(0, old.failures
-           - floor(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
+           - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
      where old.wait_until <= now() returning failures`,
     [account, client, free, doublings],
   )
