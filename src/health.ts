@@ -27,36 +27,27 @@ export function healthRoutes({ db, metrics, document }: Deps): Route[] {
   const cacheable = { 'Cache-Control': 'public, max-age=300' }
 
   return [
-    ...['/healthcheck', '/users/healthcheck'].map((path) => route({
-      method: 'GET', path, access: 'anyone',
-      summary: 'Whether the service and its database work',
+    ...['/healthcheck', '/users/healthcheck'].map((path) =>
+      route('GET', path, 'anyone', 'Whether the service and its database work', {
       throttled: false, replies: { 200: ok }, fails: ['database_unavailable'],
       handle: () => isHealthy().then(() => ({ status: 200, body: 'OK' })),
     })),
-    route({
-      method: 'GET', path: '/livez', access: 'anyone',
-      summary: 'Whether the process works',
+    route('GET', '/livez', 'anyone', 'Whether the process works', {
       throttled: false, replies: { 200: ok },
       handle: () => ({ status: 200, body: 'OK' }),
     }),
-    route({
-      method: 'GET', path: '/metrics', access: 'admin',
-      summary: 'Metrics for Prometheus',
+    route('GET', '/metrics', 'admin', 'Metrics for Prometheus', {
       replies: { 200: { says: 'Text format 0.0.4', raw: 'text/plain' } },
       handle: () => ({ status: 200, raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text: metrics.text() } }),
     }),
-    route({
-      method: 'GET', path: '/openapi.json', access: 'anyone',
-      summary: 'This document',
+    route('GET', '/openapi.json', 'anyone', 'This document', {
       replies: { 200: { says: 'OpenAPI 3.1', raw: 'application/json' } },
       handle: () => {
         json ??= JSON.stringify(document())
         return { status: 200, headers: cacheable, raw: { type: 'application/json', text: json } }
       },
     }),
-    route({
-      method: 'GET', path: '/docs', access: 'anyone',
-      summary: 'A page that shows this document and tries calls',
+    route('GET', '/docs', 'anyone', 'A page that shows this document and tries calls', {
       replies: { 200: { says: 'One page that loads nothing from elsewhere', raw: 'text/html' } },
       handle: () => ({
         status: 200,

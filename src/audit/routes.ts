@@ -18,11 +18,7 @@ const event = {
 }
 
 export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [
-  route({
-    method: 'GET',
-    path: '/audit',
-    access: 'admin',
-    summary: 'Who did what to whom, newest first',
+  route('GET', '/audit', 'admin', 'Who did what to whom, newest first', {
     query: { ...pageQuery, user: uuid },
     replies: {
       200: { says: 'Events', body: { type: 'array', maxItems: 1000, items: event }, headers: ['Link'] },

@@ -10,11 +10,7 @@ const identity = [
  * What they do not know is ignored; what they append of what is known can only tighten.
  */
 export const authRoutes = (): Route[] => ['/users/auth', '/users/auth/*'].map((path) =>
-  route({
-    method: 'ANY',
-    path,
-    access: 'key',
-    summary: 'Ask whether a request may pass',
+  route('ANY', path, 'key', 'Ask whether a request may pass', {
     description: 'Any method. `require-role` and `require-permission`, any number, must all hold.',
     throttled: false,
     replies: { 200: { says: 'It may; the headers say who asks', headers: identity } },

@@ -1,14 +1,12 @@
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import { one, withDatabase } from '../database/pool.ts'
-import type { Db } from '../database/pool.ts'
+import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
 import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, stoppable } from './process.ts'
 import type { Surroundings } from './process.ts'
-import { dumpName, hashFile, readPlaces } from './s3.ts'
-import type { Bucket } from './s3.ts'
+import { dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
        node bin/backup.js list [--max-age 1h] [--quiet]

@@ -7,8 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 
-import { createReader } from '../config.ts'
-import type { DatabaseConfig, Env } from '../config.ts'
+import { createReader, type DatabaseConfig, type Env } from '../config.ts'
 import { findPostgresBin } from '../database/embedded.ts'
 import { ExitError } from '../errors.ts'
 

@@ -7,15 +7,12 @@ import { join } from 'node:path'
 
 import type { DatabaseConfig } from '../config.ts'
 import { startPrivatePostgres } from '../database/embedded.ts'
-import { withDatabase } from '../database/pool.ts'
-import type { Db } from '../database/pool.ts'
+import { withDatabase, type Db } from '../database/pool.ts'
 import { createDatabase, createSchema } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
-import { findPostgres, makeDirectory, outputOf, postgresEnv, run, stoppable } from './process.ts'
-import type { Surroundings } from './process.ts'
-import { hashFile, parseDumpName, parseManifest, readPlaces } from './s3.ts'
-import type { Bucket, Manifest } from './s3.ts'
+import { findPostgres, makeDirectory, outputOf, postgresEnv, run, stoppable, type Surroundings } from './process.ts'
+import { hashFile, parseDumpName, parseManifest, readPlaces, type Bucket, type Manifest } from './s3.ts'
 
 const usage = `Usage: node bin/restore.js NAME|latest [--yes | --check]
 

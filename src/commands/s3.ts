@@ -3,8 +3,7 @@ import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createReader, readDatabase } from '../config.ts'
-import type { Env } from '../config.ts'
+import { createReader, readDatabase, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { programEnv, run } from './process.ts'
 

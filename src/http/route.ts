@@ -63,12 +63,9 @@ export interface ReplySpec {
   headers?: string[]
 }
 
+type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
+
 interface Spec<A extends Access, P extends string, Q extends Shape, B> {
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
-  /** Members in braces are UUIDs. An end of `/*` stands for anything below. */
-  path: P
-  access: A
-  summary: string
   description?: string
   query?: Q
   body?: Schema<B>
@@ -85,12 +82,14 @@ interface Spec<A extends Access, P extends string, Q extends Shape, B> {
 
 /** A route whose types are checked where it is made, and forgotten by the pipeline. */
 // The one `any` of the house: handlers take narrower calls than the pipeline knows of.
-export type Route = Spec<Access, string, Shape, any>
+export type Route = Spec<Access, string, Shape, any> & { method: Method; path: string; access: Access; summary: string }
 
-/** Makes a route; its handler gets path, query and body parsed and typed. */
+/**
+ * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in braces
+ * are UUIDs; an end of `/*` stands for anything below.
+ */
 export function route<
-  const A extends Access, const P extends string,
-  Q extends Shape = Record<never, never>, B = undefined,
->(spec: Spec<A, P, Q, B>): Route {
-  return spec as unknown as Route
+  const A extends Access, const P extends string, Q extends Shape = Record<never, never>, B = undefined,
+>(method: Method, path: P, access: A, summary: string, spec: Spec<A, P, Q, B>): Route {
+  return { method, path, access, summary, ...spec as unknown as Spec<Access, string, Shape, any> }
 }

@@ -42,11 +42,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     })
 
   return [
-    route({
-      method: 'GET',
-      path: '/users/{id}/keys',
-      access: 'self',
-      summary: 'The keys and sessions of a user, oldest first',
+    route('GET', '/users/{id}/keys', 'self', 'The keys and sessions of a user, oldest first', {
       query: { ...pageQuery, limit: digits(1, 1000, { default: 1000 }) },
       replies: {
         200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
@@ -55,11 +51,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       handle: ({ params: { id }, query }) =>
         paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) => listKeys(db, id, page)),
     }),
-    route({
-      method: 'POST',
-      path: '/users/{id}/keys',
-      access: 'self',
-      summary: 'Make a further key',
+    route('POST', '/users/{id}/keys', 'self', 'Make a further key', {
       body: object({ name }, { validUntil: nullable(future) }),
       replies: { 201: { says: 'The key, shown this once', body: newKey } },
       fails: ['user_not_found'],
@@ -69,11 +61,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
           insertKey(tx, { userId: call.params.id, kind: 'api', ...body })),
       }),
     }),
-    route({
-      method: 'PATCH',
-      path: '/users/{id}/keys/{keyId}',
-      access: 'self',
-      summary: 'Rename a key, switch it off or on, change its end',
+    route('PATCH', '/users/{id}/keys/{keyId}', 'self', 'Rename a key, switch it off or on, change its end', {
       body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
       replies: { 200: { says: 'The key', body: key } },
       fails: ['key_not_found'],
@@ -83,11 +71,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
           updateKey(tx, call.params.id, call.params.keyId, body)),
       }),
     }),
-    route({
-      method: 'DELETE',
-      path: '/users/{id}/keys/{keyId}',
-      access: 'self',
-      summary: 'End a key',
+    route('DELETE', '/users/{id}/keys/{keyId}', 'self', 'End a key', {
       replies: { 204: { says: 'It is refused from now on' } },
       fails: ['key_not_found'],
       async handle(call) {
@@ -95,11 +79,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         return { status: 204 }
       },
     }),
-    route({
-      method: 'POST',
-      path: '/users/{id}/keys/{keyId}/rotate',
-      access: 'self',
-      summary: 'Make a key in place of another',
+    route('POST', '/users/{id}/keys/{keyId}/rotate', 'self', 'Make a key in place of another', {
       description: 'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
       body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),
       bodyOptional: true,

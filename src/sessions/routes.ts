@@ -18,11 +18,7 @@ export interface SessionDeps {
 const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
 
 export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Route[] => [
-  route({
-    method: 'POST',
-    path: '/users/sessions',
-    access: 'anyone',
-    summary: 'Log in',
+  route('POST', '/users/sessions', 'anyone', 'Log in', {
     description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),
     bodySentence: 'Invalid user syntax',
@@ -40,11 +36,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
       })
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/sessions',
-    access: 'key',
-    summary: 'Log out: end the calling session',
+  route('DELETE', '/users/sessions', 'key', 'Log out: end the calling session', {
     description: 'An API key is no session and stays as it is.',
     replies: { 204: { says: 'The session has ended' } },
     fails: ['key_not_found'],
@@ -58,11 +50,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
       return { status: 204 }
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/sessions/{id}',
-    access: 'self',
-    summary: 'Log out everywhere: end every session of the user',
+  route('DELETE', '/users/sessions/{id}', 'self', 'Log out everywhere: end every session of the user', {
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
     async handle({ caller, params: { id }, origin }) {

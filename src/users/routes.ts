@@ -41,11 +41,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
   const password = newPassword(passwordMinLength)
 
   return [
-    route({
-      method: 'POST',
-      path: '/users',
-      access: signup === 'open' ? 'optional' : 'admin',
-      summary: 'Create a user with a first key',
+    route('POST', '/users', signup === 'open' ? 'optional' : 'admin', 'Create a user with a first key', {
       description: 'Only an admin may give `role`, `permissions` and `enabled`.',
       body: object({ email, password }, reserved),
       bodySentence,
@@ -68,11 +64,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         return reply(201, created, [key.key], { Location: `${basePath}/users/${created.id}` })
       },
     }),
-    route({
-      method: 'GET',
-      path: '/users',
-      access: 'admin',
-      summary: 'List users in the order of creation',
+    route('GET', '/users', 'admin', 'List users in the order of creation', {
       query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
       replies: {
         200: {
@@ -88,11 +80,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         return { status: 200, body: found === null ? [] : [show(found)] }
       },
     }),
-    route({
-      method: 'GET',
-      path: '/users/{id}',
-      access: 'self',
-      summary: 'Read a user',
+    route('GET', '/users/{id}', 'self', 'Read a user', {
       replies: {
         200: { says: 'The user', body: user, headers: ['ETag'] },
         304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
@@ -106,11 +94,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
       },
     }),
-    route({
-      method: 'PATCH',
-      path: '/users/{id}',
-      access: 'self',
-      summary: 'Change a user',
+    route('PATCH', '/users/{id}', 'self', 'Change a user', {
       description: 'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
         'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
       body: object({}, { email, password, currentPassword: anyText, ...reserved }),
@@ -150,11 +134,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         return reply(200, changed)
       },
     }),
-    route({
-      method: 'DELETE',
-      path: '/users/{id}',
-      access: 'self',
-      summary: 'Delete a user with its keys and sessions',
+    route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
       replies: { 204: { says: 'It is gone' } },
       fails: ['user_not_found', 'last_admin', 'stale_version'],
       async handle({ caller, params: { id }, headers, origin }) {
