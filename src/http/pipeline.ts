@@ -9,7 +9,7 @@ import { AppError, failures, type Code } from '../errors.ts'
 import type { Limiter } from '../limiter.ts'
 import { describeError, type Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
-import { check, isUuid, object } from '../schema.ts'
+import { check, isUuid, object, type Schema } from '../schema.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Client } from './client.ts'
 import type { Caller, Reply, Route } from './route.ts'
@@ -31,6 +31,7 @@ export interface PipelineOptions {
 
 export type Pipeline = (req: IncomingMessage, res: ServerResponse, refusal?: AppError) => Promise<void>
 
+/** What is known of a request by the time it is answered; `headers` go with whatever the answer is. */
 interface Exchange {
   req: IncomingMessage
   res: ServerResponse
@@ -42,97 +43,82 @@ interface Exchange {
 
 /** Answers every request; `refusal`: one that was already refused. Never rejects. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { basePath, router, identify, readClient, throttle, log, metrics } = options
+  const { basePath, router, identify, readClient, throttle, corsOrigins, log, metrics } = options
   const common: Record<string, string> = {
     'Cache-Control': 'no-store',
     'X-Content-Type-Options': 'nosniff',
     ...(options.secure && {
-      'Strict-Transport-Security': 'max-age=31536000',
+      'Strict-Transport-Security': 'max-age=31536000', 'Referrer-Policy': 'no-referrer', 'X-Frame-Options': 'DENY',
       'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
-      'X-Frame-Options': 'DENY',
-      'Referrer-Policy': 'no-referrer',
     }),
-    ...(options.corsOrigins.length > 0 && { Vary: 'Origin' }),
+    ...(corsOrigins.length > 0 && { Vary: 'Origin' }),
   }
 
   async function run(exchange: Exchange): Promise<Reply> {
-    const { req, res, origin } = exchange
-    const method = req.method ?? ''
-    const [target, search] = splitTarget(req.url ?? '')
-    const path = target.startsWith(`${basePath}/`) ? target.slice(basePath.length) : null
-    const found = path === null ? null : router(method, path)
+    const { req, res, origin, headers } = exchange
+    const method = req.method!
+    const [target, search] = splitTarget(req.url!)
+    const found = target.startsWith(`${basePath}/`) ? router(method, target.slice(basePath.length)) : null
     if (found && 'route' in found) exchange.route = found.route
     if (exchange.route?.throttled !== false && throttle !== null) {
       const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(origin.client)
-      exchange.headers['RateLimit-Policy'] = throttle.policy
-      exchange.headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
+      headers['RateLimit-Policy'] = throttle.policy
+      headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
       if (!allowed) throw new AppError('throttled', { retryAfterSeconds })
     }
     if (target === '*' && method === 'OPTIONS') return { status: 204, headers: { Allow: 'OPTIONS' } }
     if (found === null) throw new AppError('not_found')
     if ('allow' in found) {
-      exchange.headers['Allow'] = found.allow
+      headers['Allow'] = found.allow
+      if (method !== 'OPTIONS') throw new AppError('method_not_allowed')
       const isPreflight = req.headers['access-control-request-method'] !== undefined
-      if (isPreflight) exchange.headers['Access-Control-Allow-Methods'] = found.allow
-      if (method === 'OPTIONS') return { status: 204, ...(isPreflight && { headers: preflight }) }
-      throw new AppError('method_not_allowed')
+      return { status: 204, headers: isPreflight ? { ...preflight, 'Access-Control-Allow-Methods': found.allow } : {} }
     }
 
     const { route, params } = found
-    const caller = (exchange.caller = await authenticate(route, req.headers))
-    if (route.access === 'admin' && caller?.role !== 'admin') throw new AppError('forbidden')
+    const isKeyless = route.access === 'anyone' ||
+      (route.access === 'optional' && !req.headers['x-api-key'] && !req.headers.authorization)
+    const caller = (exchange.caller = isKeyless ? null : await identify(req.headers))
+    const isAdmin = caller?.role === 'admin'
+    if (route.access === 'admin' && !isAdmin) throw new AppError('forbidden')
     for (const name in params) {
       if (!isUuid(params[name]!)) throw new AppError('invalid_id')
       params[name] = params[name]!.toLowerCase()
     }
-    if (route.access === 'self' && caller?.role !== 'admin' && caller?.userId !== params['id']) {
-      throw new AppError('forbidden')
-    }
-    const query: object = route.query === undefined ? {} : parseQuery(route, search)
-    const body = route.body === undefined ? undefined : await parseBody(route, req, res)
+    if (route.access === 'self' && !isAdmin && caller?.userId !== params['id']) throw new AppError('forbidden')
+    const query = route.query === undefined ? {} : accept(object({}, route.query), readQuery(search), 'invalid_query')
+    const body = route.body === undefined ? undefined
+      : accept(route.body, route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res), 'invalid_body')
     return route.handle({ caller, origin, headers: req.headers, params, query, search, body })
   }
 
-  function authenticate(route: Route, headers: IncomingHttpHeaders): Promise<Caller> | null {
-    if (route.access === 'anyone') return null
-    if (route.access === 'optional' && !headers['x-api-key'] && !headers.authorization) return null
-    return identify(headers)
-  }
-
-  function fail(exchange: Exchange, error: unknown): Reply {
-    const known = error instanceof AppError ? error : new AppError('internal')
-    const { code, message, faults, retryAfterSeconds } = known
+  function fail({ origin: { requestId }, route }: Exchange, error: unknown): Reply {
+    const { code, message, faults, retryAfterSeconds } = error instanceof AppError ? error : new AppError('internal')
     const { status } = failures[code]
     const headers: Record<string, string> = {}
     if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
     if (status === 401) {
-      const more = code === 'key_invalid' ? ', error="invalid_token"' : ''
-      headers['WWW-Authenticate'] = `Bearer realm="user-service"${more}`
+      const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
+      headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
     }
     if (code in counted) metrics.count(counted[code]!)
-    const text = JSON.stringify({
-      requestId: exchange.origin.requestId, status: 'ERROR', details: message, code,
-      ...(faults.length > 0 && {
-        errors: faults.map(({ field, message }) => ({ field: field || 'body', message })),
-      }),
-    })
-    return { status, headers, raw: { type: 'application/json', text } }
+    const details = code === 'invalid_body' ? route?.bodySentence ?? message : message
+    const errors = faults.map(({ field, message }) => ({ field: field || 'body', message }))
+    const envelope = { requestId, status: 'ERROR', details, code, ...(errors.length > 0 && { errors }) }
+    return { status, headers, raw: { type: 'application/json', text: JSON.stringify(envelope) } }
   }
 
   /** Writes the answer and returns its status, for the log: 499 when nobody is there to read it. */
-  function send({ req, res, origin, headers }: Exchange, reply: Reply): number {
+  function send({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number {
     const { status, body, raw } = reply
     const isGone = req.socket.destroyed
-    const all: Record<string, string> = { 'X-Request-Id': origin.requestId, ...common, ...headers }
-    if (options.corsOrigins.includes(req.headers.origin ?? '')) {
+    const all: Record<string, string> = { 'X-Request-Id': requestId, ...common, ...headers }
+    if (corsOrigins.includes(req.headers.origin ?? '')) {
       all['Access-Control-Allow-Origin'] = req.headers.origin!
-      all['Access-Control-Expose-Headers'] =
-        'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id'
+      all['Access-Control-Expose-Headers'] = exposed
     }
     Object.assign(all, reply.headers)
-    const text = body === undefined
-      ? raw?.text
-      : JSON.stringify({ requestId: origin.requestId, status: 'SUCCESS', details: body })
+    const text = body === undefined ? raw?.text : JSON.stringify({ requestId, status: 'SUCCESS', details: body })
     if (text !== undefined) all['Content-Type'] = raw?.type ?? 'application/json'
     if (status !== 204 && status !== 304) all['Content-Length'] = String(Buffer.byteLength(text ?? ''))
     if (!req.complete && hasBody(req)) discardBody(req)
@@ -163,8 +149,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     metrics.request(methods.has(req.method!) ? req.method! : 'other', path, status, ms / 1000)
     const hidden = failure instanceof AppError ? failure.cause : failure
     log(status === 500 ? 'error' : hidden === undefined ? 'info' : 'warn', 'request', {
-      requestId, method: req.method, route: path, status, ms: Math.round(ms * 100) / 100,
-      address: origin.address,
+      requestId, method: req.method, route: path, status, ms: Math.round(ms * 100) / 100, address: origin.address,
       ...(caller && { user: caller.userId, key: caller.keyId }),
       ...(failure instanceof AppError && { failure: failure.code }),
       ...(hidden !== undefined && describeError(hidden)),
@@ -182,6 +167,7 @@ const preflight = {
   'Access-Control-Allow-Headers': 'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
   'Access-Control-Max-Age': '600',
 }
+const exposed = 'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id'
 const idPattern = /^[A-Za-z0-9._-]{1,64}$/
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
@@ -192,28 +178,16 @@ function splitTarget(url: string): [path: string, search: string] {
   return mark < 0 ? [target, ''] : [target.slice(0, mark), target.slice(mark + 1)]
 }
 
-function parseQuery(route: Route, search: string): object {
-  const params = new URLSearchParams(search)
+/** The members of a query; one that is repeated is no text, and so is refused. */
+function readQuery(search: string): object {
   const given: Record<string, unknown> = Object.create(null)
-  for (const name of params.keys()) {
-    const values = params.getAll(name)
-    given[name] = values.length === 1 ? values[0] : values
-  }
-  const checked = check(object({}, route.query!), given)
-  if ('value' in checked) return checked.value
-  throw new AppError('invalid_query', { faults: checked.faults })
+  for (const [name, value] of new URLSearchParams(search)) given[name] = name in given ? [] : value
+  return given
 }
 
-async function parseBody(route: Route, req: IncomingMessage, res: ServerResponse): Promise<unknown> {
-  const sentence = route.bodySentence ?? failures.invalid_body.sentence
-  try {
-    const value = route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res)
-    const checked = check(route.body!, value)
-    if ('value' in checked) return checked.value
-    const code = checked.code ?? 'invalid_body'
-    throw new AppError(code, { faults: checked.faults, ...(code === 'invalid_body' && { sentence }) })
-  } catch (error) {
-    if (!(error instanceof AppError) || error.code !== 'invalid_body') throw error
-    throw new AppError('invalid_body', { faults: error.faults, sentence })
-  }
+/** Checks a value; throws the most telling code, or else `code`, with all the faults. */
+function accept<T>(schema: Schema<T>, value: unknown, code: Code): T {
+  const checked = check(schema, value)
+  if ('value' in checked) return checked.value
+  throw new AppError(checked.code ?? code, { faults: checked.faults })
 }

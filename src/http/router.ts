@@ -1,12 +1,5 @@
 import type { Route } from './route.ts'
 
-interface Entry {
-  segments: string[]
-  below: boolean
-  routes: Route[]
-  allow: string
-}
-
 export type Match =
   | { route: Route; params: Record<string, string> }
   /** The path is known, the method is not. */
@@ -19,47 +12,23 @@ export type Match =
  * paths. `ANY` takes every method.
  */
 export function createRouter(routes: Route[]): (method: string, path: string) => Match {
-  const entries = new Map<string, Entry>()
-  for (const route of [...routes].sort((a, b) => rank(a) - rank(b))) {
-    const below = route.path.endsWith('/*')
-    const segments = route.path.replace(/\/\*$/, '').split('/').slice(1)
-    const entry = entries.get(route.path) ?? { segments, below, routes: [], allow: '' }
-    entry.routes.push(route)
-    entries.set(route.path, entry)
-  }
-  for (const entry of entries.values()) {
-    const methods = entry.routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
-    entry.allow = [...methods, 'OPTIONS'].join(', ')
-  }
-  const scanned = [...entries.values()]
+  const rank = (path: string) => (path.includes('{') ? 1 : 0)
+  const paths = [...new Set(routes.map(({ path }) => path))].sort((a, b) => rank(a) - rank(b))
+  const entries = paths.map((path) => {
+    const source = path.replaceAll('.', '\\.').replace(/\{(\w+)\}/g, '(?<$1>[^/]+)').replace(/\/\*$/, '/.*')
+    const found = routes.filter((route) => route.path === path)
+    const methods = found.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
+    return { pattern: RegExp(`^${source}$`), routes: found, allow: [...methods, 'OPTIONS'].join(', ') }
+  })
 
   return (method, path) => {
     const wanted = method === 'HEAD' ? 'GET' : method
-    const given = path.split('/')
-    for (const entry of scanned) {
-      const params = match(entry, given)
-      if (params === null) continue
-      const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
-      return route === undefined ? { allow: entry.allow } : { route, params }
+    for (const { pattern, routes, allow } of entries) {
+      const found = pattern.exec(path)
+      if (found === null) continue
+      const route = routes.find((each) => each.method === wanted || each.method === 'ANY')
+      return route === undefined ? { allow } : { route, params: { ...found.groups } }
     }
     return null
   }
 }
-
-const rank = ({ path }: Route) => (path.includes('{') ? 1 : 0)
-
-/** `given` starts with the empty text before the first slash. */
-function match({ segments, below }: Entry, given: string[]): Record<string, string> | null {
-  const length = given.length - 1
-  if (below ? length <= segments.length : length !== segments.length) return null
-  let params: Record<string, string> | undefined
-  for (let i = 0; i < segments.length; i++) {
-    const segment = segments[i]!
-    const value = given[i + 1]!
-    if (segment.startsWith('{') && value !== '') (params ??= {})[segment.slice(1, -1)] = value
-    else if (segment !== value) return null
-  }
-  return params ?? none
-}
-
-const none = Object.freeze({})

@@ -158,7 +158,7 @@ async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<U
 }
 
 const missing = (field: string) =>
-  new AppError('invalid_body', { faults: [{ field, message: 'is missing' }], sentence: bodySentence })
+  new AppError('invalid_body', { faults: [{ field, message: 'is missing' }] })
 
 function requireAdminFor(caller: Caller | null, body: object) {
   if (caller?.role !== 'admin' && Object.keys(reserved).some((name) => name in body)) {
