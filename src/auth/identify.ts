@@ -10,19 +10,21 @@ import type { Caller } from '../http/route.ts'
 import { findCallers, markUsed } from '../keys/queries.ts'
 import { digestKey, isKey } from '../secrets.ts'
 
-const maxStatements = 2
 /** With more, a small table would be scanned instead: 20 ms instead of 1 at 20,000 keys. */
 export const maxKeysPerStatement = 64
-const maxWaiting = 5000
+const finding = { statements: 2, items: maxKeysPerStatement, waiting: 5000, delayMs: 0 }
+// Ten statements a second, each of which makes one commit of up to 1,000 uses.
+const marking = { statements: 1, items: 1000, waiting: 5000, delayMs: 100 }
 
 /** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
 export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => Promise<Caller> {
-  const used = createMarker(db)
-  const find = createBatch(async (digests: Buffer[]) => {
+  const mark = createBatch(marking, async (keyIds: string[]) => (await markUsed(db, keyIds), []))
+  const find = createBatch(finding, async (digests: Buffer[]) => {
     const callers: (Caller | undefined)[] = []
     for (const { asked, unmarked, ...caller } of await findCallers(db, digests)) {
       callers[asked] = caller
-      if (unmarked) used(caller.keyId)
+      // A use that cannot be noted is no reason to refuse it, and the next one is noted.
+      if (unmarked) mark(caller.keyId).catch(() => {})
     }
     return callers
   })
@@ -44,20 +46,29 @@ function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): s
   return key
 }
 
-/** Answers each item by a call that started after it was asked for, shared with others like it. */
-function createBatch<Item, Answer>(
-  run: (items: Item[]) => Promise<(Answer | undefined)[]>,
-): (item: Item) => Promise<Answer | undefined> {
-  interface Waiting { item: Item; resolve(answer: Answer | undefined): void; reject(error: unknown): void }
-  let waiting: Waiting[] = []
+type Limits = typeof finding
+
+/**
+ * Answers each item by a call that starts after it was asked for, together with others that ask within
+ * `delayMs`; at most `statements` calls at once, of so many `items`. Throws `overloaded` when too many wait.
+ */
+function createBatch<Item, Answer>(limits: Limits, run: (items: Item[]) => Promise<(Answer | undefined)[]>) {
+  const waiting: { item: Item; resolve(answer: Answer | undefined): void; reject(error: unknown): void }[] = []
   let running = 0
   let scheduled = false
 
+  function schedule() {
+    if (scheduled || running >= limits.statements || waiting.length === 0) return
+    scheduled = true
+    if (limits.delayMs > 0) setTimeout(next, limits.delayMs)
+    else setImmediate(next)
+  }
+
   async function next() {
     scheduled = false
-    if (running >= maxStatements || waiting.length === 0) return
-    const batch = waiting.splice(0, maxKeysPerStatement)
     running++
+    const batch = waiting.splice(0, limits.items)
+    schedule()
     try {
       const answers = await run(batch.map(({ item }) => item))
       batch.forEach(({ resolve }, index) => resolve(answers[index]))
@@ -65,39 +76,13 @@ function createBatch<Item, Answer>(
       for (const { reject } of batch) reject(error)
     }
     running--
-    void next()
+    schedule()
   }
 
-  return (item) =>
-    new Promise((resolve, reject) => {
-      if (waiting.length >= maxWaiting) return reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
+  return (item: Item) =>
+    new Promise<Answer | undefined>((resolve, reject) => {
+      if (waiting.length >= limits.waiting) return reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
       waiting.push({ item, resolve, reject })
-      if (scheduled || running >= maxStatements) return
-      scheduled = true
-      // After what else has arrived by now.
-      setImmediate(next)
+      schedule()
     })
-}
-
-/** Notes the use of keys without holding up a request: one statement at a time, for all meanwhile. */
-function createMarker(db: Database): (keyId: string) => void {
-  let pending = new Set<string>()
-  let running = false
-
-  async function run() {
-    while (pending.size > 0) {
-      const keyIds = [...pending]
-      pending = new Set()
-      // A use that cannot be noted is no reason to refuse it, and is noted within a minute.
-      await markUsed(db, keyIds).catch(() => {})
-    }
-    running = false
-  }
-
-  return (keyId) => {
-    pending.add(keyId)
-    if (running) return
-    running = true
-    void run()
-  }
 }

@@ -5,8 +5,7 @@
 // At most 10,000 connections. Malformed requests get 400 and a close, but only after the answers
 // to the valid ones before them.
 import { readFileSync } from 'node:fs'
-import http from 'node:http'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
 import { createSecureContext } from 'node:tls'
@@ -16,24 +15,10 @@ import { AppError, ExitError, failures, type Code } from '../errors.ts'
 import { breakBody } from './body.ts'
 import type { Pipeline } from './pipeline.ts'
 
-export interface TlsFiles {
-  certFile: string
-  keyFile: string
-}
-
-export interface Listener {
-  url: string
-  /** Rereads the certificate and key; throws and keeps the old pair when the new one is not usable. */
-  rereadTls(): void
-  /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
-  stop(seconds: number): Promise<void>
-}
-
+type TlsFiles = { certFile: string; keyFile: string }
+type Options = { host: string | undefined; port: number; tls: TlsFiles | null }
 /** A connection that has sent a request: since when which answers are waited for, oldest first. */
-interface Peer {
-  waiting: Map<ServerResponse, number>
-  last?: ServerResponse
-}
+type Peer = { waiting: Map<ServerResponse, number>; last?: ServerResponse }
 
 const exchangeTimeoutMs = 40_000
 const lingerMs = 250
@@ -41,9 +26,7 @@ const lingerMs = 250
 const maxPipelined = 1000
 
 /** Listens and hands each request to `pipeline`; throws an ExitError when it cannot. */
-export async function listen(
-  pipeline: Pipeline, { host, port, tls }: { host: string | undefined; port: number; tls: TlsFiles | null },
-): Promise<Listener> {
+export async function listen(pipeline: Pipeline, { host, port, tls }: Options) {
   // Kept by connection: an answer that is queued when the connection goes is never closed.
   const peers = new Map<Socket, Peer>()
   let stopping = false
@@ -71,12 +54,8 @@ export async function listen(
   }, 1000).unref()
 
   const options = {
-    headersTimeout: 5000,
-    requestTimeout: 15_000,
-    keepAliveTimeout: 65_000,
-    connectionsCheckingInterval: 1000,
-    maxHeaderSize: 16 * 1024,
-    noDelay: true,
+    headersTimeout: 5000, requestTimeout: 15_000, keepAliveTimeout: 65_000, connectionsCheckingInterval: 1000,
+    maxHeaderSize: 16 * 1024, noDelay: true,
     requireHostHeader: false, // findFault answers that, as an envelope
   }
   const server = tls === null
@@ -114,10 +93,12 @@ export async function listen(
 
   return {
     url: `${tls === null ? 'http' : 'https'}://${named}:${bound.port}`,
+    /** Rereads the certificate and key; throws and keeps the old pair when the new one is not usable. */
     rereadTls() {
       if (tls !== null) (server as https.Server).setSecureContext({ ...tlsSettings, ...readTls(tls) })
     },
-    async stop(seconds) {
+    /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
+    async stop(seconds: number) {
       stopping = true
       for (const { waiting } of peers.values()) {
         for (const [res] of waiting) if (!res.headersSent) res.shouldKeepAlive = false

@@ -12,7 +12,7 @@ import type { Metrics } from '../metrics.ts'
 import { check, isUuid, object, type Schema } from '../schema.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Client } from './client.ts'
-import type { Caller, Reply, Route } from './route.ts'
+import type { Caller, Origin, Reply, Route } from './route.ts'
 import type { createRouter } from './router.ts'
 
 export interface PipelineOptions {
@@ -35,7 +35,7 @@ export type Pipeline = (req: IncomingMessage, res: ServerResponse, refusal?: App
 interface Exchange {
   req: IncomingMessage
   res: ServerResponse
-  origin: Client & { requestId: string }
+  origin: Origin
   route: Route | undefined
   caller: Caller | null
   headers: Record<string, string>

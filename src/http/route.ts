@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import type { Code } from '../errors.ts'
 import type { JsonSchema, Members, Schema, Shape } from '../schema.ts'
+import type { Client } from './client.ts'
 
 /** Who calls: the key that was presented, and its user as the database has it now. */
 export interface Caller {
@@ -21,16 +22,10 @@ export interface Caller {
  * any good key; `self`: the user whose id is in the path, or an admin.
  */
 export type Access = 'anyone' | 'optional' | 'key' | 'self' | 'admin'
-type CallerOf<A extends Access> =
-  A extends 'anyone' ? null : A extends 'optional' ? Caller | null : Caller
+type CallerOf<A extends Access> = A extends 'anyone' ? null : A extends 'optional' ? Caller | null : Caller
 
 /** Where a request comes from. */
-export interface Origin {
-  requestId: string
-  address: string
-  /** What is throttled: the IPv4 address, or the /64 of an IPv6 address. */
-  client: string
-}
+export type Origin = Client & { requestId: string }
 
 export interface Reply {
   status: number
