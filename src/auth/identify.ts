@@ -12,9 +12,8 @@ import { digestKey, isKey } from '../secrets.ts'
 
 /** With more, a small table would be scanned instead: 20 ms instead of 1 at 20,000 keys. */
 export const maxKeysPerStatement = 64
-const finding = { statements: 2, items: maxKeysPerStatement, waiting: 5000, delayMs: 0 }
-// Ten statements a second, each of which makes one commit of up to 1,000 uses.
-const marking = { statements: 1, items: 1000, waiting: 5000, delayMs: 100 }
+const finding = { statements: 2, items: maxKeysPerStatement, waiting: 5000 }
+const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
 export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => Promise<Caller> {
@@ -49,8 +48,8 @@ function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): s
 type Limits = typeof finding
 
 /**
- * Answers each item by a call that starts after it was asked for, together with others that ask within
- * `delayMs`; at most `statements` calls at once, of so many `items`. Throws `overloaded` when too many wait.
+ * Answers each item by a call that starts after it was asked for, shared with others that wait; at most
+ * `statements` calls at once, of so many `items`. Throws `overloaded` when too many are `waiting`.
  */
 function createBatch<Item, Answer>(limits: Limits, run: (items: Item[]) => Promise<(Answer | undefined)[]>) {
   const waiting: { item: Item; resolve(answer: Answer | undefined): void; reject(error: unknown): void }[] = []
@@ -60,8 +59,8 @@ function createBatch<Item, Answer>(limits: Limits, run: (items: Item[]) => Promi
   function schedule() {
     if (scheduled || running >= limits.statements || waiting.length === 0) return
     scheduled = true
-    if (limits.delayMs > 0) setTimeout(next, limits.delayMs)
-    else setImmediate(next)
+    // After what else has arrived by now.
+    setImmediate(next)
   }
 
   async function next() {
