@@ -20,8 +20,7 @@ const maxQueuedPerClient = 16
 const program = `
 const { parentPort } = require('node:worker_threads')
 const { scryptSync } = require('node:crypto')
-const os = require('node:os')
-if (os.platform() === 'linux') os.setPriority(0, 10) // of this thread alone, there
+if (process.platform === 'linux') require('node:os').setPriority(0, 10) // of this thread alone, there
 parentPort.on('message', ({ password, salt, length, ...cost }) => {
   parentPort.postMessage(scryptSync(password, salt, length, { ...cost, maxmem: 2 ** 28 }))
 })`
