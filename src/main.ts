@@ -1,12 +1,24 @@
 import { startApp } from './app.ts'
 import { findMisspelt, readConfig } from './config.ts'
-import { exitWith } from './errors.ts'
+import { ExitError, exitWith } from './errors.ts'
 import { createLog, describeError } from './log.ts'
 
 // Whoever reads the log may go away or have a full disk: the service goes on without.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
+const usage = `Usage: node bin/start.js
+
+Serves until SIGTERM or SIGINT. Its settings are in the environment; README.md lists them.
+Exit status: 0 stopped, 1 failed, 2 misuse or a wrong setting.
+`
+
 try {
+  const [word] = process.argv.slice(2)
+  if (word === '--help') {
+    process.stdout.write(usage)
+    process.exit()
+  }
+  if (word !== undefined) throw new ExitError('takes no words: see --help', 2)
   const config = readConfig(process.env)
   const log = createLog(config.logLevel, (text) => void process.stdout.write(text))
   process.on('exit', log.flush)
