@@ -109,7 +109,7 @@ The admin's key is in ${adminKeyFile}. Try:
 async function waitForDatabase(db: Database, log: Log, tries = 10): Promise<void> {
   await db.query('select').catch(async (error: AppError) => {
     if (error.code !== 'database_unavailable' || tries === 0) throw error
-    log('warn', 'waiting for the database', describeError(error.cause))
+    log('warn', 'waiting for the database', { error: (error.cause as Error).message })
     await sleep(1000)
     await waitForDatabase(db, log, tries - 1)
   })
