@@ -1,13 +1,14 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 
-import { bootstrap, ensureKeyFile } from './auth/bootstrap.ts'
+import { bootstrap } from './auth/bootstrap.ts'
 import { createIdentify } from './auth/identify.ts'
-import type { Config, DatabaseConfig } from './config.ts'
+import { createReader, localDirectory, readDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
 import { createDatabase, createSchema } from './database/setup.ts'
-import { AppError, ExitError } from './errors.ts'
+import { ExitError, type AppError } from './errors.ts'
 import { createHasher } from './hasher.ts'
 import { registerGauges } from './health.ts'
 import { createClientReader } from './http/client.ts'
@@ -19,27 +20,19 @@ import { createLimiter } from './limiter.ts'
 import { describeError, type Log } from './log.ts'
 import { createMetrics } from './metrics.ts'
 import { allRoutes } from './routes.ts'
+import { createKey } from './secrets.ts'
 import { deleteForgottenFailures } from './users/credentials.ts'
 
-/** `localDirectory`: where a private database and the key of its admin lie; `say` speaks to a person. */
-export interface Surroundings {
-  log: Log
-  localDirectory: string
-  say(line: string): void
-}
-
-const databaseWaitMs = 10_000
-
 /** The version of the service, from its package. */
-export const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as
-  { version: string }
+export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+
+const adminKeyFile = `${localDirectory}/admin-key`
 
 /**
- * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs
- * them last-first, as does a start that fails half-way.
+ * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs them last-first,
+ * as does a start that fails half-way.
  */
-export async function startApp(config: Config, surroundings: Surroundings) {
-  const { log } = surroundings
+export async function startApp(config: Config, log: Log) {
   const undo: (() => unknown)[] = []
   const stop = async () => {
     for (const each of undo.splice(0).reverse()) {
@@ -47,13 +40,12 @@ export async function startApp(config: Config, surroundings: Surroundings) {
     }
   }
   try {
-    const privately = config.database === null ? await startPrivately(surroundings, undo) : null
-    const db = openDatabase(config.database ?? privately!.database, (error) =>
-      log('warn', 'database connection lost', describeError(error)))
+    const { database, admin } = config.database === null
+      ? await startPrivately(undo) : { database: config.database, admin: config.bootstrap }
+    const db = openDatabase(database, (error) => log('warn', 'database connection lost', describeError(error)))
     undo.push(() => db.stop())
     await waitForDatabase(db, log)
     await checkSchema(db)
-    const admin = privately?.admin ?? config.bootstrap
     if (admin && await bootstrap(db, admin)) log('info', 'first admin created', { email: admin.email })
 
     const hasher = createHasher()
@@ -64,15 +56,13 @@ export async function startApp(config: Config, surroundings: Surroundings) {
     registerGauges(metrics, { db, hasher, limiter })
     metrics.gauge('build_info', 'The build that runs.', () => 1, `version="${version}",commit="${config.commit}"`)
     const pipeline = createPipeline({
-      basePath: config.basePath,
+      ...config,
       router: createRouter(allRoutes({ db, hasher, metrics, version, ...config })),
       identify: createIdentify(db),
       readClient: createClientReader(config.trustedProxies),
       throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
-      corsOrigins: config.corsOrigins,
       secure: config.tls !== null,
-      log,
-      metrics,
+      log, metrics,
     })
     const clean = () => Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
       .catch((error) => log('warn', 'cleaning failed', describeError(error)))
@@ -82,7 +72,7 @@ export async function startApp(config: Config, surroundings: Surroundings) {
     undo.push(() => listener.stop(config.shutdownSeconds))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
-    if (privately) surroundings.say(welcome(url, privately.admin.keyFile))
+    if (config.database === null) console.error(welcome(url))
     return { url: listener.url, rereadTls: listener.rereadTls, stop }
   } catch (error) {
     await stop()
@@ -97,40 +87,30 @@ const counters = {
   login_throttled_total: 'Log-ins refused because of failed ones before.',
 }
 
-async function startPrivately({ localDirectory, say }: Surroundings, undo: (() => unknown)[]) {
-  const postgres = await startPrivatePostgres({ directory: localDirectory, say }).catch(({ message }: Error) => {
-    throw new ExitError(message)
-  })
+async function startPrivately(undo: (() => unknown)[]) {
+  const postgres = await startPrivatePostgres({ directory: localDirectory, say: console.error })
+    .catch(({ message }: Error) => { throw new ExitError(message) })
   undo.push(() => postgres.stop())
-  const as = (user: string, name: string): DatabaseConfig => ({
-    hosts: [postgres.socketDirectory], port: postgres.port, name, user,
-    password: undefined, ssl: false, poolSize: 10,
-  })
-  const name = 'db_user_service'
-  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-  await withDatabase(as('postgres', name), createSchema)
-  await withDatabase(as('user_service_admin', name), (db) => migrateUp(db))
-  const keyFile = `${localDirectory}/admin-key`
-  ensureKeyFile(keyFile)
-  return { database: as('user_service_manager', name), admin: { email: 'admin@localhost', keyFile } }
+  const at = { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: String(postgres.port) }
+  const as = (user: string, name?: string) => readDatabase(createReader({ ...at, DATABASE_NAME: name }), user)!
+  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, 'db_user_service', {}))
+  await withDatabase(as('postgres'), createSchema)
+  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+  if (!existsSync(adminKeyFile)) writeFileSync(adminKeyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
+  return { database: as('user_service_manager'), admin: { email: 'admin@localhost', keyFile: adminKeyFile } }
 }
 
-const welcome = (url: string, keyFile: string) =>
+const welcome = (url: string) =>
   `user-service is at ${url} with a private database; its API is shown at ${url}/docs
-The admin's key is in ${keyFile}. Try:
-  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`
+The admin's key is in ${adminKeyFile}. Try:
+  curl -H "X-Api-Key: $(cat '${adminKeyFile}')" ${url}/users`
 
 /** Waits a little for a database that starts at the same time. */
-async function waitForDatabase(db: Database, log: Log) {
-  const deadline = performance.now() + databaseWaitMs
-  for (;;) {
-    try {
-      return await db.query('select')
-    } catch (error) {
-      const lost = error instanceof AppError && error.code === 'database_unavailable'
-      if (!lost || performance.now() > deadline) throw error
-      log('warn', 'waiting for the database', { error: (error.cause as Error).message })
-      await new Promise((resolve) => setTimeout(resolve, 500))
-    }
-  }
+async function waitForDatabase(db: Database, log: Log, tries = 10): Promise<void> {
+  await db.query('select').catch(async (error: AppError) => {
+    if (error.code !== 'database_unavailable' || tries === 0) throw error
+    log('warn', 'waiting for the database', { error: (error.cause as Error).message })
+    await sleep(1000)
+    await waitForDatabase(db, log, tries - 1)
+  })
 }

@@ -48,14 +48,6 @@ export class AppError extends Error {
   }
 }
 
-/** What a command or a failed start tells its operator, and its exit status. */
-export function tellFailure(error: unknown): { text: string; status: number } {
-  const { message, stack, cause } = error as Error
-  const status = error instanceof ExitError ? error.status : 1
-  if (!(error instanceof ExitError || error instanceof AppError)) return { text: stack ?? message, status }
-  return { text: cause instanceof Error ? `${message}: ${cause.message}` : message, status }
-}
-
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */
 export class ExitError extends Error {
   readonly status: number
@@ -63,4 +55,13 @@ export class ExitError extends Error {
     super(message)
     this.status = status
   }
+}
+
+/** Tells the operator on stderr why a command or a start failed, and sets the exit status. */
+export function exitWith(name: string, error: unknown): void {
+  const { message, stack, cause } = error as Error
+  const isMeant = error instanceof ExitError || error instanceof AppError
+  const text = !isMeant ? stack : cause instanceof Error ? `${message}: ${cause.message}` : message
+  process.stderr.write(`${name}: ${text}\n`)
+  process.exitCode = error instanceof ExitError ? error.status : 1
 }

@@ -1,27 +1,21 @@
 const levels = { error: 0, warn: 1, info: 2, debug: 3 } as const
 
-export type Level = keyof typeof levels
-export type Fields = Record<string, unknown>
-
-/** Writes one JSON line per record. Callers name what they log; nothing is logged whole. */
-export interface Log {
-  (level: Level, message: string, fields?: Fields): void
-  /** Writes what is still buffered, at once. */
-  flush(): void
-}
+type Level = keyof typeof levels
+export type Log = ReturnType<typeof createLog>
 
 /**
- * Returns a log that writes records up to `level` through `write`, all those of one turn of the
- * event loop together: a write for each would cost a fifth of the throughput.
+ * Returns a log that writes one JSON line per record up to `level` through `write`, all those of one turn of the event
+ * loop together: a write for each would cost a fifth of the throughput. `flush` writes what is still buffered, at once.
+ * Callers name what they log; nothing is logged whole.
  */
-export function createLog(level: Level, write: (text: string) => void): Log {
+export function createLog(level: Level, write: (text: string) => void) {
   let buffered = ''
   const flush = () => {
     const text = buffered
     buffered = ''
     if (text !== '') write(text)
   }
-  const log = (at: Level, message: string, fields?: Fields) => {
+  const log = (at: Level, message: string, fields?: Record<string, unknown>) => {
     if (levels[at] > levels[level]) return
     if (buffered === '') setImmediate(flush)
     // A Date as it is would cost JSON.stringify as much as all the rest.
@@ -32,8 +26,8 @@ export function createLog(level: Level, write: (text: string) => void): Log {
 }
 
 /** What a log says of something thrown: its stack and code, never a statement's parameters. */
-export function describeError(error: unknown): Fields {
+export function describeError(error: unknown) {
   if (!(error instanceof Error)) return { error: typeof error }
   const { code } = error as { code?: unknown }
-  return { error: error.stack ?? error.message, ...(typeof code === 'string' && { code }) }
+  return { error: error.stack, ...(typeof code === 'string' && { code }) }
 }

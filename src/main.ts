@@ -1,59 +1,52 @@
-import { fileURLToPath } from 'node:url'
-
 import { startApp } from './app.ts'
 import { findMisspelt, readConfig } from './config.ts'
-import { tellFailure } from './errors.ts'
+import { ExitError, exitWith } from './errors.ts'
 import { createLog, describeError } from './log.ts'
 
 // Whoever reads the log may go away or have a full disk: the service goes on without.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
-const write = (text: string) => void process.stdout.write(text)
+const usage = `Usage: node bin/start.js
+
+Serves until SIGTERM or SIGINT. Its settings are in the environment; README.md lists them.
+Exit status: 0 stopped, 1 failed, 2 misuse or a wrong setting.
+`
 
 try {
-  const config = readConfig(process.env)
-  const log = createLog(config.logLevel, write)
-  const fatal = (error: unknown) => {
-    log('error', 'fatal', describeError(error))
-    log.flush()
-    process.exit(1)
+  const [word] = process.argv.slice(2)
+  if (word === '--help') {
+    process.stdout.write(usage)
+    process.exit()
   }
-  process.on('uncaughtException', fatal)
-  process.on('unhandledRejection', fatal)
+  if (word !== undefined) throw new ExitError('takes no words: see --help', 2)
+  const config = readConfig(process.env)
+  const log = createLog(config.logLevel, (text) => void process.stdout.write(text))
+  process.on('exit', log.flush)
+  process.on('uncaughtException', (error) => {
+    log('error', 'fatal', describeError(error))
+    process.exit(1)
+  })
   for (const { set, meant } of findMisspelt(process.env)) {
     log('warn', `The setting ${set} is not known; is ${meant} meant?`)
   }
 
+  const started = startApp(config, log)
   let stopping = false
-  const started = startApp(config, {
-    log,
-    localDirectory: fileURLToPath(new URL('../.local', import.meta.url)),
-    say: (line) => void process.stderr.write(`${line}\n`),
-  })
-  // A hang-up ends the service, as it does others, unless it has a certificate to reread.
-  for (const signal of config.tls ? ['SIGTERM', 'SIGINT'] : ['SIGTERM', 'SIGINT', 'SIGHUP']) {
-    process.on(signal, () => {
-      if (stopping) process.exit(1)
-      stopping = true
-      log('info', 'stopping', { signal })
-      void started.then((app) => app.stop()).catch(() => {}).then(() => {
-        log('info', 'stopped')
-        log.flush()
-        process.exit(process.exitCode ?? 0)
-      })
-    })
+  const stop = async (signal: string) => {
+    if (stopping) process.exit(1)
+    stopping = true
+    log('info', 'stopping', { signal })
+    await started.then((app) => app.stop()).catch(() => {})
+    log('info', 'stopped')
+    process.exit()
   }
-  const app = await started
-  if (config.tls) process.on('SIGHUP', () => {
-    try {
-      app.rereadTls()
-      log('info', 'certificate reread')
-    } catch (error) {
-      log('error', 'certificate not reread, the old one stays', { error: (error as Error).message })
-    }
-  })
+  const reread = () => started.then((app) => app.rereadTls()).then(
+    () => log('info', 'certificate reread'),
+    ({ message }) => log('error', 'certificate not reread, the old one stays', { error: message }))
+  process.on('SIGTERM', stop).on('SIGINT', stop)
+  // A hang-up ends the service, as it does others, unless it has a certificate to reread.
+  process.on('SIGHUP', config.tls ? reread : stop)
+  await started
 } catch (error) {
-  const { text, status } = tellFailure(error)
-  process.stderr.write(`user-service: ${text}\n`)
-  process.exitCode = status
+  exitWith('user-service', error)
 }

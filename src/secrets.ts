@@ -8,10 +8,9 @@
 // A password is stored as PHC string format has it, by scrypt at OWASP's choice with the smallest memory.
 // Parameters read from a stored string are bounded before they are used: whoever can write one row must not
 // be able to ask for a gigabyte.
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
-const keyPattern = /^usk_[0-9A-Za-z]{49}$/
 
 /** A new random key, in the form that is shown once. */
 export function createKey(): string {
@@ -20,7 +19,7 @@ export function createKey(): string {
 }
 
 /** Whether `key` has a key's form and checksum, so that it is worth asking the database. */
-export const isKey = (key: string) => keyPattern.test(key) && checksum(key.slice(4, 47)) === key.slice(47)
+export const isKey = (key: string) => /^usk_[0-9A-Za-z]{49}$/.test(key) && checksum(key.slice(4, 47)) === key.slice(47)
 
 /** What the database holds of a key. */
 export const digestKey = (key: string) => createHash('sha256').update(key).digest()
@@ -47,16 +46,16 @@ export type PasswordHash = { ln: number; r: number; p: number; salt: Buffer; has
 /** OWASP's choice with the smallest memory: 16 MiB a hash. */
 export const cost = { ln: 14, r: 8, p: 5 }
 
-const phcPattern = /^\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]{11,64})\$([A-Za-z0-9+/]{22,86})$/
+const phcPattern =
+  /^\$scrypt\$ln=([1-9]\d?),r=([1-9]\d?),p=([1-9]\d?)\$([A-Za-z0-9+/]{11,64})\$([A-Za-z0-9+/]{22,86})$/
 
 /** Reads a stored password; null when it has another form or asks for over 128 MiB or 16 passes. */
 export function parseHash(stored: string): PasswordHash | null {
   const [, ln, r, p, salt, hash] = phcPattern.exec(stored) ?? []
   if (salt === undefined || hash === undefined) return null
   const read = { ln: Number(ln), r: Number(r), p: Number(p) }
-  const isPositive = read.ln >= 1 && read.r >= 1 && read.p >= 1
-  const isBounded = isPositive && read.p <= 16 && 128 * 2 ** read.ln * read.r <= 2 ** 27
-  return isBounded ? { ...read, salt: Buffer.from(salt, 'base64'), hash: Buffer.from(hash, 'base64') } : null
+  if (read.p > 16 || 128 * 2 ** read.ln * read.r > 2 ** 27) return null
+  return { ...read, salt: Buffer.from(salt, 'base64'), hash: Buffer.from(hash, 'base64') }
 }
 
 /** The form in which a password is stored. */
@@ -66,8 +65,4 @@ export function formatHash({ ln, r, p, salt, hash }: PasswordHash): string {
 }
 
 /** Whether a password stored so should be hashed anew when it is next seen. */
-export const isWeaker = ({ ln, r, p }: PasswordHash) =>
-  ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p
-
-/** Compares in a time that depends on the lengths alone. */
-export const equalBytes = (a: Uint8Array, b: Uint8Array) => a.length === b.length && timingSafeEqual(a, b)
+export const isWeaker = ({ ln, r, p }: PasswordHash) => ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { connectTo, startTestApp, undo } from './helpers.ts'
+import { connectTo, createTestDatabase, startTestApp, undo } from './helpers.ts'
 
 const bin = fileURLToPath(new URL('../bin/', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'user-service-commands-'))
@@ -44,6 +44,15 @@ for (const words of [
   })
 }
 
+test('start --help says how it is used, and a word is misuse, whatever the settings', async () => {
+  const env = { SERVER_PORT: 'x' }
+  const { status, stdout, stderr } = await run('start.js', ['--help'], env)
+  assert.deepEqual([status, stderr], [0, ''])
+  assert.match(stdout, /^Usage: node bin\/start\.js\n[^]*Exit status/)
+  const misused = await run('start.js', ['--port=80'], env)
+  assert.deepEqual([misused.status, misused.stdout, misused.stderr], [2, '', 'user-service: takes no words: see --help\n'])
+})
+
 test('from an empty server to an admin’s key, through a symbolic link, twice', async () => {
   const name = `test_commands_${process.pid}`
   const env = { ...server, DATABASE_NAME: name }
@@ -78,6 +87,29 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
   } finally {
     assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
     assert.equal((await drop()).status, 0)
+  }
+})
+
+test('the first admin has the key in the file, is made once by whoever starts, and needs no file later', async () => {
+  const database = await createTestDatabase()
+  const file = join(directory, 'first-key')
+  const env = { BOOTSTRAP_ADMIN_EMAIL: 'first@example.org', BOOTSTRAP_ADMIN_KEY_FILE: file }
+  const start = () => startTestApp(env, database)
+  const refused = (reason: string) => ({
+    status: 2, message: `BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`,
+  })
+  await assert.rejects(start(), refused('ENOENT'))
+  writeFileSync(file, 'no key')
+  await assert.rejects(start(), refused('the file must hold a key: node bin/admin.js generate > FILE'))
+
+  writeFileSync(file, (await run('admin.js', ['generate'])).stdout)
+  const key = readFileSync(file, 'utf8').trim()
+  const apps = await Promise.all([start(), start(), start()])
+  rmSync(file)
+  for (const app of [...apps, await start()]) {
+    const { details } = await app.request('GET', '/users?view=full', { key })
+    assert.deepEqual(details.map(({ email, role }: any) => [email, role]), [['first@example.org', 'admin']])
+    assert.ok(!app.log.join().includes(key))
   }
 })
 

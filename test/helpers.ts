@@ -84,11 +84,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     SERVER_HOST: '127.0.0.1', SERVER_PORT: '0', RATE_LIMIT: '0', SHUTDOWN_SECONDS: '2', ...rest.env, ...env,
   })
   const log: string[] = []
-  const app = await startApp(config, {
-    log: createLog('debug', (text) => { for (const line of text.trimEnd().split('\n')) log.push(line) }),
-    localDirectory: '/nowhere',
-    say: () => {},
-  })
+  const app = await startApp(config, createLog('debug', (text) => log.push(...text.trimEnd().split('\n'))))
   undo.push(() => app.stop())
   const base = `${app.url}${config.basePath}`
 

@@ -1,18 +1,14 @@
-import { fileURLToPath } from 'node:url'
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 
-import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
+import { createReader, localDirectory, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { findPrivatePostgres } from '../database/embedded.ts'
-import { ExitError, tellFailure } from '../errors.ts'
+import { ExitError, exitWith } from '../errors.ts'
 
 export interface Arguments {
   flags: Record<string, string | boolean | undefined>
   words: string[]
   env: Env
 }
-
-/** Where `npm start` keeps its private database and the admin's key. */
-export const localDirectory = fileURLToPath(new URL('../../.local', import.meta.url))
 
 /**
  * Runs a command and sets the exit status: what `run` resolves with, else 0; 2 for misuse; 1 or
@@ -30,9 +26,7 @@ export async function command(
     const flags = values as Arguments['flags']
     process.exitCode = (await run({ flags, words: positionals, env: process.env })) ?? 0
   } catch (error) {
-    const { text, status } = tellFailure(error)
-    process.stderr.write(`${name}: ${text}\n`)
-    process.exitCode = status
+    exitWith(name, error)
   }
 }
 
