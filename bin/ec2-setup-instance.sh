@@ -61,12 +61,13 @@ write admin.env DATABASE_HOST=172.17.0.1 DATABASE_USER=user_service_admin "$(pas
 write cron.env DATABASE_HOST=localhost "$(password USER)" "S3_BUCKET=$S3_BUCKET"
 write docker.options '--publish 80:80'
 
+run="$EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env"
 cat >/etc/cron.d/user-service <<END
 PATH=/usr/local/bin:/usr/bin:/bin:/snap/bin
-*/20 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/backup.js --quiet 2>&1 | logger -t user-service-backup
-23 4 * * 0 $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/restore.js latest --check 2>&1 | logger -t user-service-drill
+*/20 * * * * $run bin/backup.js --quiet 2>&1 | logger -t user-service-backup
+23 4 * * 0 $run bin/restore.js latest --check 2>&1 | logger -t user-service-drill
 41 4 * * 0 $EC2_USER_NAME docker image prune --all --force --filter until=168h 2>&1 | logger -t user-service-prune
-*/5 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/monitor.js 2>&1 | logger -t user-service-monitor
+*/5 * * * * $run bin/monitor.js 2>&1 | logger -t user-service-monitor
 END
 
 keys=$home/.ssh/authorized_keys
