@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The functions run on the instance: sent there whole on standard input, so that no password is an argument,
-# they go on to their end, or back, when the connection is lost. What serves keeps its name until what follows
-# it, user-service-new, is healthy: where that name is found, a deployment was cut short, and the next undoes it.
+# The functions run in a shell on the instance: sent there whole on standard input, so that no password is an
+# argument, they go on to their end, or back, when the connection is lost. What serves keeps its name until what follows
+# it, user-service-new, is healthy: where that name is found, a deployment was cut short, and the next one undoes it.
 set -euo pipefail
 
 usage='Usage: bin/deploy.sh IMAGE:TAG | --roll-back [--yes]
@@ -35,11 +35,9 @@ migrate() { # WORD...: the image's bin/migrate.js, one at a time
 pending() { migrate status | sed '/ pending$/!d' | wc -l; }
 
 healthy() { # CONTAINER: whether it becomes healthy, as soon as that is certain
-  local state i=0
-  local format='{{.State.Status}} {{.RestartCount}} {{with .State.Health}}{{.Status}}{{end}}'
-  while state=$(docker container inspect -f "$format" "$1") && [[ $state == 'running 0 starting' ]] && ((i++ < wait)); do
-    sleep 1
-  done
+  local i=0 state format='{{.State.Status}} {{.RestartCount}} {{with .State.Health}}{{.Status}}{{end}}'
+  while state=$(docker container inspect -f "$format" "$1") &&
+    [[ $state == 'running 0 starting' ]] && ((i++ < wait)); do sleep 1; done
   [[ $state != 'running '*' healthy' ]] || return 0
   say "$1 is not healthy (state, restarts, health: $state); the end of its log:"
   docker logs --tail 30 "$1" >&2 || true
@@ -61,7 +59,6 @@ undo() { # of user-service-new: its migrations are pending again; what it replac
 
 roll_back() {
   exists user-service-previous || fail 'there is no container to go back to'
-  local count
   count=$(inspect user-service Config.Labels.migrations)
   [[ $count == 0 || $yes ]] || fail "that takes $count migrations back, with the data they hold: say --yes"
   docker rename user-service user-service-new
@@ -74,7 +71,6 @@ give_up() { # WHY
 }
 
 deploy() {
-  local said count options
   if [[ $password ]]; then
     DOCKER_CONFIG=$(mktemp -d) && export DOCKER_CONFIG && trap 'rm -rf "$DOCKER_CONFIG"' EXIT
     said=$(docker login -u "$user" --password-stdin "${image%%/*}" 2>&1 <<<"$password") ||
@@ -117,7 +113,7 @@ on_instance() {
 }
 
 [[ $* != --help ]] || { echo "$usage" && exit; }
-[[ $* =~ ^(--roll-back( --yes)?|[a-z0-9][^ ]*:[^ ]*[A-Za-z0-9])$ ]] || fail 'say which image, as IMAGE:TAG; see --help' 2
+[[ $* =~ ^(--roll-back( --yes)?|[a-z0-9][^ ]*:[^ ]*[A-Za-z0-9])$ ]] || fail 'say IMAGE:TAG; see --help' 2
 [[ ${DEPLOY_HOST-} ]] || fail 'DEPLOY_HOST must be set; see --help' 2
 image=$1 yes=${2-} user=${REGISTRY_USER-} password=${REGISTRY_PASSWORD-}
 config=${DEPLOY_CONFIG:-/etc/user-service} commands=${DEPLOY_COMMANDS:-/opt/user-service}

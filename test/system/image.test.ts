@@ -174,10 +174,14 @@ test('a deployment migrates, runs the service without rights, and renews the com
   assert.match(key, /^usk_/)
 })
 
-test('what does not begin changes nothing: no such image, a wrong login, readable secrets', async () => {
+test('what does not begin changes nothing: no such image, a wrong login, wrong options, readable secrets', async () => {
   const before = await observe()
   const missing = await deploy(image('nowhere'))
   const refused = await deploy(image('good'), { REGISTRY_PASSWORD: 'wrong' })
+  const options = await readFile(join(config, 'docker.options'))
+  await writeFile(join(config, 'docker.options'), '--nonsense')
+  const nonsense = await deploy(image('good'))
+  await writeFile(join(config, 'docker.options'), options)
   await chmod(join(config, 'env'), 0o644)
   const readable = await deploy(image('good'))
   await chmod(join(config, 'env'), 0o600)
@@ -185,9 +189,10 @@ test('what does not begin changes nothing: no such image, a wrong login, readabl
 
   assert.match(missing.stderr, /manifest unknown[^]*nothing changed: the image could not be pulled\n$/)
   assert.match(refused.stderr, /nothing changed: .*unauthorized/i)
+  assert.match(nonsense.stderr, /unknown flag: --nonsense[^]*nothing changed: see docker\.options\n$/)
   assert.match(readable.stderr, /mode 0600/)
   assert.match(noWayBack.stderr, /there is no container to go back to/)
-  assert.deepEqual([missing, refused, readable, noWayBack].map((outcome) => outcome.status), [1, 1, 1, 1])
+  assert.deepEqual([missing, refused, nonsense, readable, noWayBack].map((outcome) => outcome.status), [1, 1, 1, 1, 1])
   assert.deepEqual(await observe(), before)
 })
 
