@@ -1,43 +1,34 @@
 #!/usr/bin/env bash
-# User data for an EC2 instance with Ubuntu or Debian: give it with the values below filled in. Run by
+# User data for an EC2 instance with Ubuntu or Debian: give it with these values filled in. Run by
 # cloud-init as root; safe to run again: passwords and settings that are there stay as they are.
 set -euo pipefail
-
 CI_PUBLIC_KEY=${CI_PUBLIC_KEY-}               # the deployments' key, ssh-ed25519 AAAA...; empty: none
 EC2_USER_NAME=${EC2_USER_NAME:-ubuntu}        # who deploys and whose cron backs up; "admin" on Debian
 S3_BUCKET=${S3_BUCKET:-s3://user-service-database-dumps}
 
-usage() {
-  cat <<'END'
-Usage: sudo [NAME=VALUE...] bin/ec2-setup-instance.sh     or as an instance's user data
+usage='Usage: sudo [NAME=VALUE...] bin/ec2-setup-instance.sh     or as the user data of an instance
 
-Installs PostgreSQL, Docker, the AWS CLI and Node; lets PostgreSQL listen on localhost and on Docker's
-bridge, 172.17.0.1, and nowhere else; makes passwords and writes /etc/user-service (env, admin.env,
+Installs PostgreSQL, Docker, the AWS CLI and Node; lets PostgreSQL listen on localhost and on the bridge
+of Docker, 172.17.0.1, and nowhere else; makes passwords and writes /etc/user-service (env, admin.env,
 cron.env, database.env, docker.options, 0600); admits CI_PUBLIC_KEY; has cron back up and monitor.
 Environment: CI_PUBLIC_KEY, EC2_USER_NAME (ubuntu), S3_BUCKET (s3://user-service-database-dumps).
-Exit: 0 done, 1 failed, 2 misuse.
-END
-}
+Exit: 0 done, 1 failed, 2 misuse.'
 fail() { echo "ec2-setup-instance: $1" >&2 && exit "${2:-1}"; }
-
-[[ ${1-} != --help ]] || { usage && exit; }
-[[ $# == 0 ]] || { usage >&2 && exit 2; }
-[[ $EUID == 0 ]] || fail 'must run as root' 2
+[[ $* != --help ]] || { echo "$usage" && exit; }
+[[ $# == 0 && $EUID == 0 ]] || fail 'takes no words, and must run as root; see --help' 2
 home=$(getent passwd "$EC2_USER_NAME" | cut -d: -f6) || fail "there is no user $EC2_USER_NAME: set EC2_USER_NAME" 2
 trap 'fail "stopped at line $LINENO"' ERR
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
-apt-get -qy install --no-install-recommends ca-certificates cron curl docker.io gpg postgresql procps
+apt-get -qy install --no-install-recommends ca-certificates cron curl docker.io postgresql procps
 # Ubuntu 24.04 has no package of the AWS CLI; AWS publishes it as a snap.
 command -v aws >/dev/null || apt-get -qy install --no-install-recommends awscli || snap install aws-cli --classic
-if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 22 || a == 22 && b >= 18 ? 0 : 1)' 2>/dev/null; then
-  curl -fsSL https://deb.nodesource.com/gpgkey/nodesource-repo.gpg.key | gpg --yes --dearmor -o /usr/share/keyrings/nodesource.gpg
-  echo 'deb [signed-by=/usr/share/keyrings/nodesource.gpg] https://deb.nodesource.com/node_22.x nodistro main' \
-    >/etc/apt/sources.list.d/nodesource.list
-  apt-get -q update
-  apt-get -qy install nodejs
-fi
+key=/usr/share/keyrings/nodesource.asc # the Node of the distributions is too old to run our text as it is
+curl -fsSL https://deb.nodesource.com/gpgkey/nodesource-repo.gpg.key -o $key
+echo "deb [signed-by=$key] https://deb.nodesource.com/node_22.x nodistro main" >/etc/apt/sources.list.d/nodesource.list
+apt-get -q update
+apt-get -qy install --no-install-recommends nodejs
 usermod -aG docker "$EC2_USER_NAME"
 
 # At boot PostgreSQL may come up before Docker's bridge has its address: it listens there all the same.
@@ -51,38 +42,38 @@ for cluster in /etc/postgresql/*/main; do
   grep -qxF "$rule" "$cluster/pg_hba.conf" || echo "$rule" >>"$cluster/pg_hba.conf"
 done
 systemctl enable --now docker cron
-systemctl reload postgresql
-ss -Hltn 'src 172.17.0.1:5432' | grep -q . || systemctl restart postgresql
-ip -4 address show docker0 | grep -q 'inet 172.17.0.1/16' || fail "Docker's bridge is not 172.17.0.1/16: set bip in /etc/docker/daemon.json"
+systemctl restart postgresql
+ip -4 address show docker0 | grep -q 'inet 172.17.0.1/16' ||
+  fail "Docker's bridge is not 172.17.0.1/16: set bip in /etc/docker/daemon.json"
 
-umask 077
 config=/etc/user-service
-install -d -o "$EC2_USER_NAME" -m 755 /opt/user-service
-install -d -o "$EC2_USER_NAME" -m 700 "$config"
+install -d -o "$EC2_USER_NAME" /opt/user-service
+install -d -o "$EC2_USER_NAME" -m 700 $config
 write() { # FILE LINE...: only once, for the deploying user alone
-  [[ -e $config/$1 ]] || { printf '%s\n' "${@:2}" >"$config/$1.new" && mv "$config/$1.new" "$config/$1"; }
-  chown "$EC2_USER_NAME:" "$config/$1" && chmod 600 "$config/$1"
+  [[ -e $config/$1 ]] || printf '%s\n' "${@:2}" | install -o "$EC2_USER_NAME" -m 600 /dev/stdin "$config/$1"
 }
-secret() { grep -oP "^$1=\K.*" "$config/database.env"; }
+password() { sed -n "s/^$1_PASSWORD=/DATABASE_PASSWORD=/p" $config/database.env; }
 random() { head -c 24 /dev/urandom | base64 | tr '+/' '-_'; }
-write database.env DATABASE_HOST=/var/run/postgresql "ADMIN_PASSWORD=$(random)" "MANAGER_PASSWORD=$(random)" "USER_PASSWORD=$(random)"
-write env DATABASE_HOST=172.17.0.1 "DATABASE_PASSWORD=$(secret MANAGER_PASSWORD)"
-write admin.env DATABASE_HOST=172.17.0.1 DATABASE_USER=user_service_admin "DATABASE_PASSWORD=$(secret ADMIN_PASSWORD)" "S3_BUCKET=$S3_BUCKET"
-write cron.env DATABASE_HOST=localhost "DATABASE_PASSWORD=$(secret USER_PASSWORD)" "S3_BUCKET=$S3_BUCKET"
+write database.env DATABASE_HOST=/var/run/postgresql \
+  "ADMIN_PASSWORD=$(random)" "MANAGER_PASSWORD=$(random)" "USER_PASSWORD=$(random)"
+write env DATABASE_HOST=172.17.0.1 "$(password MANAGER)"
+write admin.env DATABASE_HOST=172.17.0.1 DATABASE_USER=user_service_admin "$(password ADMIN)" "S3_BUCKET=$S3_BUCKET"
+write cron.env DATABASE_HOST=localhost "$(password USER)" "S3_BUCKET=$S3_BUCKET"
 write docker.options '--publish 80:80'
 
+run="$EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env"
 cat >/etc/cron.d/user-service <<END
 PATH=/usr/local/bin:/usr/bin:/bin:/snap/bin
-*/20 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/backup.js --quiet 2>&1 | logger -t user-service-backup
-23 4 * * 0 $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/restore.js latest --check 2>&1 | logger -t user-service-drill
+*/20 * * * * $run bin/backup.js --quiet 2>&1 | logger -t user-service-backup
+23 4 * * 0 $run bin/restore.js latest --check 2>&1 | logger -t user-service-drill
 41 4 * * 0 $EC2_USER_NAME docker image prune --all --force --filter until=168h 2>&1 | logger -t user-service-prune
-*/5 * * * * $EC2_USER_NAME cd /opt/user-service/app && node --env-file=$config/cron.env bin/monitor.js 2>&1 | logger -t user-service-monitor
+*/5 * * * * $run bin/monitor.js 2>&1 | logger -t user-service-monitor
 END
-chmod 644 /etc/cron.d/user-service
 
-if [[ $CI_PUBLIC_KEY ]]; then
-  install -d -o "$EC2_USER_NAME" -g "$EC2_USER_NAME" -m 700 "$home/.ssh"
-  grep -qF "$CI_PUBLIC_KEY" "$home/.ssh/authorized_keys" 2>/dev/null || echo "restrict $CI_PUBLIC_KEY" >>"$home/.ssh/authorized_keys"
-  chown "$EC2_USER_NAME:" "$home/.ssh/authorized_keys"
+keys=$home/.ssh/authorized_keys
+if [[ $CI_PUBLIC_KEY ]] && ! grep -qsF "$CI_PUBLIC_KEY" "$keys"; then
+  install -d -o "$EC2_USER_NAME" -m 700 "$home/.ssh"
+  echo "restrict $CI_PUBLIC_KEY" >>"$keys"
+  chown "$EC2_USER_NAME:" "$keys"
 fi
 echo 'The instance is set up: next, create the database (README, "Deployment")'
