@@ -54,7 +54,7 @@ export function createReader(env: Env) {
 /** How to reach the database, or null, for a private one, when neither DATABASE_URL nor DATABASE_HOST is set. */
 export function readDatabase({ text, read, integer, choice }: ReturnType<typeof createReader>, defaultUser: string) {
   const url = read('DATABASE_URL', undefined,
-    'must be postgres://user:password@host:port/name, without parameters: see DATABASE_SSL', parseUrl)
+    'must be postgres://user:password@host:port/name, without parameters but host: see DATABASE_SSL', parseUrl)
   const ca = read('DATABASE_CA_FILE', undefined, 'names a file that cannot be read', (it) => readFileSync(it, 'utf8'))
   const mode = choice('DATABASE_SSL', ['disable', 'require', 'verify-full'])
   const hosts = url?.hosts ?? split(text('DATABASE_HOST') ?? '')
@@ -107,12 +107,12 @@ export function readConfig(env: Env) {
 const split = (given: string) => given.split(',').map((each) => each.trim()).filter((each) => each !== '')
 
 function parseUrl(given: string) {
-  const { protocol, hostname, port, pathname, username, password, search } = new URL(given)
-  if (!/^postgres(ql)?:$/.test(protocol) || search !== '') return undefined
+  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
+  if (!/^postgres(ql)?:$/.test(protocol) || !/^(host)?$/.test([...searchParams.keys()].join())) return undefined
   const part = (text: string) => decodeURIComponent(text) || undefined
   const host = hostname.replace(/^\[(.*)\]$/, '$1')
   return {
-    hosts: [part(host) ?? 'localhost'], port: port === '' ? undefined : Number(port),
+    hosts: [part(host) ?? searchParams.get('host') ?? 'localhost'], port: port === '' ? undefined : Number(port),
     name: part(pathname.slice(1)), user: part(username), password: part(password),
   }
 }

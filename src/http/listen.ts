@@ -174,6 +174,8 @@ function readTls({ certFile, keyFile }: TlsFiles): { cert: string; key: string }
     createSecureContext({ ...tlsSettings, ...pair })
     return pair
   } catch (error) {
-    throw new ExitError(`TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${(error as Error).message}`, 2)
+    // Of a file that cannot be read its code alone: the message has what was given for a path.
+    const { code = '', message } = error as Error & { code?: string }
+    throw new ExitError(`TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${/^E[A-Z]+$/.test(code) ? code : message}`, 2)
   }
 }
