@@ -112,7 +112,7 @@ function parseUrl(given: string) {
   const part = (text: string) => decodeURIComponent(text) || undefined
   const host = hostname.replace(/^\[(.*)\]$/, '$1')
   return {
-    hosts: [part(host) ?? searchParams.get('host') ?? 'localhost'], port: port === '' ? undefined : Number(port),
+    hosts: [searchParams.get('host') ?? part(host) ?? 'localhost'], port: port === '' ? undefined : Number(port),
     name: part(pathname.slice(1)), user: part(username), password: part(password),
   }
 }

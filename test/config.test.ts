@@ -27,7 +27,7 @@ test('DATABASE_URL says it all in one', () => {
   assert.deepEqual(database, {
     hosts: ['::1'], port: 5433, name: 'db', user: 'me', password: 'p@ss/', ssl: { rejectUnauthorized: false }, poolSize: 10,
   })
-  for (const url of ['postgres://u@%2Ftmp%2Fsocket/db', 'postgres://u@/db?host=/tmp/socket']) {
+  for (const url of ['postgres://u@%2Ftmp%2Fsocket/db', 'postgres://u@localhost/db?host=/tmp/socket']) {
     assert.deepEqual(readConfig({ DATABASE_URL: url }).database?.hosts, ['/tmp/socket'])
   }
 })
