@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
-import { AppError, failures, type Code } from '../errors.ts'
+import { AppError, failures } from '../errors.ts'
 import type { Limiter } from '../limiter.ts'
 import { describeError, type Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
@@ -109,7 +109,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const more = code === 'key_invalid' ? ', error="invalid_token"' : ''
       headers['WWW-Authenticate'] = `Bearer realm="user-service"${more}`
     }
-    if (code in counted) metrics.count(counted[code]!)
+    metrics.failure(code)
     const text = JSON.stringify({
       requestId: exchange.origin.requestId, status: 'ERROR', details: message, code,
       ...(faults.length > 0 && {
@@ -172,12 +172,6 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 }
 
-const counted: Partial<Record<Code, string>> = {
-  throttled: 'throttled_total',
-  overloaded: 'overloaded_total',
-  invalid_credentials: 'failed_logins_total',
-  login_throttled: 'login_throttled_total',
-}
 const preflight = {
   'Access-Control-Allow-Headers': 'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
   'Access-Control-Max-Age': '600',
