@@ -58,8 +58,7 @@ const tagOf = (path: string) => path.endsWith('/healthcheck') ? 'operation'
   : path.split('/').findLast((part) => part in tags) ?? 'operation'
 
 const mayCall: Record<Access, string> = {
-  anyone: 'For anyone; a key is not looked at.',
-  optional: 'For anyone; a key that is sent must be good.',
+  anyone: 'For anyone; a key is not looked at.', optional: 'For anyone; a key that is sent must be good.',
   key: 'For any key.', self: 'For the user itself and admins.', admin: 'For admins.',
 }
 
@@ -114,28 +113,31 @@ const parameter = (where: string, name: string, schema: JsonSchema): Json =>
 
 const content = (schema: JsonSchema): Json => ({ 'application/json': { schema, example: example(schema) } })
 
-const envelope = (status: string, required: Json, optional: Json = {}): JsonSchema => ({
+type Members = Record<string, JsonSchema>
+const envelope = (status: string, required: Members, optional: Members = {}): JsonSchema => ({
   type: 'object',
   properties: { requestId, status: oneOf(status).json, ...required, ...optional },
   required: ['requestId', 'status', ...Object.keys(required)],
   unevaluatedProperties: false,
 })
 
-const success = (route: Route, { says, body, raw, headers = [] }: ReplySpec): Json => ({
+const success = (route: Route, { says, body, raw, headers }: ReplySpec): Json => ({
   description: says,
   headers: headersOf(route, headers),
   content: body ? content(envelope('SUCCESS', { details: body }))
     : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } },
 })
 
+const failureHeaders: Record<number, string[]> =
+  { 401: ['WWW-Authenticate'], 429: ['Retry-After'], 503: ['Retry-After'] }
+
 function failure(route: Route, status: number): Json {
   const codes = failuresOf(route).filter((code) => failures[code].status === status)
   const sentences = codes.map((code) => code === 'invalid_body' && route.bodySentence || failures[code].sentence)
   const errors = { type: 'array', maxItems: 1000, items: fault }
-  const more = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
   return {
     description: codes.map((code, i) => `\`${code}\`: ${sentences[i]}`).join('; '),
-    headers: headersOf(route, more),
+    headers: headersOf(route, failureHeaders[status]),
     content: content(envelope('ERROR', { details: oneOf(...sentences).json, code: oneOf(...codes).json },
       status === 400 && (route.body || route.query) ? { errors } : {})),
   }
@@ -162,7 +164,7 @@ const headers: Record<string, Json> = {
   'X-Auth-Permissions': header('The permissions, separated by commas'),
   'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
 }
-function headersOf({ throttled }: Route, more: string[]): Json {
+function headersOf({ throttled }: Route, more: string[] = []): Json {
   const limits = throttled === false ? [] : ['RateLimit-Policy', 'RateLimit']
   const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
@@ -174,19 +176,14 @@ const samples: Json = {
   name: 'laptop', key: `usk_${'0'.repeat(49)}`, action: 'user.changed', changes: ['email'], address: '203.0.113.7',
 }
 
-type Described = JsonSchema & {
-  enum?: unknown[]; properties?: Record<string, JsonSchema>; required?: string[]; items?: JsonSchema; maxItems?: number
-  anyOf?: JsonSchema[]
-}
-
 /** A value that fits a schema; of an object the required members, or the first; `name`: of the member it is of. */
 function example(schema: JsonSchema, name = ''): unknown {
-  const { type, format, enum: choices, properties = {}, items, maxItems, anyOf, minimum } = schema as Described
-  const { required = Object.keys(properties).slice(0, 1) } = schema as Described
+  const { type, format, minimum, enum: choices, anyOf, items, maxItems, properties = {}, required } = schema
   if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  if (type === 'object') return Object.fromEntries(required.map((each) => [each, example(properties[each]!, each)]))
+  const names = required ?? Object.keys(properties).slice(0, 1)
+  if (type === 'object') return Object.fromEntries(names.map((each) => [each, example(properties[each]!, each)]))
   if (items) return [example(items, name === 'apiKeys' ? 'key' : '')].slice(0, maxItems)
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
   return type === 'boolean' ? true : minimum ?? sampleId

@@ -1,7 +1,11 @@
 import type { Code, Fault } from './errors.ts'
 
 /** A JSON Schema (2020-12), for the OpenAPI document. */
-export type JsonSchema = Record<string, unknown>
+export interface JsonSchema {
+  [keyword: string]: unknown
+  enum?: string[]; properties?: Record<string, JsonSchema>; required?: string[]
+  items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]
+}
 
 /** A fault; with a code where a more telling one exists than that of the whole body. */
 type Found = Fault & { code?: Code | undefined }
