@@ -10,7 +10,6 @@ import { openDatabase, withDatabase, type Database } from './database/pool.ts'
 import { createDatabase, createSchema } from './database/setup.ts'
 import { ExitError, type AppError } from './errors.ts'
 import { createHasher } from './hasher.ts'
-import { registerGauges } from './health.ts'
 import { createClientReader } from './http/client.ts'
 import { listen } from './http/listen.ts'
 import { createPipeline } from './http/pipeline.ts'
@@ -52,12 +51,10 @@ export async function startApp(config: Config, log: Log) {
     undo.push(() => hasher.stop())
     const { rateLimit, rateLimitBurst } = config
     const limiter = rateLimit === 0 ? null : createLimiter(rateLimit, rateLimitBurst)
-    const metrics = createMetrics(counters)
-    registerGauges(metrics, { db, hasher, limiter })
-    metrics.gauge('build_info', 'The build that runs.', () => 1, `version="${version}",commit="${config.commit}"`)
+    const metrics = createMetrics()
     const pipeline = createPipeline({
       ...config,
-      router: createRouter(allRoutes({ db, hasher, metrics, version, ...config })),
+      router: createRouter(allRoutes({ db, hasher, limiter, metrics, version, ...config })),
       identify: createIdentify(db),
       readClient: createClientReader(config.trustedProxies),
       throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
@@ -78,13 +75,6 @@ export async function startApp(config: Config, log: Log) {
     await stop()
     throw error
   }
-}
-
-const counters = {
-  throttled_total: 'Requests refused by the throttle.',
-  overloaded_total: 'Requests refused because too many passwords wait to be hashed.',
-  failed_logins_total: 'Wrong passwords and unknown addresses.',
-  login_throttled_total: 'Log-ins refused because of failed ones before.',
 }
 
 async function startPrivately(undo: (() => unknown)[]) {

@@ -33,15 +33,15 @@ export type Code = keyof typeof failures
 
 /** What is wrong with one member of a body or query. */
 export type Fault = { field: string; message: string }
-type Details = { faults?: Fault[]; sentence?: string; retryAfterSeconds?: number; cause?: unknown }
+type Details = { faults?: Fault[]; retryAfterSeconds?: number; cause?: unknown }
 
 /** A failure whose every part is safe to show to the caller; anything else thrown is a 500. */
 export class AppError extends Error {
   readonly code: Code
   readonly faults: Fault[]
   readonly retryAfterSeconds: number | undefined
-  constructor(code: Code, { faults = [], sentence, retryAfterSeconds, cause }: Details = {}) {
-    super(sentence ?? failures[code].sentence, { cause })
+  constructor(code: Code, { faults = [], retryAfterSeconds, cause }: Details = {}) {
+    super(failures[code].sentence, { cause })
     this.code = code
     this.faults = faults
     this.retryAfterSeconds = retryAfterSeconds

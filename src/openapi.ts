@@ -4,8 +4,6 @@ import { integer, object, oneOf, text, uuid, type JsonSchema } from './schema.ts
 
 type Json = Record<string, unknown>
 
-const table = <Name extends string, Value>(names: Name[], valueOf: (name: Name) => Value): Record<string, Value> =>
-  Object.fromEntries(names.map((name) => [name, valueOf(name)]))
 const unique = <T>(values: T[]) => [...new Set(values)]
 
 /** The OpenAPI 3.1 document of a route table. */
@@ -16,10 +14,9 @@ export function openApi(routes: Route[], { basePath, version }: { basePath: stri
     const methods = route.method === 'ANY' ? anyMethod : [route.method.toLowerCase()]
     for (const method of methods) (operations[path] ??= {})[method] = operation(route, path, method)
   }
-  const examples = table(unique(routes.flatMap(failuresOf)), (code) => failureExample(code))
   // Schemas with a title become components, so that generated clients have names for them.
   const schemas: Json = {}
-  const { paths, ...parts } = JSON.parse(JSON.stringify({ paths: operations, examples, headers }, (_, value) => {
+  const { paths, ...parts } = JSON.parse(JSON.stringify({ paths: operations, headers }, (_, value) => {
     if (typeof value?.title !== 'string') return value
     const { title, ...schema } = value
     schemas[title] = schema
@@ -61,8 +58,7 @@ const tagOf = (path: string) => path.endsWith('/healthcheck') ? 'operation'
   : path.split('/').findLast((part) => part in tags) ?? 'operation'
 
 const mayCall: Record<Access, string> = {
-  anyone: 'For anyone; a key is not looked at.',
-  optional: 'For anyone; a key that is sent must be good.',
+  anyone: 'For anyone; a key is not looked at.', optional: 'For anyone; a key that is sent must be good.',
   key: 'For any key.', self: 'For the user itself and admins.', admin: 'For admins.',
 }
 
@@ -80,8 +76,6 @@ function failuresOf({ access, path, query, body, throttled, fails = [] }: Route)
 
 function operation(route: Route, path: string, method: string): Json {
   const { access, summary, query = {}, body, replies, fails } = route
-  const codes = failuresOf(route)
-  const keys = [{ apiKey: [] }, { bearer: [] }]
   const parameters = [
     ...(path.match(/\w+(?=\})/g) ?? []).map((name) => parameter('path', name, name === 'path' ? ascii : uuid.json)),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
@@ -90,22 +84,19 @@ function operation(route: Route, path: string, method: string): Json {
     ...(fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
     ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
   ]
+  const keys = [{ apiKey: [] }, { bearer: [] }]
+  const responses: Record<string, Json> = {}
+  for (const [status, spec] of Object.entries(replies)) responses[status] = success(route, spec)
+  for (const code of failuresOf(route)) responses[failures[code].status] ??= failure(route, failures[code].status)
   return {
     operationId: [method, ...path.match(/\w+/g)!].join('_'),
     summary,
     description: [route.description, mayCall[access]].filter(Boolean).join(' '),
     tags: [tagOf(path)],
     security: access === 'anyone' ? [{}] : access === 'optional' ? [{}, ...keys] : keys,
-    parameters: parameters.length > 0 ? parameters : undefined,
-    requestBody: body && {
-      required: !route.bodyOptional,
-      content: { 'application/json': { schema: body.json, example: example(body.json) } },
-    },
-    responses: {
-      ...Object.fromEntries(Object.entries(replies).map(([status, spec]) => [status, success(spec, route)])),
-      ...Object.fromEntries(unique(codes.map((code) => failures[code].status)).map((status) =>
-        [status, failure(status, codes.filter((code) => failures[code].status === status), route)])),
-    },
+    parameters,
+    requestBody: body && { required: !route.bodyOptional, content: content(body.json) },
+    responses,
   }
 }
 
@@ -117,47 +108,40 @@ const meanings: Record<string, string> = {
   'require-role': 'Must hold; may be repeated', 'require-permission': 'Must hold; may be repeated',
   'If-Match': 'Only if the `ETag` is still this one', 'If-None-Match': 'The `ETag` that is known',
 }
-
 const parameter = (where: string, name: string, schema: JsonSchema): Json =>
-  ({ name, in: where, description: meanings[name], schema, required: where === 'path' || undefined })
+  ({ name, in: where, description: meanings[name], schema, required: where === 'path' })
 
-const envelope = (status: string, more: Json): Json => ({
+const content = (schema: JsonSchema): Json => ({ 'application/json': { schema, example: example(schema) } })
+
+type Members = Record<string, JsonSchema>
+const envelope = (status: string, required: Members, optional: Members = {}): JsonSchema => ({
   type: 'object',
-  properties: { requestId, status: oneOf(status).json, ...more },
-  required: ['requestId', 'status', ...Object.keys(more).filter((name) => name !== 'errors')],
+  properties: { requestId, status: oneOf(status).json, ...required, ...optional },
+  required: ['requestId', 'status', ...Object.keys(required)],
   unevaluatedProperties: false,
 })
 
-function success({ says, body, raw, headers = [] }: ReplySpec, route: Route): Json {
-  const schema = body ? envelope('SUCCESS', { details: body }) : null
-  const content = schema ? { 'application/json': { schema, example: example(schema) } }
-    : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } }
-  return { description: says, headers: headersOf(route, headers), content }
-}
+const success = (route: Route, { says, body, raw, headers }: ReplySpec): Json => ({
+  description: says,
+  headers: headersOf(route, headers),
+  content: body ? content(envelope('SUCCESS', { details: body }))
+    : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } },
+})
 
-function failure(status: number, codes: Code[], route: Route): Json {
-  const sentenceOf = (code: Code) => code === 'invalid_body' && route.bodySentence || failures[code].sentence
-  const sentences = unique(codes.map(sentenceOf))
-  const schema = envelope('ERROR', {
-    details: { type: 'string', enum: sentences },
-    code: { type: 'string', enum: codes },
-    ...(codes.some((code) => code in faults) && { errors: { type: 'array', maxItems: 1000, items: fault } }),
-  })
-  const examples = table(codes, (code) => sentenceOf(code) === failures[code].sentence
-    ? { $ref: `#/components/examples/${code}` } : failureExample(code, sentenceOf(code)))
-  const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
-  const content = { 'application/json': { schema, examples } }
-  return { description: sentences.join('; '), headers: headersOf(route, extra), content }
-}
+const failureHeaders: Record<number, string[]> =
+  { 401: ['WWW-Authenticate'], 429: ['Retry-After'], 503: ['Retry-After'] }
 
-const faults: Partial<Record<Code, { field: string; message: string }>> = {
-  invalid_body: { field: 'email', message: 'is missing' },
-  invalid_query: { field: 'limit', message: 'must be a whole number from 1 to 1000' },
-  invalid_email: { field: 'email', message: 'must have one @ with something on both sides' },
-  invalid_password: { field: 'password', message: 'must not be one of the most common passwords' },
+function failure(route: Route, status: number): Json {
+  const codes = failuresOf(route).filter((code) => failures[code].status === status)
+  const sentences = codes.map((code) => code === 'invalid_body' && route.bodySentence || failures[code].sentence)
+  const errors = { type: 'array', maxItems: 1000, items: fault }
+  return {
+    description: codes.map((code, i) => `\`${code}\`: ${sentences[i]}`).join('; '),
+    headers: headersOf(route, failureHeaders[status]),
+    content: content(envelope('ERROR', { details: oneOf(...sentences).json, code: oneOf(...codes).json },
+      status === 400 && (route.body || route.query) ? { errors } : {})),
+  }
 }
-const failureExample = (code: Code, details: string = failures[code].sentence): Json =>
-  ({ value: { requestId: sampleId, status: 'ERROR', details, code, errors: faults[code] && [faults[code]] } })
 
 const anyText = text(0, 1_048_576, /^[\s\S]*$/)
 const requestId = { title: 'RequestId', ...text(1, 64, /^[A-Za-z0-9._-]+$/).json }
@@ -180,10 +164,11 @@ const headers: Record<string, Json> = {
   'X-Auth-Permissions': header('The permissions, separated by commas'),
   'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
 }
-const headersOf = ({ throttled }: Route, more: string[]): Json =>
-  table(['X-Request-Id', 'Access-Control-Allow-Origin',
-    ...(throttled !== false ? ['RateLimit-Policy', 'RateLimit'] : []), ...more],
-  (name) => ({ $ref: `#/components/headers/${name}` }))
+function headersOf({ throttled }: Route, more: string[] = []): Json {
+  const limits = throttled === false ? [] : ['RateLimit-Policy', 'RateLimit']
+  const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
+  return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
+}
 
 const sampleId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 const samples: Json = {
@@ -193,16 +178,13 @@ const samples: Json = {
 
 /** A value that fits a schema; of an object the required members, or the first; `name`: of the member it is of. */
 function example(schema: JsonSchema, name = ''): unknown {
-  const { type, format, enum: choices, properties, required, items, maxItems, anyOf, minimum } = schema as {
-    type?: string; format?: string; enum?: unknown[]; properties?: Record<string, JsonSchema>; required?: string[]
-    items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]; minimum?: number
-  }
+  const { type, format, minimum, enum: choices, anyOf, items, maxItems, properties = {}, required } = schema
   if (name in samples) return samples[name]
   if (choices) return choices[0]
   if (anyOf) return example(anyOf[0]!)
-  const names = required ?? Object.keys(properties ?? {}).slice(0, 1)
-  if (properties) return table(names, (each) => example(properties[each]!, each))
-  if (items) return maxItems === 0 ? [] : [example(items, name === 'apiKeys' ? 'key' : '')]
+  const names = required ?? Object.keys(properties).slice(0, 1)
+  if (type === 'object') return Object.fromEntries(names.map((each) => [each, example(properties[each]!, each)]))
+  if (items) return [example(items, name === 'apiKeys' ? 'key' : '')].slice(0, maxItems)
   if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
   return type === 'boolean' ? true : minimum ?? sampleId
 }

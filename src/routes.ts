@@ -1,14 +1,13 @@
 import { auditRoutes } from './audit/routes.ts'
 import { authRoutes } from './auth/routes.ts'
-import { healthRoutes } from './health.ts'
+import { healthRoutes, type HealthDeps } from './health.ts'
 import type { Route } from './http/route.ts'
 import { keyRoutes } from './keys/routes.ts'
-import type { Metrics } from './metrics.ts'
 import { openApi } from './openapi.ts'
 import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
 import { userRoutes, type UserDeps } from './users/routes.ts'
 
-export type Deps = UserDeps & SessionDeps & { metrics: Metrics; version: string }
+export type Deps = UserDeps & SessionDeps & HealthDeps
 
 /** The whole API surface. */
 export function allRoutes(deps: Deps): Route[] {

@@ -1,50 +1,49 @@
-import type { Code, Fault } from './errors.ts'
+import { AppError, type Code, type Fault } from './errors.ts'
 
 /** A JSON Schema (2020-12), for the OpenAPI document. */
-export type JsonSchema = Record<string, unknown>
+export interface JsonSchema {
+  [keyword: string]: unknown
+  enum?: string[]; properties?: Record<string, JsonSchema>; required?: string[]
+  items?: JsonSchema; maxItems?: number; anyOf?: JsonSchema[]
+}
 
-/** Reports one fault; `code` where a more telling one exists than that of the whole body. */
-export type Report = (field: string, message: string, code?: Code) => void
+/** A fault; with a code where a more telling one exists than that of the whole body. */
+type Found = Fault & { code?: Code | undefined }
 
 /** Checks an unknown value and describes what it accepts. */
 export interface Schema<T> {
   json: JsonSchema
-  /** Returns the value, typed and in normal form; reports every fault. */
-  check(value: unknown, field: string, report: Report): T
+  /** Returns the value, typed and in normal form; adds every fault. */
+  check(value: unknown, field: string, faults: Found[]): T
 }
 
-export type Shape = Record<string, Schema<unknown>>
-export type Of<S> = S extends Schema<infer T> ? T : never
-export type Members<R extends Shape, O extends Shape> =
-  { [K in keyof R]: Of<R[K]> } & { [K in keyof O]?: Of<O[K]> }
+/** A schema for each member of T. */
+export type Shape<T> = { [K in keyof T]: Schema<T[K]> }
 
 /** A schema of one rule: what `parse` has no value for is reported with `message`. */
 export const rule = <T>(json: JsonSchema, message: string, parse: (value: unknown) => T | undefined): Schema<T> => ({
   json,
-  check(value, field, report) {
+  check(value, field, faults) {
     const parsed = parse(value)
-    if (parsed === undefined) report(field, message)
+    if (parsed === undefined) faults.push({ field, message })
     return parsed as T
   },
 })
 
-/** A schema of one more rule: `refine` returns the value to use, or reports. */
+/** A schema of more rules: `refine` returns the value to use and says what is `wrong`, which is told as `code`. */
 export const refined = <T>(
-  base: Schema<T>, json: JsonSchema, refine: (value: T, field: string, report: Report) => T,
+  base: Schema<T>, json: JsonSchema, refine: (value: T, wrong: (message: string) => void) => T, code?: Code,
 ): Schema<T> => ({
   json: { ...base.json, ...json },
-  check(value, field, report) {
-    let sound = true
-    const checked = base.check(value, field, (...fault) => {
-      sound = false
-      report(...fault)
-    })
-    return sound ? refine(checked, field, report) : checked
+  check(value, field, faults) {
+    const before = faults.length
+    const checked = base.check(value, field, faults)
+    return faults.length > before ? checked : refine(checked, (message) => faults.push({ field, message, code }))
   },
 })
 
 /** Well-formed text whose length, in code points, is within the bounds. */
-export const text = (min: number, max: number, pattern = /^[^]*$/, says = `must have ${min} to ${max} characters`) =>
+export const text = (min: number, max: number, pattern: RegExp, says = `must have ${min} to ${max} characters`) =>
   rule({ type: 'string', minLength: min, maxLength: max, pattern: pattern.source }, says, (value) =>
     typeof value === 'string' && value.isWellFormed() && value.length >= min && [...value].length <= max &&
       pattern.test(value) ? value : undefined)
@@ -72,7 +71,7 @@ export const integer = (min: number, max: number, more: JsonSchema = {}) =>
 export function digits(min: number, max: number, more: JsonSchema = {}): Schema<number> {
   const { json, check } = integer(min, max, more)
   const read = (value: unknown) => (typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN)
-  return { json, check: (value, field, report) => check(read(value), field, report) }
+  return { json, check: (value, field, faults) => check(read(value), field, faults) }
 }
 
 export const oneOf = <const T extends string>(...choices: T[]) =>
@@ -91,60 +90,51 @@ export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35
 
 export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({
   json: { ...inner.json, type: [inner.json['type'], 'null'] },
-  check: (value, field, report) => (value === null ? null : inner.check(value, field, report)),
+  check: (value, field, faults) => (value === null ? null : inner.check(value, field, faults)),
 })
 
 /** A list of at most `max` different items. */
 export const list = <T>(item: Schema<T>, max: number): Schema<T[]> => ({
   json: { type: 'array', items: item.json, maxItems: max, uniqueItems: true },
-  check(value, field, report) {
-    if (!Array.isArray(value) || value.length > max) {
-      report(field, `must be a list of at most ${max}`)
-      return []
+  check(value, field, faults) {
+    if (Array.isArray(value) && value.length <= max && new Set(value).size === value.length) {
+      return value.map((each, index) => item.check(each, `${field}[${index}]`, faults))
     }
-    if (new Set(value).size < value.length) report(field, 'must not repeat an item')
-    return value.map((each, index) => item.check(each, `${field}[${index}]`, report))
+    faults.push({ field, message: `must be a list of at most ${max} different items` })
+    return []
   },
 })
 
-/** An object with these members and no others. */
-export function object<R extends Shape, O extends Shape = Record<never, never>>(
-  required: R, optional: O = {} as O,
-): Schema<Members<R, O>> {
-  const shape: Shape = { ...required, ...optional }
+/** A whole body or query: an object with these members and no others. */
+export function object<R, O = Record<never, never>>(
+  required: Shape<R>, optional: Shape<O> = {} as Shape<O>,
+): Schema<R & Partial<O>> {
+  const shape: Shape<Record<string, unknown>> = { ...required, ...optional }
   const properties = Object.fromEntries(Object.entries(shape).map(([name, { json }]) => [name, json]))
   const needed = Object.keys(required)
   return {
     json: { type: 'object', properties, ...(needed.length > 0 && { required: needed }), unevaluatedProperties: false },
-    check(value, field, report) {
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-        report(field, 'must be a JSON object')
-        return {} as Members<R, O>
-      }
-      const given = value as Record<string, unknown>
-      const within = (name: string) => (field === '' ? name : `${field}.${name}`)
-      for (const name of Object.keys(given)) {
-        if (!Object.hasOwn(shape, name)) report(within(name.slice(0, 64)), 'is not known')
+    check(value, field, faults) {
+      const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+      if (!isObject) faults.push({ field, message: 'must be a JSON object' })
+      const given = new Map<string, unknown>(isObject ? Object.entries(value) : [])
+      for (const name of given.keys()) {
+        if (!Object.hasOwn(shape, name)) faults.push({ field: name.slice(0, 64), message: 'is not known' })
       }
       const checked: Record<string, unknown> = {}
       for (const [name, member] of Object.entries(shape)) {
-        if (Object.hasOwn(given, name)) checked[name] = member.check(given[name], within(name), report)
-        else if (Object.hasOwn(required, name)) report(within(name), 'is missing')
+        if (given.has(name)) checked[name] = member.check(given.get(name), name, faults)
+        else if (isObject && needed.includes(name)) faults.push({ field: name, message: 'is missing' })
       }
-      return checked as Members<R, O>
+      return checked as R & Partial<O>
     },
   }
 }
 
-/** Runs a check and returns the value, or all the faults and the most telling code. */
-export function check<T>(schema: Schema<T>, value: unknown):
-  { value: T } | { faults: Fault[]; code: Code | undefined } {
-  const faults: Fault[] = []
-  const codes: (Code | undefined)[] = []
-  const checked = schema.check(value, '', (field, message, code) => {
-    faults.push({ field, message })
-    codes.push(code)
-  })
-  if (faults.length === 0) return { value: checked }
-  return { faults, code: codes.includes(undefined) ? undefined : codes[0] }
+/** Checks a value; throws `code`, or the one that its faults have in common, with all of them. */
+export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
+  const faults: Found[] = []
+  const checked = schema.check(value, '', faults)
+  if (faults.length === 0) return checked
+  throw new AppError(faults.every((fault) => fault.code) ? faults[0]!.code! : code, { faults })
 }

@@ -11,15 +11,14 @@ import { email as emailSchema } from '../users/rules.ts'
 
 /**
  * Creates an admin without a password and returns its key; with `firstKey` only where there is no admin, else null.
- * Throws `email_in_use` and, for no address, an ExitError.
+ * Throws `email_in_use` and, for no address, `invalid_email`.
  */
 export async function createAdmin(db: Database, address: string, firstKey?: string) {
-  const checked = check(emailSchema, address)
-  if (!('value' in checked)) throw new ExitError('The email of the admin is not valid', 2)
+  const email = check(emailSchema, address, 'invalid_email')
   return db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520603)')
     if (firstKey && await hasAdmin(tx)) return null
-    const { id } = await insertUser(tx, { email: checked.value, passwordHash: null, role: 'admin' })
+    const { id } = await insertUser(tx, { email, passwordHash: null, role: 'admin' })
     const key = await insertKey(tx, { userId: id, kind: 'api', name: 'bootstrap', ...(firstKey && { key: firstKey }) })
     await insertEvent(tx, { action: 'user.created', actor: null, subject: id, keyId: key.id, origin: null })
     return key

@@ -5,11 +5,11 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
-import { AppError, failures, type Code } from '../errors.ts'
+import { AppError, failures } from '../errors.ts'
 import type { Limiter } from '../limiter.ts'
 import { describeError, type Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
-import { check, isUuid, object, type Schema } from '../schema.ts'
+import { check, isUuid, object } from '../schema.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Client } from './client.ts'
 import type { Caller, Origin, Reply, Route } from './route.ts'
@@ -86,9 +86,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       params[name] = params[name]!.toLowerCase()
     }
     if (route.access === 'self' && !isAdmin && caller?.userId !== params['id']) throw new AppError('forbidden')
-    const query = route.query === undefined ? {} : accept(object({}, route.query), readQuery(search), 'invalid_query')
+    const query = route.query === undefined ? {} : check(object({}, route.query), readQuery(search), 'invalid_query')
     const body = route.body === undefined ? undefined
-      : accept(route.body, route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res), 'invalid_body')
+      : check(route.body, route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res), 'invalid_body')
     return route.handle({ caller, origin, headers: req.headers, params, query, search, body })
   }
 
@@ -101,7 +101,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
       headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
     }
-    if (code in counted) metrics.count(counted[code]!)
+    metrics.failure(code)
     const details = code === 'invalid_body' ? route?.bodySentence ?? message : message
     const errors = faults.map(({ field, message }) => ({ field: field || 'body', message }))
     const envelope = { requestId, status: 'ERROR', details, code, ...(errors.length > 0 && { errors }) }
@@ -157,12 +157,6 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 }
 
-const counted: Partial<Record<Code, string>> = {
-  throttled: 'throttled_total',
-  overloaded: 'overloaded_total',
-  invalid_credentials: 'failed_logins_total',
-  login_throttled: 'login_throttled_total',
-}
 const preflight = {
   'Access-Control-Allow-Headers': 'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
   'Access-Control-Max-Age': '600',
@@ -183,11 +177,4 @@ function readQuery(search: string): object {
   const given: Record<string, unknown> = Object.create(null)
   for (const [name, value] of new URLSearchParams(search)) given[name] = name in given ? [] : value
   return given
-}
-
-/** Checks a value; throws the most telling code, or else `code`, with all the faults. */
-function accept<T>(schema: Schema<T>, value: unknown, code: Code): T {
-  const checked = check(schema, value)
-  if ('value' in checked) return checked.value
-  throw new AppError(checked.code ?? code, { faults: checked.faults })
 }

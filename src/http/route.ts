@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 import type { Code } from '../errors.ts'
-import type { JsonSchema, Members, Schema, Shape } from '../schema.ts'
+import type { JsonSchema, Schema, Shape } from '../schema.ts'
 import type { Client } from './client.ts'
 
 /** Who calls: the key that was presented, and its user as the database has it now. */
@@ -39,12 +39,12 @@ export interface Reply {
 type Params<P extends string> =
   P extends `${string}{${infer Name}}${infer Rest}` ? { [K in Name]: string } & Params<Rest> : unknown
 
-export interface Call<A extends Access, P extends string, Q extends Shape, B> {
+export interface Call<A extends Access, P extends string, Q, B> {
   caller: CallerOf<A>
   origin: Origin
   headers: IncomingHttpHeaders
   params: Params<P>
-  query: Members<Record<never, never>, Q>
+  query: Partial<Q>
   /** The raw query string, for the one route that ignores what it does not know. */
   search: string
   body: B
@@ -60,9 +60,9 @@ export interface ReplySpec {
 
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
 
-interface Spec<A extends Access, P extends string, Q extends Shape, B> {
+interface Spec<A extends Access, P extends string, Q, B> {
   description?: string
-  query?: Q
+  query?: Shape<Q>
   body?: Schema<B>
   /** No body at all counts as `{}`. */
   bodyOptional?: boolean
@@ -75,16 +75,17 @@ interface Spec<A extends Access, P extends string, Q extends Shape, B> {
   handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
 }
 
-/** A route whose types are checked where it is made, and forgotten by the pipeline. */
 // The one `any` of the house: handlers take narrower calls than the pipeline knows of.
-export type Route = Spec<Access, string, Shape, any> & { method: Method; path: string; access: Access; summary: string }
+type AnySpec = Spec<Access, string, Record<string, unknown>, any>
+/** A route whose types are checked where it is made, and forgotten by the pipeline. */
+export type Route = AnySpec & { method: Method; path: string; access: Access; summary: string }
 
 /**
  * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in braces
  * are UUIDs; an end of `/*` stands for anything below.
  */
 export function route<
-  const A extends Access, const P extends string, Q extends Shape = Record<never, never>, B = undefined,
+  const A extends Access, const P extends string, Q = Record<never, never>, B = undefined,
 >(method: Method, path: P, access: A, summary: string, spec: Spec<A, P, Q, B>): Route {
-  return { method, path, access, summary, ...spec as unknown as Spec<Access, string, Shape, any> }
+  return { method, path, access, summary, ...spec as unknown as AnySpec }
 }

@@ -7,8 +7,8 @@ import { deleteKey, insertKey, listKeys, rotateKey, updateKey } from './queries.
 
 const name = text(1, 100, /^[^\u0000-\u001f\u007f-\u009f]*$/,
   'must have 1 to 100 characters, none of them a control character')
-const future = refined(instant, {}, (value, field, report) => {
-  if (value.getTime() <= Date.now()) report(field, 'must be in the future')
+const future = refined(instant, {}, (value, wrong) => {
+  if (value.getTime() <= Date.now()) wrong('must be in the future')
   return value
 })
 

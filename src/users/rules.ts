@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 import { AppError } from '../errors.ts'
-import { refined, text, type Schema } from '../schema.ts'
+import { refined, rule, text, type Schema } from '../schema.ts'
 
 const common = new Set(
   readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
@@ -12,42 +12,37 @@ export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
 /** Any text that may be an address: what a log-in or a search takes. */
-export const anyText: Schema<string> = {
-  json: { type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' },
-  check(value, field, report) {
-    if (typeof value !== 'string') report(field, 'must be text')
-    return value as string
-  },
-}
+export const anyText = rule({ type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' }, 'must be text', (value) =>
+  typeof value === 'string' ? value : undefined)
 
 /** An address as it is kept: trimmed, NFC. */
 export const email: Schema<string> = refined(
   anyText,
   { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' },
-  (value, field, report) => {
+  (value, wrong) => {
     const address = value.trim().normalize('NFC')
-    const wrong = (message: string) => report(field, message, 'invalid_email')
     if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
     if ([...address].length > 254) wrong('must have at most 254 characters')
     if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) wrong('must not have white space or control characters')
     if (!address.isWellFormed()) wrong('must be well-formed text')
     return address
   },
+  'invalid_email',
 )
 
 /** A new password, in the form that is hashed: NFKC. */
 export const newPassword = (minLength: number): Schema<string> => refined(
   anyText,
   { minLength, maxLength: 128, format: 'password' },
-  (value, field, report) => {
+  (value, wrong) => {
     const password = normalPassword(value)
     const length = [...password].length
-    const wrong = (message: string) => report(field, message, 'invalid_password')
     if (length < minLength || length > 128) wrong(`must have ${minLength} to 128 characters`)
     if (!value.isWellFormed()) wrong('must be well-formed text')
     if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
     return password
   },
+  'invalid_password',
 )
 
 export const normalPassword = (password: string) => password.normalize('NFKC')
