@@ -2,64 +2,74 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 
 import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
-import { findPrivatePostgres } from '../database/embedded.ts'
+import { findPrivatePostgres, type PrivatePostgres } from '../database/embedded.ts'
 import { ExitError, tellFailure } from '../errors.ts'
 
-export interface Arguments {
-  flags: Record<string, string | boolean | undefined>
+type Options = NonNullable<ParseArgsConfig['options']>
+type Call<T extends Options> = {
+  flags: ReturnType<typeof parseArgs<{ options: T }>>['values']
   words: string[]
   env: Env
-}
-
-/** Where `npm start` keeps its private database and the admin's key. */
-export const localDirectory = fileURLToPath(new URL('../../.local', import.meta.url))
-
-/**
- * Runs a command and sets the exit status: what `run` resolves with, else 0; 2 for misuse; 1 or
- * what an ExitError says for a failure, whose sentence goes to stderr. `--help` prints `usage`.
- */
-export async function command(
-  usage: string,
-  options: NonNullable<ParseArgsConfig['options']>,
-  run: (call: Arguments) => Promise<number | void>,
-): Promise<void> {
-  const name = /^Usage: (?:node )?(?:bin\/)?(\S+?)(?:\.js)?\s/.exec(usage)?.[1] ?? 'command'
-  try {
-    const { values, positionals } = parse(options)
-    if (values['help'] === true) return void process.stdout.write(usage)
-    const flags = values as Arguments['flags']
-    process.exitCode = (await run({ flags, words: positionals, env: process.env })) ?? 0
-  } catch (error) {
-    const { text, status } = tellFailure(error)
-    process.stderr.write(`${name}: ${text}\n`)
-    process.exitCode = status
-  }
-}
-
-function parse(options: NonNullable<ParseArgsConfig['options']>) {
-  try {
-    const help = { help: { type: 'boolean', short: 'h' } } as const
-    return parseArgs({ options: { ...options, ...help }, allowPositionals: true })
-  } catch (error) {
-    throw new ExitError(`${(error as Error).message}\nSee --help.`, 2)
-  }
+  /** The signal that aborts at SIGTERM, SIGINT, SIGHUP and after that time: the command fails with that status. */
+  stopAfter(limitMs: number, status?: number): AbortSignal
 }
 
 /** The failure of a command that was called with the wrong words. */
 export const misuse = (message: string) => new ExitError(`${message}\nSee --help.`, 2)
 
-/** How a command reaches the database: as configured, else the private one while it runs. */
-export function readCommandDatabase(env: Env, defaultUser: string): DatabaseConfig {
+/**
+ * Runs a command. When it fails, the sentence goes to stderr, and the exit status is 2 for misuse, else 1
+ * or what an ExitError says. `--help` prints `usage`. What still waits for a server that hangs when the
+ * command is stopped is left alone: the process ends all the same.
+ */
+export async function command<T extends Options>(usage: string, options: T, run: (call: Call<T>) => Promise<void>) {
+  const controller = new AbortController()
+  const { signal } = controller
+  const hangs = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => void setTimeout(reject, 4000).unref())
+  })
+  const stopAfter = (limitMs: number, status = 1) => {
+    const stop = (why: string) => controller.abort(new ExitError(why, status))
+    for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(name, () => stop(`got ${name}`))
+    setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`).unref()
+    return signal
+  }
+  try {
+    const help = { help: { type: 'boolean', short: 'h' } } as const
+    const { values, positionals: words } = parseArgs({ options: { ...options, ...help }, allowPositionals: true })
+    if ('help' in values) return void process.stdout.write(usage)
+    await Promise.race([run({ flags: values as Call<T>['flags'], words, env: process.env, stopAfter }), hangs])
+  } catch (error) {
+    const { text, status } = tellFailure(signal.aborted ? signal.reason : explain(error as Error))
+    process.stderr.write(`${/bin\/(\w+)/.exec(usage)![1]}: ${text}\n`)
+    process.exitCode = status
+  }
+  setTimeout(() => process.exit(), 1000).unref()
+}
+
+function explain(error: Error & { code?: string }): Error {
+  if (error.code?.startsWith('ERR_PARSE_ARGS')) return misuse(error.message)
+  // The driver's way of saying that it has none.
+  const isMissing = /password must be a string/.test(error.message)
+  return isMissing ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass') : error
+}
+
+/** How a command reaches the database: as configured, else the private one of `npm start` while that runs. */
+export function readCommandDatabase(env: Env, user: string): DatabaseConfig {
   const reader = createReader(env)
-  const configured = readDatabase(reader, defaultUser)
+  const configured = readDatabase(reader, user)
   reader.finish()
   if (configured !== null) return configured
-  const found = findPrivatePostgres(localDirectory)
-  if (found === null) {
-    throw new ExitError('No database: set DATABASE_URL or DATABASE_HOST, or run npm start meanwhile')
-  }
-  return {
-    hosts: [found.socketDirectory], port: found.port, name: 'db_user_service', user: defaultUser,
-    password: undefined, ssl: false, poolSize: 1,
-  }
+  const found = findPrivatePostgres(fileURLToPath(new URL('../../.local', import.meta.url)))
+  if (found !== null) return privateDatabase(found, user, 'db_user_service')
+  throw new ExitError('No database: set DATABASE_URL or DATABASE_HOST, or run npm start meanwhile')
 }
+
+/** Reads settings by which the database is on localhost unless another is named. */
+export const createLocalReader = (env: Env) =>
+  createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
+
+/** How to reach a database of a private PostgreSQL, which asks nobody for a password. */
+export const privateDatabase = (
+  { socketDirectory, port }: Omit<PrivatePostgres, 'stop'>, user: string, name: string,
+): DatabaseConfig => ({ hosts: [socketDirectory], port, name, user, password: undefined, ssl: false, poolSize: 1 })

@@ -1,38 +1,33 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { createReadStream, statSync } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, readDatabase, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
+import { createLocalReader } from './command.ts'
 import { programEnv, run } from './process.ts'
 
 /**
- * Lies beside a dump once all of it is in the bucket; a dump without one does not count. When the
- * snapshot was taken, the rows of each table in it, its last migration; the versions that made it.
+ * Lies beside a dump once all of it is in the bucket; a dump without one does not count. It has more than is
+ * read here. `at`: when the snapshot was taken; `rows` of each table, `schema`: the last migration, in it.
  */
-export interface Manifest {
-  name: string; database: string; sha256: string; size: number
-  at: string; rows: Record<string, number>; schema: string; server: string; pgDump: string
+export type Manifest = {
+  name: string; sha256: string; at: string; rows: Record<string, number>; schema: string; pgDump: string
 }
-
 export type Bucket = ReturnType<typeof createBucket>
 
 const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
-/** What a second try does not change. */
-const refused = /\((NoSuch|Access|Invalid|Signature|Expired|40)|credentials|not installed/
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
 export function readPlaces(env: Env, user: string, signal: AbortSignal) {
-  const { text } = createReader(env)
-  const named = text('DATABASE_URL') ?? text('DATABASE_HOST')
-  const reader = createReader(named === undefined ? { ...env, DATABASE_HOST: 'localhost' } : env)
+  const reader = createLocalReader(env)
   const database = readDatabase(reader, user)!
-  const url = (text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
-  const parts = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url)
-  if (parts === null) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
+  const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
+  const [, bucket = '', folder = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
+  if (!bucket) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
-  return { database, bucket: createBucket(env, url, parts![1]!, `${parts![2]}/`.slice(1), signal) }
+  return { database, bucket: createBucket(env, url, bucket, `${folder}/`.slice(1), signal) }
 }
 
 function createBucket(env: Env, url: string, bucket: string, prefix: string, signal: AbortSignal) {
@@ -42,41 +37,36 @@ function createBucket(env: Env, url: string, bucket: string, prefix: string, sig
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
   const aws = async (what: string, ...args: string[]) =>
     (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
-
-  async function copy(file: string, name: string, size: number) {
-    const target = `${url}/${name}`
-    await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
-    const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${bucket}`,
-      `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
-    if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
-  }
+  const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
   return {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
-    async put(file: string, name: string, size: number, tries = 3): Promise<void> {
+    async put(file: string, name: string, tries = 3): Promise<void> {
+      const target = `${url}/${name}`
       try {
-        await copy(file, name, size)
+        await copy(`cannot upload to ${target}`, file, target)
       } catch (error) {
-        if (tries === 1 || refused.test((error as Error).message)) throw error
+        if (tries === 1) throw error
         await sleep(3000, undefined, { signal })
-        await this.put(file, name, size, tries - 1)
+        return this.put(file, name, tries - 1)
       }
+      const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${bucket}`,
+        `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
+      const { size } = statSync(file)
+      if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
     },
-    async get(name: string, file: string) {
-      const source = `${url}/${name}`
-      await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
-    },
+    get: (name: string, file: string) => copy(`cannot download ${url}/${name}`, `${url}/${name}`, file),
     /** The dumps of a database, newest first. */
     async list(database: string) {
       const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${bucket}`,
         `--prefix=${prefix}${dumpPrefix(database)}`, '--query=Contents[].[Key,Size]', '--output=json')
-      const found = JSON.parse(text || 'null') as [string, number][] | null ?? []
+      const found = (JSON.parse(text || 'null') ?? []) as [string, number][]
       const sizes = new Map(found.map(([key, size]) => [key.slice(prefix.length), size]))
       return [...sizes].flatMap(([name, size]) => {
         const at = parseDumpName(name)
         return at === null ? [] : [{ name, at, size, complete: sizes.has(`${name}.json`) }]
-      }).sort((a, b) => b.at.getTime() - a.at.getTime())
+      }).sort((a, b) => Number(b.at) - Number(a.at))
     },
   }
 }
@@ -99,10 +89,9 @@ export function parseManifest(text: string, name: string): Manifest {
   try {
     const manifest = JSON.parse(text) as Manifest
     const tables = Object.entries(manifest.rows)
-    const isSound = manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
+    if (manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
       /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && !Number.isNaN(Date.parse(manifest.at)) &&
-      tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
-    if (isSound) return manifest
+      tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))) return manifest
   } catch { /* said below */ }
   throw new ExitError(`the manifest ${name}.json is damaged: choose another dump`)
 }
