@@ -5,7 +5,7 @@ import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
 import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, type Surroundings } from './process.ts'
-import { dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
+import { countRows, dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
        node bin/backup.js list [--max-age 1h] [--quiet]
@@ -70,18 +70,13 @@ async function list(bucket: Bucket, database: string, maxAgeMs: number, say: (li
 async function dump(tx: Db, file: string, surroundings: Surroundings) {
   await tx.query('set transaction isolation level repeatable read, read only')
   await tx.query('set local idle_in_transaction_session_timeout = 0')
-  const { locked, id, at, database, server, tables } = await one<{
-    locked: boolean; id: string; at: Date; database: string; server: string; tables: string[] | null
+  const { locked, id, at, database, server } = await one<{
+    locked: boolean; id: string; at: Date; database: string; server: string
   }>(tx, `select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
-    current_database() as database, current_setting('server_version') as server, (select
-      array_agg(tablename::text order by tablename) from pg_tables where schemaname = 'user_service_schema') as tables`)
+    current_database() as database, current_setting('server_version') as server`)
   if (!locked) throw new ExitError('another backup is still running', 3)
-  if (tables === null) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
-  const rows: Record<string, number> = {}
-  for (const table of tables) {
-    const { count } = await one<{ count: string }>(tx, `select count(*) from user_service_schema."${table}"`)
-    rows[table] = Number(count)
-  }
+  const rows = await countRows(tx)
+  if (!('users' in rows)) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
   const { schema } = await one<{ schema: string | null }>(
     tx, 'select max(name) as schema from user_service_schema.schema_migrations')
 

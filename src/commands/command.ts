@@ -40,18 +40,17 @@ export async function command<T extends Options>(usage: string, options: T, run:
     if ('help' in values) return void process.stdout.write(usage)
     await Promise.race([run({ flags: values as Call<T>['flags'], words, env: process.env, stopAfter }), hangs])
   } catch (error) {
-    const { text, status } = tellFailure(signal.aborted ? signal.reason : explain(error as Error))
+    const { code, message } = error as Error & { code?: string }
+    const failure = signal.aborted ? signal.reason
+      : code?.startsWith('ERR_PARSE_ARGS') ? misuse(message)
+      // The driver's way of saying that it has none.
+      : /password must be a string/.test(message) ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass')
+      : error
+    const { text, status } = tellFailure(failure)
     process.stderr.write(`${/bin\/(\w+)/.exec(usage)![1]}: ${text}\n`)
     process.exitCode = status
   }
   setTimeout(() => process.exit(), 1000).unref()
-}
-
-function explain(error: Error & { code?: string }): Error {
-  if (error.code?.startsWith('ERR_PARSE_ARGS')) return misuse(error.message)
-  // The driver's way of saying that it has none.
-  const isMissing = /password must be a string/.test(error.message)
-  return isMissing ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass') : error
 }
 
 /** How a command reaches the database: as configured, else the private one of `npm start` while that runs. */
@@ -64,10 +63,6 @@ export function readCommandDatabase(env: Env, user: string): DatabaseConfig {
   if (found !== null) return privateDatabase(found, user, 'db_user_service')
   throw new ExitError('No database: set DATABASE_URL or DATABASE_HOST, or run npm start meanwhile')
 }
-
-/** Reads settings by which the database is on localhost unless another is named. */
-export const createLocalReader = (env: Env) =>
-  createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
 
 /** How to reach a database of a private PostgreSQL, which asks nobody for a password. */
 export const privateDatabase = (

@@ -1,7 +1,7 @@
-import { readDatabase } from '../config.ts'
+import { createReader, readDatabase } from '../config.ts'
 import { createDatabase, createSchema, dropDatabase } from '../database/setup.ts'
 import { withDatabase } from '../database/pool.ts'
-import { command, createLocalReader, misuse } from './command.ts'
+import { command, misuse } from './command.ts'
 
 const usage = `Usage: node bin/database.js create | drop --yes
 
@@ -20,7 +20,7 @@ await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env })
   if (!/^(create|drop)$/.test(words.join(' '))) throw misuse('Say create or drop')
   if (action === 'drop' && !flags.yes) throw misuse('drop deletes all data: it wants --yes')
 
-  const reader = createLocalReader(env)
+  const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const server = readDatabase(reader, 'postgres')!
   const secret = (name: string) => {
     if (action === 'create' && !reader.text(name)) reader.wrong(name, 'must be set')

@@ -17,8 +17,8 @@ SERVICE_URL       default http://127.0.0.1:SERVICE_PORT/SERVICE_ENDPOINT, which 
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
-Exit status: 0 healthy, 1 restarted and healthy again (or stopped), 2 not healthy, or misuse,
-3 docker is missing or not permitted, or there is no such container.
+Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped, or misuse, 3 docker is missing
+or not permitted, or there is no such container.
 `
 
 await command(usage, {}, async ({ words, env, stopAfter }) => {
@@ -32,17 +32,17 @@ await command(usage, {}, async ({ words, env, stopAfter }) => {
   if (failure === 'database_unavailable') fail(`${sick}: a restart would not help, look at PostgreSQL`)
 
   const surroundings = { env: programEnv(env, /^(DOCKER_|HOME$|XDG_RUNTIME_DIR$)/), signal }
-  const docker = (...args: string[]) => run(`docker ${args[0]} failed`, 'docker', args, surroundings)
-    .catch(({ message }: Error) => fail(message, args[0] === 'inspect' ? 3 : 2))
+  const docker = (command: string, ...args: string[]) =>
+    run(`docker ${command} failed`, 'docker', [command, ...args], surroundings)
+      .catch(({ message }: Error) => fail(message, command === 'inspect' ? 3 : 2))
   const { stdout } = await docker('inspect', '--type=container', '--format={{.Id}} {{.Name}}', name)
   const [id = '', found] = stdout.trim().split(' ')
   // Docker also takes the beginning of an id for a name.
   if (found !== `/${name}`) fail(`there is no container named ${name}`, 3)
   if (!claimRestart(env, name, cooldownMs)) fail(`${sick}, but was restarted a short while ago`)
   const log = await docker('logs', '--timestamps', '--tail=50', id)
-    .catch(({ message }: Error) => ({ stdout: '', stderr: message }))
-  const lines = (log.stdout + log.stderr).trim().split('\n').sort().slice(-50)
-  console.error(`${sick}, it is restarted. Its last log lines:\n${lines.join('\n')}`)
+    .then(({ stdout, stderr }) => stdout + stderr, ({ message }: Error) => message)
+  console.error(`${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`)
 
   await docker('restart', id)
   const startedAt = Date.now()
@@ -83,8 +83,9 @@ async function ask(url: string): Promise<string | null> {
   setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()
   try {
     const reply = await fetch(url, { redirect: 'manual', signal: limit.signal })
-    const isDatabase = /"code":\s*"database_unavailable"/.test(await reply.text())
-    return reply.status === 200 ? null : isDatabase ? 'database_unavailable' : `status ${reply.status}`
+    const body = await reply.text()
+    if (reply.status === 200) return null
+    return body.includes('"database_unavailable"') ? 'database_unavailable' : `status ${reply.status}`
   } catch (error) {
     const { message, cause } = error as Error & { cause?: { code?: string } }
     return cause?.code ?? message
@@ -97,8 +98,8 @@ function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const last = Math.max(0, ...readdirSync(directory).map(Number))
   const pathOf = (number: number) => join(directory, String(number))
-  const claimedAt = last === 0 ? 0 : statSync(pathOf(last), { throwIfNoEntry: false })?.mtimeMs ?? Date.now()
-  if (claimedAt <= Date.now() && claimedAt + cooldownMs > Date.now()) return false
+  const claimedAt = statSync(pathOf(last), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  if (Math.abs(Date.now() - claimedAt) < cooldownMs) return false
   // Returns the first that it made, so nothing where the other was faster.
   if (mkdirSync(pathOf(last + 1), { recursive: true }) === undefined) return false
   rmSync(pathOf(last), { recursive: true, force: true })

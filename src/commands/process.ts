@@ -1,6 +1,6 @@
-// The programs that commands run: without a shell, with no environment but the given one, each in a
-// process group of its own, which ends as a whole when the command is stopped or takes too long.
-// Killed by SIGKILL, a command leaves its directory; the next one removes it.
+// The programs that commands run: without a shell, with no environment but the given one, each in a process group
+// of its own, which ends as a whole when the command is stopped or takes too long. Killed by SIGKILL, a command
+// leaves its directory; the next one removes it.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'

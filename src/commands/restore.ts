@@ -12,7 +12,7 @@ import { createDatabase, createSchema } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse, privateDatabase } from './command.ts'
 import { findPostgres, makeDirectory, postgresEnv, run, start, type Surroundings } from './process.ts'
-import { hashFile, parseDumpName, parseManifest, readPlaces, type Bucket, type Manifest } from './s3.ts'
+import { countRows, hashFile, parseDumpName, parseManifest, readPlaces, type Bucket, type Manifest } from './s3.ts'
 
 const usage = `Usage: node bin/restore.js NAME|latest [--yes | --check]
 
@@ -52,11 +52,9 @@ Next: node bin/migrate.js up (the dump is at ${schema}), then restart the servic
 })
 
 async function refuseUnlessUnused(db: Db) {
-  for (const { name } of await db.query<{ name: string }>(`select tablename as name from pg_tables
-    where schemaname = 'user_service_schema' and tablename <> 'schema_migrations' order by 1`)) {
-    const found = await db.query(`select from user_service_schema."${name}" limit 1`)
-    if (found.length > 0) throw new ExitError(`the database holds data (${name}): say --yes to replace it`)
-  }
+  const rows = await countRows(db)
+  const held = Object.keys(rows).find((table) => table !== 'schema_migrations' && rows[table]! > 0)
+  if (held !== undefined) throw new ExitError(`the database holds data (${held}): say --yes to replace it`)
   const sessions = await db.query(`select from pg_stat_activity
     where datname = current_database() and usename = 'user_service_manager'`)
   if (sessions.length > 0) throw new ExitError('the service is connected: stop it first, or say --yes')
@@ -87,24 +85,20 @@ async function restore({ pgDump, rows }: Manifest, file: string, surroundings: S
 async function* makeScript(rows: Manifest['rows'], dump: ReturnType<typeof start>) {
   yield `begin; set local lock_timeout = '30s'; set role user_service_admin;
     drop schema if exists user_service_schema cascade;\n`
-  // What pg_restore 17 and later set in the first lines, and servers before do not know.
-  const setting = 'SET transaction_timeout = 0;'
   let isFirst = true
   for await (const chunk of dump.child.stdout as AsyncIterable<Buffer>) {
-    const at = isFirst ? chunk.indexOf(setting) : -1
-    yield at < 0 ? chunk : chunk.fill(' ', at, at + setting.length)
+    // In its first lines pg_restore 17 sets what servers before do not know.
+    yield isFirst ? Buffer.from(chunk.toString('latin1').replace('SET transaction_timeout = 0;', ''), 'latin1') : chunk
     isFirst = false
   }
   await dump.ended
-  yield `do $check$ declare expected record; found bigint; begin
-      for expected in select * from json_each_text('${JSON.stringify(rows)}') loop
-        execute format('select count(*) from user_service_schema.%I', expected.key) into found;
-        if found <> expected.value::bigint then
-          raise exception '% has % rows, its manifest says %', expected.key, found, expected.value;
-        end if;
-      end loop;
-    end $check$;
-    commit;\n`
+  for (const [table, count] of Object.entries(rows)) {
+    yield `do $$ declare found bigint := (select count(*) from user_service_schema."${table}");
+      begin if found <> ${count} then
+        raise exception '${table} has % rows, its manifest says ${count}', found;
+      end if; end $$;\n`
+  }
+  yield 'commit;\n'
 }
 
 /** A PostgreSQL for the time of `work`, as empty as one where only database.js create has run. */

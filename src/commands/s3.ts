@@ -4,8 +4,8 @@ import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, readDatabase, type Env } from '../config.ts'
+import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { createLocalReader } from './command.ts'
 import { programEnv, run } from './process.ts'
 
 /**
@@ -15,51 +15,57 @@ import { programEnv, run } from './process.ts'
 export type Manifest = {
   name: string; sha256: string; at: string; rows: Record<string, number>; schema: string; pgDump: string
 }
-export type Bucket = ReturnType<typeof createBucket>
+export type Bucket = ReturnType<typeof readPlaces>['bucket']
 
 const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
 
-/** Reads the database, on localhost unless another is named, and the bucket. */
-export function readPlaces(env: Env, user: string, signal: AbortSignal) {
-  const reader = createLocalReader(env)
-  const database = readDatabase(reader, user)!
-  const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
-  const [, bucket = '', folder = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
-  if (!bucket) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
-  reader.finish()
-  return { database, bucket: createBucket(env, url, bucket, `${folder}/`.slice(1), signal) }
+/** The rows of each table of the schema. */
+export async function countRows(db: Db): Promise<Record<string, number>> {
+  const tables = await db.query<{ name: string }>(
+    `select tablename as name from pg_tables where schemaname = 'user_service_schema' order by 1`)
+  const counts = tables.map(({ name }) => `(select count(*) from user_service_schema."${name}")::float8 as "${name}"`)
+  return one(db, `select ${counts.join(', ')}`)
 }
 
-function createBucket(env: Env, url: string, bucket: string, prefix: string, signal: AbortSignal) {
+/** Reads the database, on localhost unless another is named, and the bucket. */
+export function readPlaces(env: Env, user: string, signal: AbortSignal) {
+  const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
+  const database = readDatabase(reader, user)!
+  const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
+  const [, name = '', folder = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
+  if (!name) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
+  reader.finish()
+  const prefix = `${folder}/`.slice(1)
+
   // As an option too: the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
-  const options = Object.entries({ '--profile': createReader(env).text('IAM_ROLE'), '--endpoint-url': endpoint })
+  const options = Object.entries({ '--profile': reader.text('IAM_ROLE'), '--endpoint-url': endpoint })
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
   const aws = async (what: string, ...args: string[]) =>
     (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
   const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
-  return {
+  const bucket = {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
-    async put(file: string, name: string, tries = 3): Promise<void> {
-      const target = `${url}/${name}`
+    async put(file: string, as: string, tries = 3): Promise<void> {
+      const target = `${url}/${as}`
       try {
         await copy(`cannot upload to ${target}`, file, target)
       } catch (error) {
         if (tries === 1) throw error
         await sleep(3000, undefined, { signal })
-        return this.put(file, name, tries - 1)
+        return bucket.put(file, as, tries - 1)
       }
-      const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${bucket}`,
-        `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
+      const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${name}`,
+        `--key=${prefix}${as}`, '--query=ContentLength', '--output=text')
       const { size } = statSync(file)
       if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
     },
-    get: (name: string, file: string) => copy(`cannot download ${url}/${name}`, `${url}/${name}`, file),
+    get: (dump: string, file: string) => copy(`cannot download ${url}/${dump}`, `${url}/${dump}`, file),
     /** The dumps of a database, newest first. */
     async list(database: string) {
-      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${bucket}`,
+      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${name}`,
         `--prefix=${prefix}${dumpPrefix(database)}`, '--query=Contents[].[Key,Size]', '--output=json')
       const found = (JSON.parse(text || 'null') ?? []) as [string, number][]
       const sizes = new Map(found.map(([key, size]) => [key.slice(prefix.length), size]))
@@ -69,6 +75,7 @@ function createBucket(env: Env, url: string, bucket: string, prefix: string, sig
       }).sort((a, b) => Number(b.at) - Number(a.at))
     },
   }
+  return { database, bucket }
 }
 
 const dumpPrefix = (database: string) => `${database.replace(/[^\w-]/g, '_')}_dump_`
