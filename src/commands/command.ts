@@ -26,7 +26,7 @@ export async function command<T extends Options>(usage: string, options: T, run:
   const controller = new AbortController()
   const { signal } = controller
   const hangs = new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => void setTimeout(reject, 4000).unref())
+    signal.addEventListener('abort', () => void setTimeout(reject, 4000, signal.reason).unref())
   })
   const stopAfter = (limitMs: number, status = 1) => {
     const stop = (why: string) => controller.abort(new ExitError(why, status))
