@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { bootstrap } from './auth/bootstrap.ts'
 import { createIdentify } from './auth/identify.ts'
-import { createReader, localDirectory, readDatabase, type Config } from './config.ts'
+import { localDirectory, privateDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
@@ -81,8 +81,7 @@ async function startPrivately(undo: (() => unknown)[]) {
   const postgres = await startPrivatePostgres({ directory: localDirectory, say: console.error })
     .catch(({ message }: Error) => { throw new ExitError(message) })
   undo.push(() => postgres.stop())
-  const at = { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: String(postgres.port) }
-  const as = (user: string, name?: string) => readDatabase(createReader({ ...at, DATABASE_NAME: name }), user)!
+  const as = (user: string, name?: string) => privateDatabase(postgres, user, name)
   await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, 'db_user_service', {}))
   await withDatabase(as('postgres'), createSchema)
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))

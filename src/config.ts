@@ -70,6 +70,11 @@ export function readDatabase({ text, read, integer, choice }: ReturnType<typeof 
   return hosts.length === 0 ? null : database
 }
 
+/** How to reach a private PostgreSQL, which asks nobody for a password. */
+export const privateDatabase = (
+  { socketDirectory, port }: { socketDirectory: string; port: number }, user: string, name = 'db_user_service',
+): DatabaseConfig => ({ hosts: [socketDirectory], port, name, user, password: undefined, ssl: false, poolSize: 10 })
+
 /** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
 export function readConfig(env: Env) {
   const reader = createReader(env)

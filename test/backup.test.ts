@@ -132,6 +132,15 @@ test('a backup while another one runs says so: 3', async () => {
   })
 })
 
+test('a backup whose database does not answer gives up after --timeout', async () => {
+  await db.transaction(async (tx) => {
+    await tx.query('lock table users')
+    const result = await runCommand('backup', ['--timeout', '1s'], base)
+
+    assert.deepEqual(result, { status: 1, stdout: '', stderr: 'backup: given up after 1 s\n' })
+  })
+})
+
 test('a database without our tables is not backed up, but an error', async () => {
   const { status, stderr } = await runCommand('backup', [], { ...base, DATABASE_NAME: 'postgres', DATABASE_USER: 'postgres' })
 

@@ -1,11 +1,11 @@
-import { createAdmin } from '../auth/bootstrap.ts'
 import { insertEvent } from '../audit/queries.ts'
+import { createAdmin } from '../auth/bootstrap.ts'
 import { checkSchema } from '../database/migrate.ts'
+import { withDatabase } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { createKey } from '../secrets.ts'
 import { findUserByEmail } from '../users/queries.ts'
-import { withDatabase } from '../database/pool.ts'
 import { command, misuse, readCommandDatabase } from './command.ts'
 
 const usage = `Usage: node bin/admin.js create EMAIL | key EMAIL | generate
@@ -20,21 +20,18 @@ Exit status: 0 done, 1 failed, 2 misuse.
 `
 
 await command(usage, {}, async ({ words, env }) => {
-  const [action, email, ...rest] = words
-  if (action === 'generate' && words.length === 1) return console.log(createKey())
-  if (!['create', 'key'].includes(action ?? '')) throw misuse('Say create, key or generate')
-  if (email === undefined || rest.length > 0) throw misuse(`${action} wants one EMAIL`)
-  const key = await withDatabase(readCommandDatabase(env, 'user_service_manager'), async (database) => {
+  const [action, email = ''] = words
+  if (!/^(generate|(create|key) \S+)$/.test(words.join(' '))) throw misuse('Say create EMAIL, key EMAIL or generate')
+  if (action === 'generate') return console.log(createKey())
+  console.log(await withDatabase(readCommandDatabase(env, 'user_service_manager'), async (database) => {
     await checkSchema(database)
     if (action === 'create') return (await createAdmin(database, email))!.key
     const user = await findUserByEmail(database, email)
     if (user?.role !== 'admin') throw new ExitError('There is no admin of that address')
     return database.transaction(async (tx) => {
-      const made = await insertKey(tx, { userId: user.id, kind: 'api', name: 'command' })
-      const event = { action: 'key.created', actor: null, subject: user.id, keyId: made.id, origin: null } as const
-      await insertEvent(tx, event)
-      return made.key
+      const { id, key } = await insertKey(tx, { userId: user.id, kind: 'api', name: 'command' })
+      await insertEvent(tx, { action: 'key.created', actor: null, subject: user.id, keyId: id, origin: null })
+      return key
     })
-  })
-  console.log(key)
+  }))
 })

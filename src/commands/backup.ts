@@ -4,9 +4,8 @@ import { join } from 'node:path'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
-import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, stoppable } from './process.ts'
-import type { Surroundings } from './process.ts'
-import { dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
+import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, type Surroundings } from './process.ts'
+import { countRows, dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
        node bin/backup.js list [--max-age 1h] [--quiet]
@@ -25,43 +24,43 @@ Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newe
 `
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
-const options = { 'quiet': { type: 'boolean' }, 'timeout': { type: 'string' }, 'max-age': { type: 'string' } } as const
+const text = { type: 'string' } as const
+const options = { 'quiet': { type: 'boolean' }, 'timeout': { ...text, default: '15m' }, 'max-age': text } as const
 
-await command(usage, options, async ({ flags, words, env }) => {
-  const limitMs = parseDuration(String(flags['timeout'] ?? '15m'))
-  const maxAgeMs = flags['max-age'] === undefined ? Infinity : parseDuration(String(flags['max-age']))
+await command(usage, options, async ({ flags, words, env, stopAfter }) => {
+  const limitMs = parseDuration(flags.timeout)
+  const maxAgeMs = flags['max-age'] === undefined ? Infinity : parseDuration(flags['max-age'])
   const lists = words[0] === 'list'
   if (limitMs === null || maxAgeMs === null) throw misuse('Durations are such as 90s, 15m, 1h, 2d')
-  if (words.length > (lists ? 1 : 0)) throw misuse('Say nothing, or list')
+  if (!/^(list)?$/.test(words.join(' '))) throw misuse('Say nothing, or list')
   if (maxAgeMs !== Infinity && !lists) throw misuse('--max-age goes with list')
-  const say = (line: string) => flags['quiet'] === true ? undefined : console.log(line)
+  const say = flags.quiet ? () => {} : console.log
 
-  await stoppable(limitMs, async (signal) => {
-    const { database, bucket } = readPlaces(env, 'user_service_user', signal)
-    if (lists) return list(bucket, database.name, maxAgeMs, say)
-    const file = join(makeDirectory(), 'dump.bck')
-    await withDatabase(database, (db) => db.transaction(async (tx) => {
-      const { name, rows, ...facts } = await dump(tx, file, { env: postgresEnv(database, env), signal })
-      const [size, sha256] = [statSync(file).size, await hashFile(file)]
-      const manifest = `${JSON.stringify({ name, size, sha256, ...facts, rows }, null, 2)}\n`
-      writeFileSync(`${file}.json`, manifest)
-      await bucket.put(file, name, size)
-      await bucket.put(`${file}.json`, `${name}.json`, Buffer.byteLength(manifest))
-      say(`Backed up ${rows['users']} users to ${bucket.url}/${name}: ${formatSize(size)}`)
-    }))
-  })
+  const signal = stopAfter(limitMs)
+  const { database, bucket } = readPlaces(env, 'user_service_user', signal)
+  if (lists) return list(bucket, database.name, maxAgeMs, say)
+  const file = join(makeDirectory(), 'dump.bck')
+  await withDatabase(database, (db) => db.transaction(async (tx) => {
+    const { name, rows, ...facts } = await dump(tx, file, { env: postgresEnv(database, env), signal })
+    const { size } = statSync(file)
+    const manifest = { name, size, sha256: await hashFile(file), ...facts, rows }
+    writeFileSync(`${file}.json`, `${JSON.stringify(manifest, null, 2)}\n`)
+    await bucket.put(file, name)
+    await bucket.put(`${file}.json`, `${name}.json`)
+    say(`Backed up ${rows['users']} users to ${bucket.url}/${name}: ${formatSize(size)}`)
+  }))
 })
 
 async function list(bucket: Bucket, database: string, maxAgeMs: number, say: (line: string) => void) {
-  const dumps = await bucket.list(database)
-  const age = (at: Date) => `${((Date.now() - at.getTime()) / 3_600_000).toFixed(1)} h`
-  for (const { name, at, size, complete } of dumps) {
-    say([name, age(at), formatSize(size), complete ? 'complete' : 'INCOMPLETE'].join('\t'))
+  const dumps = (await bucket.list(database)).map((each) => ({ ...each, age: Date.now() - each.at.getTime() }))
+  const hours = (ms: number) => `${(ms / 3_600_000).toFixed(1)} h`
+  for (const { name, age, size, complete } of dumps) {
+    say([name, hours(age), formatSize(size), complete ? 'complete' : 'INCOMPLETE'].join('\t'))
   }
   const newest = dumps.find(({ complete }) => complete)
-  if (maxAgeMs === Infinity || (newest && Date.now() - newest.at.getTime() <= maxAgeMs)) return
+  if ((newest?.age ?? Infinity) <= maxAgeMs) return
   throw new ExitError(newest === undefined ? `there is no complete dump of ${database} in ${bucket.url}`
-    : `the newest complete dump in ${bucket.url}, ${newest.name}, is ${age(newest.at)} old`, 4)
+    : `the newest complete dump in ${bucket.url}, ${newest.name}, is ${hours(newest.age)} old`, 4)
 }
 
 /**
@@ -71,33 +70,25 @@ async function list(bucket: Bucket, database: string, maxAgeMs: number, say: (li
 async function dump(tx: Db, file: string, surroundings: Surroundings) {
   await tx.query('set transaction isolation level repeatable read, read only')
   await tx.query('set local idle_in_transaction_session_timeout = 0')
-  const start = await one<{
-    locked: boolean; migrated: boolean; id: string; at: Date; name: string; version: string
-  }>(tx, `
-    select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
-      current_database() as name, current_setting('server_version') as version,
-      to_regclass('user_service_schema.schema_migrations') is not null as migrated`)
-  const { locked, migrated, id, at, name, version } = start
+  const { locked, id, at, database, server } = await one<{
+    locked: boolean; id: string; at: Date; database: string; server: string
+  }>(tx, `select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
+    current_database() as database, current_setting('server_version') as server`)
   if (!locked) throw new ExitError('another backup is still running', 3)
-  if (!migrated) throw new ExitError(`${name} holds nothing: node bin/migrate.js up was never run`)
-  const rows: Record<string, number> = {}
-  const tables = `select tablename as table from pg_tables where schemaname = 'user_service_schema' order by 1`
-  for (const { table } of await tx.query<{ table: string }>(tables)) {
-    const counted = await one<{ count: string }>(tx, `select count(*) from user_service_schema."${table}"`)
-    rows[table] = Number(counted.count)
-  }
-  const [last] = await tx.query<{ name: string }>(
-    'select name from user_service_schema.schema_migrations order by number desc limit 1')
+  const rows = await countRows(tx)
+  if (!('users' in rows)) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
+  const { schema } = await one<{ schema: string | null }>(
+    tx, 'select max(name) as schema from user_service_schema.schema_migrations')
 
-  const pgDump = findPostgres('pg_dump', version)
+  const pgDump = findPostgres('pg_dump', server)
   await run('pg_dump failed', pgDump, ['--format=custom', '--schema=user_service_schema', `--snapshot=${id}`,
     '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], surroundings)
   // Reads every byte; --list would look at the table of contents alone.
-  const pgRestore = findPostgres('pg_restore', version)
+  const pgRestore = findPostgres('pg_restore', server)
   await run('the dump cannot be read back', pgRestore, ['--file=/dev/null', file], surroundings)
   const { stdout } = await run('pg_dump failed', pgDump, ['--version'], surroundings)
   return {
-    name: dumpName(name, at), database: name, at: at.toISOString(), server: version,
-    pgDump: /\d[\d.]*/.exec(stdout)?.[0] ?? '', schema: last?.name ?? 'none', rows,
+    name: dumpName(database, at), database, at: at.toISOString(), server,
+    pgDump: /\d[\d.]*/.exec(stdout)?.[0] ?? '', schema: schema ?? 'none', rows,
   }
 }

@@ -17,23 +17,22 @@ Exit status: 0 done, 1 failed, 2 misuse.
 
 await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
   const [action] = words
-  if (words.length !== 1 || !['create', 'drop'].includes(action!)) throw misuse('Say create or drop')
-  if (action === 'drop' && flags['yes'] !== true) throw misuse('drop deletes all data: it wants --yes')
+  if (!/^(create|drop)$/.test(words.join(' '))) throw misuse('Say create or drop')
+  if (action === 'drop' && !flags.yes) throw misuse('drop deletes all data: it wants --yes')
 
-  const reader = createReader({ ENV_DATABASE_HOST: 'localhost', ...env })
+  const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const server = readDatabase(reader, 'postgres')!
   const secret = (name: string) => {
-    const value = reader.text(name)
-    if (action === 'create' && value === undefined) reader.wrong(name, 'must be set')
-    return value ?? ''
+    if (action === 'create' && !reader.text(name)) reader.wrong(name, 'must be set')
+    return reader.text(name) ?? ''
   }
   const passwords = {
     user_service_admin: secret('ADMIN_PASSWORD'),
     user_service_manager: secret('MANAGER_PASSWORD'),
     user_service_user: secret('USER_PASSWORD'),
   }
-  reader.finish()
   const name = reader.text('DATABASE_NAME') ?? (server.name === 'postgres' ? 'db_user_service' : server.name)
+  reader.finish()
 
   await withDatabase({ ...server, name: 'postgres' }, (db) =>
     action === 'create' ? createDatabase(db, name, passwords) : dropDatabase(db, name))

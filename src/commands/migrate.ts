@@ -13,20 +13,13 @@ _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misu
 `
 
 await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
-  const [action, count = '1', ...rest] = words
-  if (!['up', 'down', 'status'].includes(action ?? '')) throw misuse('Say up, down or status')
-  if (rest.length > 0 || (action !== 'down' && words.length > 1)) throw misuse('Too many words')
-  if (!/^[1-9]\d{0,3}$/.test(count)) throw misuse('N must be a whole number')
-  if (action === 'down' && flags['yes'] !== true) throw misuse('down deletes data: it wants --yes')
+  const [action, count = '1'] = words
+  if (!/^(up|status|down( [1-9]\d{0,3})?)$/.test(words.join(' '))) throw misuse('Say up, down, down N or status')
+  if (action === 'down' && !flags.yes) throw misuse('down deletes data: it wants --yes')
   await withDatabase(readCommandDatabase(env, 'user_service_admin'), async (database) => {
-    if (action === 'status') {
-      for (const { name, applied } of await readStatus(database)) {
-        console.log(`${name} ${applied ? 'applied' : 'pending'}`)
-      }
-      return
-    }
-    const done = action === 'up' ? await migrateUp(database) : await migrateDown(database, Number(count))
-    for (const name of done) console.log(`${name} ${action === 'up' ? 'applied' : 'taken back'}`)
-    if (done.length === 0) console.log('Nothing to do')
+    const lines = action === 'up' ? (await migrateUp(database)).map((name) => `${name} applied`)
+      : action === 'down' ? (await migrateDown(database, Number(count))).map((name) => `${name} taken back`)
+      : (await readStatus(database)).map(({ name, applied }) => `${name} ${applied ? 'applied' : 'pending'}`)
+    console.log(lines.join('\n') || 'Nothing to do')
   })
 })

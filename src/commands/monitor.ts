@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createReader, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
-import { parseDuration, programEnv, run, stoppable } from './process.ts'
+import { parseDuration, programEnv, run } from './process.ts'
 
 const usage = `Usage: node bin/monitor.js
 
@@ -17,39 +17,40 @@ SERVICE_URL       default http://127.0.0.1:SERVICE_PORT/SERVICE_ENDPOINT, which 
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
-Exit status: 0 healthy, 1 restarted and healthy again (or stopped), 2 not healthy, or misuse,
-3 docker is missing or not permitted, or there is no such container.
+Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped, or misuse, 3 docker is missing
+or not permitted, or there is no such container.
 `
 
-await command(usage, {}, async ({ words, env }) => {
+await command(usage, {}, async ({ words, env, stopAfter }) => {
   if (words.length > 0) throw misuse('monitor takes no words')
   const { url, name, cooldownMs } = readSettings(env)
-  return stoppable(280_000, async (signal) => {
-    const failure = await watch(url, 3, Infinity, signal)
-    if (failure === null) return 0
-    const sick = `${name} is not healthy (${failure})`
-    const fail = (why: string, status: number) => { throw new ExitError(why, status) }
-    if (failure === 'database_unavailable') fail(`${sick}: a restart would not help, look at PostgreSQL`, 2)
+  const signal = stopAfter(280_000, 2)
+  const failure = await watch(url, 3, Infinity, signal)
+  if (failure === null) return
+  const sick = `${name} is not healthy (${failure})`
+  const fail = (why: string, status = 2) => { throw new ExitError(why, status) }
+  if (failure === 'database_unavailable') fail(`${sick}: a restart would not help, look at PostgreSQL`)
 
-    const docker = (status: number, ...args: string[]) => runDocker(status, args, env, signal)
-    const { stdout } = await docker(3, 'inspect', '--type=container', '--format={{.Id}} {{.Name}}', name)
-    const [id = '', found] = stdout.trim().split(' ')
-    // Docker also takes the beginning of an id for a name.
-    if (found !== `/${name}`) fail(`there is no container named ${name}`, 3)
-    if (!claimRestart(env, name, cooldownMs)) fail(`${sick}, but was restarted a short while ago`, 2)
-    const log = await docker(2, 'logs', '--timestamps', '--tail=50', id)
-      .catch(({ message }: Error) => ({ stdout: '', stderr: message }))
-    const lines = (log.stdout + log.stderr).trim().split('\n').sort().slice(-50)
-    console.error(`${sick}, it is restarted. Its last log lines:\n${lines.join('\n')}`)
+  const surroundings = { env: programEnv(env, /^(DOCKER_|HOME$|XDG_RUNTIME_DIR$)/), signal }
+  const docker = (command: string, ...args: string[]) =>
+    run(`docker ${command} failed`, 'docker', [command, ...args], surroundings)
+      .catch(({ message }: Error) => fail(message, command === 'inspect' ? 3 : 2))
+  const { stdout } = await docker('inspect', '--type=container', '--format={{.Id}} {{.Name}}', name)
+  const [id = '', found] = stdout.trim().split(' ')
+  // Docker also takes the beginning of an id for a name.
+  if (found !== `/${name}`) fail(`there is no container named ${name}`, 3)
+  if (!claimRestart(env, name, cooldownMs)) fail(`${sick}, but was restarted a short while ago`)
+  const log = await docker('logs', '--timestamps', '--tail=50', id)
+    .then(({ stdout, stderr }) => stdout + stderr, ({ message }: Error) => message)
+  console.error(`${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`)
 
-    await docker(2, 'restart', id)
-    const startedAt = Date.now()
-    const still = await watch(url, Infinity, startedAt + 60_000, signal)
-    const seconds = Math.round((Date.now() - startedAt) / 1000)
-    if (still !== null) fail(`${name} is still not healthy ${seconds} s after a restart (${still})`, 2)
-    console.log(`${sick} and was restarted; it is healthy again after ${seconds} s`)
-    return 1
-  })
+  await docker('restart', id)
+  const startedAt = Date.now()
+  const still = await watch(url, Infinity, startedAt + 60_000, signal)
+  const seconds = Math.round((Date.now() - startedAt) / 1000)
+  if (still !== null) fail(`${name} is still not healthy ${seconds} s after a restart (${still})`)
+  console.log(`${sick} and was restarted; it is healthy again after ${seconds} s`)
+  process.exitCode = 1
 })
 
 function readSettings(env: Env) {
@@ -79,44 +80,28 @@ async function watch(url: string, tries: number, until: number, signal: AbortSig
 async function ask(url: string): Promise<string | null> {
   // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
   const limit = new AbortController()
-  const timer = setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000)
+  setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()
   try {
     const reply = await fetch(url, { redirect: 'manual', signal: limit.signal })
-    const isDatabase = /"code":\s*"database_unavailable"/.test(await reply.text())
-    return reply.status === 200 ? null : isDatabase ? 'database_unavailable' : `status ${reply.status}`
+    const body = await reply.text()
+    if (reply.status === 200) return null
+    return body.includes('"database_unavailable"') ? 'database_unavailable' : `status ${reply.status}`
   } catch (error) {
     const { message, cause } = error as Error & { cause?: { code?: string } }
     return cause?.code ?? message
-  } finally {
-    clearTimeout(timer)
   }
 }
 
-/** Runs docker for at most a minute; throws with that exit status. */
-async function runDocker(status: number, args: string[], env: Env, signal: AbortSignal) {
-  const limit = new AbortController()
-  setTimeout(() => limit.abort(new Error(`docker ${args[0]} took over a minute`)), 60_000).unref()
-  signal.addEventListener('abort', () => limit.abort(signal.reason))
-  const surroundings = { env: programEnv(env, /^(DOCKER_|HOME$|XDG_RUNTIME_DIR$)/), signal: limit.signal }
-  return run(`docker ${args[0]} failed`, 'docker', args, surroundings).catch(({ message }: Error) => {
-    throw new ExitError(message, status)
-  })
-}
-
-/** Takes the right to restart: the file after the last one, which only one of two monitors creates. */
+/** Takes the right to restart: the directory after the last one, which only one of two monitors makes. */
 function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
   const directory = join(env['XDG_STATE_HOME'] || join(homedir(), '.local/state'), 'user-service', name)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const last = Math.max(0, ...readdirSync(directory).map((file) => Number(file) || 0))
-  const fileOf = (number: number) => join(directory, String(number))
-  const claimedAt = last === 0 ? 0 : statSync(fileOf(last), { throwIfNoEntry: false })?.mtimeMs ?? Date.now()
-  if (claimedAt <= Date.now() && claimedAt + cooldownMs > Date.now()) return false
-  try {
-    writeFileSync(fileOf(last + 1), '', { flag: 'wx' })
-  } catch (error) {
-    if ((error as { code?: string }).code === 'EEXIST') return false
-    throw error
-  }
-  rmSync(fileOf(last), { force: true })
+  const last = Math.max(0, ...readdirSync(directory).map(Number))
+  const pathOf = (number: number) => join(directory, String(number))
+  const claimedAt = statSync(pathOf(last), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  if (Math.abs(Date.now() - claimedAt) < cooldownMs) return false
+  // Returns the first that it made, so nothing where the other was faster.
+  if (mkdirSync(pathOf(last + 1), { recursive: true }) === undefined) return false
+  rmSync(pathOf(last), { recursive: true, force: true })
   return true
 }

@@ -1,7 +1,8 @@
-// The programs that commands run: without a shell, with no environment but the given one, each in a
-// process group of its own, which ends as a whole when the command is stopped or takes too long.
-// Killed by SIGKILL, a command leaves its directory; the next one removes it.
+// The programs that commands run: without a shell, with no environment but the given one, each in a process group
+// of its own, which ends as a whole when the command is stopped or takes too long. Killed by SIGKILL, a command
+// leaves its directory; the next one removes it.
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,37 +13,17 @@ import { findPostgresBin } from '../database/embedded.ts'
 import { ExitError } from '../errors.ts'
 
 /** All of a program's environment, and the signal that ends it. */
-export interface Surroundings { env: Env; signal: AbortSignal }
-
-/**
- * Runs `work`; at SIGTERM, SIGINT, SIGHUP and after `limitMs` its signal aborts, and it fails. What
- * then still waits for a server that hangs is left alone: the process ends all the same.
- */
-export async function stoppable<T>(limitMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  const controller = new AbortController()
-  const { signal } = controller
-  const stop = (why: string) => controller.abort(new ExitError(why))
-  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(name, () => stop(`got ${name}`))
-  setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`).unref()
-  const hangs = new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => void setTimeout(reject, 4000).unref())
-  })
-  return Promise.race([work(signal), hangs]).catch((error?: Error) => {
-    if (signal.aborted) throw signal.reason
-    // The driver's way of saying that it has none.
-    const isMissing = /password must be a string/.test(error!.message)
-    throw isMissing ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass') : error
-  }).finally(() => setTimeout(() => process.exit(), 1000).unref())
-}
+export type Surroundings = { env: Env; signal: AbortSignal }
 
 /** Makes a directory that only we can read, until the process ends; removes those of dead ones. */
 export function makeDirectory(): string {
-  for (const path of readdirSync(tmpdir()).map((name) => join(tmpdir(), name))) {
-    const pid = /\/user-service-(\d+)-\w{6}$/.exec(path)?.[1]
-    if (pid === undefined || !existsSync('/proc/self') || existsSync(`/proc/${pid}`)) continue
-    // In a stranger's directory a link could be put in our way while we delete.
-    const isOurs = lstatSync(path, { throwIfNoEntry: false })?.uid === process.getuid?.()
-    if (isOurs) rmSync(path, { recursive: true, force: true })
+  const isDead = (pid: string) => existsSync('/proc/self') && !existsSync(`/proc/${pid}`)
+  // In a stranger's directory a link could be put in our way while we delete.
+  const isOurs = (path: string) => lstatSync(path, { throwIfNoEntry: false })?.uid === process.getuid?.()
+  for (const name of readdirSync(tmpdir())) {
+    const [, pid] = /^user-service-(\d+)-\w{6}$/.exec(name) ?? []
+    const path = join(tmpdir(), name)
+    if (pid && isDead(pid) && isOurs(path)) rmSync(path, { recursive: true, force: true })
   }
   const directory = mkdtempSync(join(tmpdir(), `user-service-${process.pid}-`))
   process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
@@ -52,54 +33,39 @@ export function makeDirectory(): string {
 /** Runs a program to its end, feeding it `input`. When it failed, throws `what` and its own reason. */
 export async function run(
   what: string, program: string, args: string[], surroundings: Surroundings, input: AsyncIterable<unknown> | [] = [],
-): Promise<{ stdout: string; stderr: string }> {
+) {
   const { child, ended } = start(what, program, args, surroundings)
   let stdout = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => void (stdout += stdout.length < 2 ** 24 ? text : ''))
-  const fed = pipeline(input, child.stdin).catch((error: unknown) => error)
-  const stderr = await ended.catch((error: unknown) => error)
+  child.stdout.setEncoding('utf8').on('data', (text: string) => void (stdout += text))
+  const [fed] = await Promise.allSettled([pipeline(input, child.stdin), ended])
   // When the input failed, that is the cause; when the program ended early, only a broken pipe.
-  for (const failure of [await fed, stderr]) if (failure instanceof ExitError) throw failure
-  if (typeof stderr !== 'string') throw stderr
-  return { stdout, stderr }
+  if (fed.status === 'rejected' && fed.reason instanceof ExitError) throw fed.reason
+  return { stdout, stderr: await ended }
 }
 
-/** The output of a program as it comes; throws at its end as `run` does. */
-export async function* outputOf(what: string, program: string, args: string[], surroundings: Surroundings) {
-  const { child, ended, stop } = start(what, program, args, surroundings)
-  try {
-    yield* child.stdout as AsyncIterable<Buffer>
-    await ended
-  } finally {
-    stop()
-  }
-}
-
-function start(what: string, program: string, args: string[], { env, signal }: Surroundings) {
+/** Starts a program; `ended` resolves with what it said on stderr, or rejects as `run` does. */
+export function start(what: string, program: string, args: string[], { env, signal }: Surroundings) {
   signal.throwIfAborted()
   const child = spawn(program, args, { env, detached: true, stdio: 'pipe' })
   let stderr = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => void (stderr = (stderr + text).slice(-(2 ** 14))))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => void (stderr += text))
   const kill = (how: NodeJS.Signals) => {
-    const runs = child.pid !== undefined && child.exitCode === null && child.signalCode === null
-    if (runs) process.kill(-child.pid!, how)
+    if (child.pid && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, how)
   }
-  // SIGINT first, on which the AWS CLI takes an unfinished multipart upload back.
-  const stop = () => {
+  signal.addEventListener('abort', () => {
+    // First, because on it the AWS CLI takes an unfinished multipart upload back.
     kill('SIGINT')
     setTimeout(kill, 3000, 'SIGKILL').unref()
-  }
-  signal.addEventListener('abort', stop)
-  const ended = new Promise<string>((resolve, reject) => {
-    child.once('error', () => reject(new ExitError(`${program} is not installed, or not in ${env['PATH']}`)))
-    child.once('close', (status) => {
-      if (signal.aborted) return reject(signal.reason)
-      if (status === 0) return resolve(stderr)
-      reject(new ExitError(`${what}: ${findReason(stderr) || `exit status ${status}`}`))
-    })
+  })
+  const ended = once(child, 'close').then(([status]) => {
+    signal.throwIfAborted()
+    if (status !== 0) throw new ExitError(`${what}: ${findReason(stderr) || `exit status ${status}`}`)
+    return stderr
+  }, () => {
+    throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
   })
   ended.catch(() => {})
-  return { child, ended, stop }
+  return { child, ended }
 }
 
 /** The first complaint that names an error, else the last, without what is said around it. */
@@ -116,14 +82,16 @@ export const programEnv = (env: Env, names: RegExp): Env => ({
 })
 
 /** What makes pg_dump and psql connect as we do: the password is nowhere else. */
-export function postgresEnv({ hosts, port, name, user, password, ssl }: DatabaseConfig, env: Env): Env {
-  const mode = !ssl ? 'disable' : ssl.rejectUnauthorized ? 'verify-full' : 'require'
+export function postgresEnv({ hosts, port, name, user, password }: DatabaseConfig, env: Env): Env {
+  const { text } = createReader(env)
+  const mode = text('DATABASE_SSL') ?? 'disable'
   const system = mode === 'verify-full' ? '/etc/ssl/certs/ca-certificates.crt' : undefined
   return {
     ...programEnv(env, /^(HOME|PGPASSFILE)$/), LC_ALL: 'C',
     PGHOST: hosts.join(','), PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
     PGPORT: String(port), PGDATABASE: name, PGUSER: user, PGPASSWORD: password,
-    PGSSLMODE: mode, PGSSLROOTCERT: createReader(env).text('DATABASE_CA_FILE') ?? system,
+    // Neither is looked at on a Unix socket, such as a drill's.
+    PGSSLMODE: mode, PGSSLROOTCERT: text('DATABASE_CA_FILE') ?? system,
   }
 }
 

@@ -2,17 +2,17 @@
 // compares the row counts with the manifest, and commits. Whatever fails before, this process among
 // it, leaves the last line unsent, and PostgreSQL takes everything back.
 import { randomBytes } from 'node:crypto'
-import { chmodSync, readFileSync, statSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import type { DatabaseConfig } from '../config.ts'
+import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { startPrivatePostgres } from '../database/embedded.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { createDatabase, createSchema } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
-import { findPostgres, makeDirectory, outputOf, postgresEnv, run, stoppable, type Surroundings } from './process.ts'
-import { hashFile, parseDumpName, parseManifest, readPlaces, type Bucket, type Manifest } from './s3.ts'
+import { findPostgres, makeDirectory, postgresEnv, run, start, type Surroundings } from './process.ts'
+import { countRows, hashFile, parseDumpName, parseManifest, readPlaces, type Bucket, type Manifest } from './s3.ts'
 
 const usage = `Usage: node bin/restore.js NAME|latest [--yes | --check]
 
@@ -27,36 +27,34 @@ Connects as user_service_admin, and reads the bucket, as node bin/backup.js --he
 Exit status: 0 done, 1 failed or refused, 2 misuse.
 `
 
-await command(usage, { yes: { type: 'boolean' }, check: { type: 'boolean' } }, async ({ flags, words, env }) => {
+const flag = { type: 'boolean' } as const
+
+await command(usage, { yes: flag, check: flag }, async ({ flags, words, env, stopAfter }) => {
   const [word = ''] = words
-  if (words.length !== 1 || (word !== 'latest' && parseDumpName(word) === null)) {
-    throw misuse('Say latest, or the name of a dump')
+  const isName = word === 'latest' || parseDumpName(word) !== null
+  if (words.length !== 1 || !isName) throw misuse('Say latest, or the name of a dump')
+  const signal = stopAfter(86_400_000)
+  const { database, bucket } = readPlaces(env, 'user_service_admin', signal)
+  if (!flags.check && !flags.yes) await withDatabase(database, refuseUnlessUnused)
+  const file = join(makeDirectory(), 'dump.bck')
+  const manifest = await download(bucket, word, database.name, file)
+  const { name, at, schema, rows } = manifest
+  const counts = Object.entries(rows).map(([table, count]) => `${table} ${count}`).join(', ')
+  const restoreInto = (place: DatabaseConfig) => restore(manifest, file, { env: postgresEnv(place, env), signal })
+  if (flags.check) {
+    await withScratch(database.name, restoreInto)
+    return console.log(`${name} can be restored: ${counts}`)
   }
-  await stoppable(86_400_000, async (signal) => {
-    const { database, bucket } = readPlaces(env, 'user_service_admin', signal)
-    const isDrill = flags['check'] === true
-    if (!isDrill && flags['yes'] !== true) await withDatabase(database, refuseUnlessUnused)
-    const file = join(makeDirectory(), 'dump.bck')
-    const manifest = await download(bucket, word, database.name, file)
-    const { name, at, schema, rows } = manifest
-    const counts = Object.entries(rows).map(([table, count]) => `${table} ${count}`).join(', ')
-    if (isDrill) {
-      await withScratch(database.name, (scratch) => restore(scratch, manifest, file, { env, signal }))
-      return console.log(`${name} can be restored: ${counts}`)
-    }
-    await restore(database, manifest, file, { env, signal })
-    console.log(`Restored ${name} into ${database.name}: ${counts}
+  await restoreInto(database)
+  console.log(`Restored ${name} into ${database.name}: ${counts}
 Changes after ${at} are gone; keys and passwords that were revoked since are valid again.
 Next: node bin/migrate.js up (the dump is at ${schema}), then restart the service.`)
-  })
 })
 
 async function refuseUnlessUnused(db: Db) {
-  for (const { name } of await db.query<{ name: string }>(`select tablename as name from pg_tables
-    where schemaname = 'user_service_schema' and tablename <> 'schema_migrations' order by 1`)) {
-    const found = await db.query(`select from user_service_schema."${name}" limit 1`)
-    if (found.length > 0) throw new ExitError(`the database holds data (${name}): say --yes to replace it`)
-  }
+  const rows = await countRows(db)
+  const held = Object.keys(rows).find((table) => table !== 'schema_migrations' && rows[table]! > 0)
+  if (held !== undefined) throw new ExitError(`the database holds data (${held}): say --yes to replace it`)
   const sessions = await db.query(`select from pg_stat_activity
     where datname = current_database() and usename = 'user_service_manager'`)
   if (sessions.length > 0) throw new ExitError('the service is connected: stop it first, or say --yes')
@@ -70,59 +68,46 @@ async function download(bucket: Bucket, word: string, database: string, file: st
   await bucket.get(`${name}.json`, `${file}.json`)
   const manifest = parseManifest(readFileSync(`${file}.json`, 'utf8'), name)
   await bucket.get(name, file)
-  const { size } = statSync(file)
-  if (size === manifest.size && await hashFile(file) === manifest.sha256) return manifest
-  throw new ExitError(`${name} is not the dump that was uploaded (${size} of ${manifest.size} bytes, ` +
-    'or another SHA-256); nothing was touched')
+  if (await hashFile(file) === manifest.sha256) return manifest
+  throw new ExitError(`${name} is not the dump that was uploaded: another SHA-256; nothing was touched`)
 }
 
-async function restore(database: DatabaseConfig, made: Manifest, file: string, { env, signal }: Surroundings) {
+async function restore({ pgDump, rows }: Manifest, file: string, surroundings: Surroundings) {
   const what = 'the restore failed and nothing was changed'
-  const surroundings = { env: postgresEnv(database, env), signal }
   // With the key psql takes no commands of its own from the dump, which could run programs
   // (CVE-2025-8714). A pg_restore without the option is too old, and says so by refusing it.
-  const sql = outputOf(what, findPostgres('pg_restore', made.pgDump),
+  const dump = start(what, findPostgres('pg_restore', pgDump),
     ['--file=-', '--no-owner', `--restrict-key=${randomBytes(16).toString('hex')}`, file], surroundings)
-  await run(what, findPostgres('psql', made.pgDump), ['--no-psqlrc', '--no-password', '--quiet', '--output=/dev/null',
-    '--set=ON_ERROR_STOP=1'], surroundings, makeScript(made.rows, sql))
+  await run(what, findPostgres('psql', pgDump), ['--no-psqlrc', '--no-password', '--quiet', '--output=/dev/null',
+    '--set=ON_ERROR_STOP=1'], surroundings, makeScript(rows, dump))
 }
 
-async function* makeScript(rows: Manifest['rows'], sql: AsyncIterable<Buffer>) {
+async function* makeScript(rows: Manifest['rows'], dump: ReturnType<typeof start>) {
   yield `begin; set local lock_timeout = '30s'; set role user_service_admin;
     drop schema if exists user_service_schema cascade;\n`
-  // What pg_restore 17 and later set in the first lines, and servers before do not know.
-  const setting = 'SET transaction_timeout = 0;'
   let isFirst = true
-  for await (const chunk of sql) {
-    const at = isFirst ? chunk.indexOf(setting) : -1
-    yield at < 0 ? chunk : chunk.fill(' ', at, at + setting.length)
+  for await (const chunk of dump.child.stdout as AsyncIterable<Buffer>) {
+    // In its first lines pg_restore 17 sets what servers before do not know.
+    yield isFirst ? Buffer.from(chunk.toString('latin1').replace('SET transaction_timeout = 0;', ''), 'latin1') : chunk
     isFirst = false
   }
-  yield `do $check$ declare expected record; found bigint; begin
-      for expected in select * from json_each_text('${JSON.stringify(rows)}') loop
-        execute format('select count(*) from user_service_schema.%I', expected.key) into found;
-        if found <> expected.value::bigint then
-          raise exception '% has % rows, its manifest says %', expected.key, found, expected.value;
-        end if;
-      end loop;
-    end $check$;
-    commit;\n`
+  await dump.ended
+  for (const [table, count] of Object.entries(rows)) {
+    yield `do $$ declare found bigint := (select count(*) from user_service_schema."${table}");
+      begin if found <> ${count} then
+        raise exception '${table} has % rows, its manifest says ${count}', found;
+      end if; end $$;\n`
+  }
+  yield 'commit;\n'
 }
 
 /** A PostgreSQL for the time of `work`, as empty as one where only database.js create has run. */
 async function withScratch(name: string, work: (database: DatabaseConfig) => Promise<void>) {
-  const directory = makeDirectory()
-  // PostgreSQL, which does not run as root, must get through to its own.
-  chmodSync(directory, 0o711)
-  const settings = { fsync: 'off' }
-  const server = await startPrivatePostgres({ directory: join(directory, 'drill'), say: () => {}, settings })
-  const as = (user: string, name: string): DatabaseConfig => ({
-    hosts: [server.socketDirectory], port: server.port, name, user, password: undefined, ssl: false, poolSize: 1,
-  })
+  const server = await startPrivatePostgres({ directory: makeDirectory(), say: () => {} })
   try {
-    await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-    await withDatabase(as('postgres', name), createSchema)
-    await work(as('user_service_admin', name))
+    await withDatabase(privateDatabase(server, 'postgres', 'postgres'), (db) => createDatabase(db, name, {}))
+    await withDatabase(privateDatabase(server, 'postgres', name), createSchema)
+    await work(privateDatabase(server, 'user_service_admin', name))
   } finally {
     await server.stop()
   }

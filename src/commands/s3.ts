@@ -1,84 +1,81 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { createReadStream, statSync } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, readDatabase, type Env } from '../config.ts'
+import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { programEnv, run } from './process.ts'
 
 /**
- * Lies beside a dump once all of it is in the bucket; a dump without one does not count. When the
- * snapshot was taken, the rows of each table in it, its last migration; the versions that made it.
+ * Lies beside a dump once all of it is in the bucket; a dump without one does not count. It has more than is
+ * read here. `at`: when the snapshot was taken; `rows` of each table, `schema`: the last migration, in it.
  */
-export interface Manifest {
-  name: string; database: string; sha256: string; size: number
-  at: string; rows: Record<string, number>; schema: string; server: string; pgDump: string
+export type Manifest = {
+  name: string; sha256: string; at: string; rows: Record<string, number>; schema: string; pgDump: string
 }
-
-export type Bucket = ReturnType<typeof createBucket>
+export type Bucket = ReturnType<typeof readPlaces>['bucket']
 
 const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
-/** What a second try does not change. */
-const refused = /\((NoSuch|Access|Invalid|Signature|Expired|40)|credentials|not installed/
+
+/** The rows of each table of the schema. */
+export async function countRows(db: Db): Promise<Record<string, number>> {
+  const tables = await db.query<{ name: string }>(
+    `select tablename as name from pg_tables where schemaname = 'user_service_schema' order by 1`)
+  const counts = tables.map(({ name }) => `(select count(*) from user_service_schema."${name}")::float8 as "${name}"`)
+  return one(db, `select ${counts.join(', ')}`)
+}
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
 export function readPlaces(env: Env, user: string, signal: AbortSignal) {
-  const { text } = createReader(env)
-  const named = text('DATABASE_URL') ?? text('DATABASE_HOST')
-  const reader = createReader(named === undefined ? { ...env, DATABASE_HOST: 'localhost' } : env)
+  const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const database = readDatabase(reader, user)!
-  const url = (text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
-  const parts = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url)
-  if (parts === null) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
+  const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
+  const [, name = '', folder = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
+  if (!name) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
-  return { database, bucket: createBucket(env, url, parts![1]!, `${parts![2]}/`.slice(1), signal) }
-}
+  const prefix = `${folder}/`.slice(1)
 
-function createBucket(env: Env, url: string, bucket: string, prefix: string, signal: AbortSignal) {
   // As an option too: the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
-  const options = Object.entries({ '--profile': createReader(env).text('IAM_ROLE'), '--endpoint-url': endpoint })
+  const options = Object.entries({ '--profile': reader.text('IAM_ROLE'), '--endpoint-url': endpoint })
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
   const aws = async (what: string, ...args: string[]) =>
     (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
+  const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
-  async function copy(file: string, name: string, size: number) {
-    const target = `${url}/${name}`
-    await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
-    const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${bucket}`,
-      `--key=${prefix}${name}`, '--query=ContentLength', '--output=text')
-    if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
-  }
-
-  return {
+  const bucket = {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
-    async put(file: string, name: string, size: number, tries = 3): Promise<void> {
+    async put(file: string, as: string, tries = 3): Promise<void> {
+      const target = `${url}/${as}`
       try {
-        await copy(file, name, size)
+        await copy(`cannot upload to ${target}`, file, target)
       } catch (error) {
-        if (tries === 1 || refused.test((error as Error).message)) throw error
+        if (tries === 1) throw error
         await sleep(3000, undefined, { signal })
-        await this.put(file, name, size, tries - 1)
+        return bucket.put(file, as, tries - 1)
       }
+      const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${name}`,
+        `--key=${prefix}${as}`, '--query=ContentLength', '--output=text')
+      const { size } = statSync(file)
+      if (Number(stored) !== size) throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
     },
-    async get(name: string, file: string) {
-      const source = `${url}/${name}`
-      await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
-    },
+    get: (dump: string, file: string) => copy(`cannot download ${url}/${dump}`, `${url}/${dump}`, file),
     /** The dumps of a database, newest first. */
     async list(database: string) {
-      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${bucket}`,
+      const text = await aws(`cannot list ${url}`, 's3api', 'list-objects-v2', `--bucket=${name}`,
         `--prefix=${prefix}${dumpPrefix(database)}`, '--query=Contents[].[Key,Size]', '--output=json')
-      const found = JSON.parse(text || 'null') as [string, number][] | null ?? []
+      const found = (JSON.parse(text || 'null') ?? []) as [string, number][]
       const sizes = new Map(found.map(([key, size]) => [key.slice(prefix.length), size]))
       return [...sizes].flatMap(([name, size]) => {
         const at = parseDumpName(name)
         return at === null ? [] : [{ name, at, size, complete: sizes.has(`${name}.json`) }]
-      }).sort((a, b) => b.at.getTime() - a.at.getTime())
+      }).sort((a, b) => Number(b.at) - Number(a.at))
     },
   }
+  return { database, bucket }
 }
 
 const dumpPrefix = (database: string) => `${database.replace(/[^\w-]/g, '_')}_dump_`
@@ -99,10 +96,9 @@ export function parseManifest(text: string, name: string): Manifest {
   try {
     const manifest = JSON.parse(text) as Manifest
     const tables = Object.entries(manifest.rows)
-    const isSound = manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
+    if (manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
       /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && !Number.isNaN(Date.parse(manifest.at)) &&
-      tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
-    if (isSound) return manifest
+      tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))) return manifest
   } catch { /* said below */ }
   throw new ExitError(`the manifest ${name}.json is damaged: choose another dump`)
 }
