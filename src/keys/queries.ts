@@ -88,12 +88,13 @@ export async function deleteKey(db: Db, userId: string, keyId: string): Promise<
 
 /**
  * Makes a key in place of another, with its kind, name and end; the old one works for
- * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended.
+ * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended:
+ * by now, not by when the transaction began, for another may have rotated it meanwhile.
  */
 export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number): Promise<NewKey> {
   const [old] = await tx.query<Key>(
     `select ${columns} from api_keys where user_id = $1::uuid and id = $2::uuid
-       and (valid_until is null or valid_until > now()) for update`,
+       and (valid_until is null or valid_until > clock_timestamp()) for update`,
     [userId, keyId],
   )
   if (old === undefined) throw new AppError('key_not_found')
