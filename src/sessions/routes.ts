@@ -7,7 +7,7 @@ import { keyText } from '../keys/routes.ts'
 import { instant, object, uuid } from '../schema.ts'
 import { checkPassword } from '../users/credentials.ts'
 import { findCredentials, lockUser, renewHash } from '../users/queries.ts'
-import { anyText } from '../users/rules.ts'
+import { anyText, foldEmail } from '../users/rules.ts'
 
 export interface SessionDeps {
   db: Database
@@ -25,7 +25,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
-      const attempt = { user: await findCredentials(db, email), email, password, origin }
+      const attempt = { user: await findCredentials(db, email), account: foldEmail(email), password, origin }
       return checkPassword({ db, hasher }, attempt, async (tx, { id }, renewed) => {
         if (renewed !== null) await renewHash(tx, id, renewed)
         const { id: keyId, key, validUntil } = await insertKey(tx, {

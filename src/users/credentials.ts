@@ -14,7 +14,7 @@ import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
 import type { Credentials } from './queries.ts'
-import { foldEmail, normalPassword } from './rules.ts'
+import { normalPassword } from './rules.ts'
 
 const freeFailures = { client: 5, anywhere: 100 }
 const doublings = 10
@@ -22,7 +22,8 @@ const doublings = 10
 export interface Attempt {
   /** Null when nobody has the address, which must not be felt. */
   user: Credentials | null
-  email: string
+  /** What failures are counted by. */
+  account: string
   password: string
   origin: Origin
 }
@@ -34,10 +35,10 @@ export interface Attempt {
  */
 export async function checkPassword<T>(
   { db, hasher }: { db: Database; hasher: Hasher },
-  { user, email, password, origin }: Attempt,
+  { user, account: name, password, origin }: Attempt,
   work: (tx: Db, user: Credentials, renewed: string | null) => Promise<T>,
 ): Promise<T> {
-  const account = createHash('sha256').update(foldEmail(email)).digest()
+  const account = createHash('sha256').update(name).digest()
   await refuseWaiting(db, account, origin.client)
   const { right, renew } = await hasher.verify(normalPassword(password), user?.passwordHash ?? null, origin.client)
   if (right && user?.enabled) {

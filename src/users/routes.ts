@@ -114,7 +114,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
           known = user.passwordHash
           if (own && known !== null) {
             if (currentPassword === undefined) throw missing('currentPassword')
-            const attempt = { user, email: user.email, password: currentPassword, origin }
+            const attempt = { user, account: id, password: currentPassword, origin }
             await checkPassword({ db, hasher }, attempt, async () => {})
           }
           passwordHash = await hasher.hash(password, origin.client)
