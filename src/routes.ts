@@ -5,19 +5,16 @@ import type { Route } from './http/route.ts'
 import { keyRoutes } from './keys/routes.ts'
 import type { Metrics } from './metrics.ts'
 import { openApi } from './openapi.ts'
-import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
-import { userRoutes, type UserDeps } from './users/routes.ts'
+import { sessionRoutes } from './sessions/routes.ts'
+import { userRoutes } from './users/routes.ts'
 
-export type Deps = UserDeps & SessionDeps & { metrics: Metrics; version: string }
+export type Deps = Parameters<typeof userRoutes>[0] & Parameters<typeof sessionRoutes>[0] &
+  { metrics: Metrics; version: string }
 
 /** The whole API surface. */
 export function allRoutes(deps: Deps): Route[] {
   const routes: Route[] = [
-    ...userRoutes(deps),
-    ...keyRoutes(deps),
-    ...sessionRoutes(deps),
-    ...authRoutes(),
-    ...auditRoutes(deps),
+    ...userRoutes(deps), ...keyRoutes(deps), ...sessionRoutes(deps), ...authRoutes(), ...auditRoutes(deps),
     ...healthRoutes({ ...deps, document: () => openApi(routes, deps) }),
   ]
   return routes

@@ -6,8 +6,8 @@ import { AppError, ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
 import { createKey, isKey } from '../secrets.ts'
-import { insertUser, type User } from '../users/queries.ts'
-import { email as emailSchema } from '../users/rules.ts'
+import { insertUser } from '../users/queries.ts'
+import { email as emailSchema, type User } from '../users/rules.ts'
 
 /** Creates an admin with a key and no password; throws `email_in_use` and, for no address, an ExitError. */
 export async function createAdmin(

@@ -13,7 +13,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
-import type { Credentials } from './queries.ts'
+import { findUser, type StoredUser } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 const freeFailures = { client: 5, anywhere: 100 }
@@ -21,45 +21,50 @@ const doublings = 10
 
 export interface Attempt {
   /** Null when nobody has the address, which must not be felt. */
-  user: Credentials | null
+  user: StoredUser | null
   /** What failures are counted by. */
   account: string
   password: string
+  /** A new password, to store in place of the right one. */
+  next?: string
   origin: Origin
 }
 
 /**
- * Checks a password and, when it is right, does `work` in one transaction with clearing the count;
- * throws `login_throttled`, `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
- * `renewed`: the password as it should be stored from now on, where that is stronger.
+ * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
+ * storing `next`, or the same anew where it was stored with less work than today's. Throws `login_throttled`,
+ * `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
  */
-export async function checkPassword<T>(
-  { db, hasher }: { db: Database; hasher: Hasher },
-  { user, account: name, password, origin }: Attempt,
-  work: (tx: Db, user: Credentials, renewed: string | null) => Promise<T>,
+export async function checkPassword<T extends object>(
+  { db, hasher }: { db: Database; hasher: Hasher }, attempt: Attempt,
+  work: (tx: Db, userId: string) => Promise<T>,
 ): Promise<T> {
-  const account = createHash('sha256').update(name).digest()
-  await refuseWaiting(db, account, origin.client)
-  const { right, renew } = await hasher.verify(normalPassword(password), user?.passwordHash ?? null, origin.client)
-  if (right && user?.enabled) {
-    const renewed = renew ? await hasher.hash(normalPassword(password), origin.client) : null
-    return db.transaction(async (tx) => {
-      await refuseWaiting(tx, account, origin.client)
-      await tx.query('delete from login_failures where account = $1 and client = $2', [account, origin.client])
-      // A password that was changed while this one was hashed is not right any more.
-      const [now] = await tx.query<Credentials>(
-        `select id from users where id = $1::uuid and enabled and password_hash = $2 for update`,
-        [user.id, user.passwordHash])
-      if (now === undefined) throw new AppError('invalid_credentials')
-      return work(tx, user, renewed)
+  const { user, next, origin } = attempt
+  const { client } = origin
+  const account = createHash('sha256').update(attempt.account).digest()
+  const password = normalPassword(attempt.password)
+  await refuseWaiting(db, account, client)
+  const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
+  if (!right || !user?.enabled) {
+    await db.transaction(async (tx) => {
+      await countFailure(tx, account, client, freeFailures.client)
+      await countFailure(tx, account, '', freeFailures.anywhere)
+      await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
     })
+    throw new AppError('invalid_credentials')
   }
-  await db.transaction(async (tx) => {
-    await countFailure(tx, account, origin.client, freeFailures.client)
-    await countFailure(tx, account, '', freeFailures.anywhere)
-    await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
+  const stored = next !== undefined || renew ? await hasher.hash(next ?? password, client) : user.passwordHash
+  const done = await db.transaction(async (tx) => {
+    await refuseWaiting(tx, account, client)
+    const current = await tx.query(
+      `update users set password_hash = $3 where id = $1::uuid and enabled and password_hash = $2 returning id`,
+      [user.id, user.passwordHash, stored])
+    if (current.length === 0) return null
+    await tx.query('delete from login_failures where account = $1 and client = $2', [account, client])
+    return work(tx, user.id)
   })
-  throw new AppError('invalid_credentials')
+  // The user, or how its password is stored, was changed while this one was hashed: what holds now?
+  return done ?? checkPassword({ db, hasher }, { ...attempt, user: await findUser(db, user.id) }, work)
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {

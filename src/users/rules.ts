@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 
 import { AppError } from '../errors.ts'
-import { refined, text, type Schema } from '../schema.ts'
+import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid } from '../schema.ts'
+import type { Members, Schema } from '../schema.ts'
 
 const common = new Set(
   readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
@@ -12,16 +13,11 @@ export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
 /** Any text that may be an address: what a log-in or a search takes. */
-export const anyText: Schema<string> = {
-  json: { type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' },
-  check(value, field, report) {
-    if (typeof value !== 'string') report(field, 'must be text')
-    return value as string
-  },
-}
+export const anyText = rule({ type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' }, 'must be text',
+  (value) => typeof value === 'string' ? value : undefined)
 
 /** An address as it is kept: trimmed, NFC. */
-export const email: Schema<string> = refined(
+export const email = refined(
   anyText,
   { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' },
   (value, field, report) => {
@@ -55,11 +51,17 @@ export const normalPassword = (password: string) => password.normalize('NFKC')
 /** Throws `invalid_password` when the password is the address. */
 export function refuseEmailAsPassword(password: string, email: string): void {
   if (foldEmail(password) !== foldEmail(email.normalize('NFKC'))) return
-  throw new AppError('invalid_password', {
-    faults: [{ field: 'password', message: 'must not be the email' }],
-  })
+  throw new AppError('invalid_password', { faults: [{ field: 'password', message: 'must not be the email' }] })
 }
 
 /** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
-export const permission = text(1, 64, /^[A-Za-z0-9._:/*-]+$/,
-  'must have 1 to 64 letters, digits and . _ : / * -')
+const permission = text(1, 64, /^[A-Za-z0-9._:/*-]+$/, 'must have 1 to 64 letters, digits and . _ : / * -')
+
+/** What only an admin may set. */
+export const reserved = { role: oneOf('user', 'admin'), permissions: list(permission, 32), enabled: boolean }
+
+/** A user as it is shown, but for the key that only its creation shows. */
+export const members = {
+  id: uuid, email, ...reserved, version: integer(1, 2 ** 31 - 1), createdAt: instant, updatedAt: instant,
+}
+export type User = Members<typeof members, {}>
