@@ -34,12 +34,10 @@ export async function insertKey(db: Db, options: KeyOptions): Promise<NewKey> {
 }
 
 /** The keys and sessions of a user, oldest first, those after the key `after`; throws `user_not_found`. */
-export async function listKeys(
-  db: Db, userId: string, { after = nilUuid, limit }: { after?: string; limit: number },
-): Promise<Key[]> {
+export async function listKeys(db: Db, userId: string, page: { after?: string; limit: number }): Promise<Key[]> {
   const keys = await db.query<Key>(
     `select ${columns} from api_keys where user_id = $1::uuid and id > $2::uuid order by id limit $3::int`,
-    [userId, after, limit])
+    [userId, page.after ?? nilUuid, page.limit])
   if (keys.length === 0) await one(db, 'select from users where id = $1::uuid', [userId], 'user_not_found')
   return keys
 }

@@ -8,11 +8,11 @@ import { checkPassword } from '../users/credentials.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { anyText, foldEmail } from '../users/rules.ts'
 
-type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
-
 const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
 
-export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => [
+export const sessionRoutes = (
+  { db, hasher, sessionSeconds }: { db: Database; hasher: Hasher; sessionSeconds: number },
+): Route[] => [
   route('POST', '/users/sessions', 'anyone', 'Log in', {
     description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),

@@ -17,7 +17,6 @@ import { findUser, type StoredUser } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 const freeFailures = { client: 5, anywhere: 100 }
-const doublings = 10
 
 export interface Attempt {
   /** Null when nobody has the address, which must not be felt. */
@@ -68,15 +67,17 @@ export async function checkPassword<T extends object>(
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {
-  const [row] = await db.query<{ seconds: number | null }>(
-    `select ceil(extract(epoch from max(wait_until) - now()))::int as seconds from login_failures
-     where account = $1 and client in ($2, '') and wait_until > now()`,
-    [account, client],
-  )
-  if (row?.seconds != null) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
+  const [row] = await db.query<{ seconds: number }>(
+    `select ceil(extract(epoch from wait_until - now()))::int as seconds from login_failures
+     where account = $1 and client in ($2, '') and wait_until > now() order by wait_until desc limit 1`,
+    [account, client])
+  if (row !== undefined) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
 }
 
-/** Counts a failure; throws `login_throttled` when one counted meanwhile has to be waited for. */
+/**
+ * Counts a failure; throws `login_throttled` when one counted meanwhile has to be waited for. Beyond ten
+ * doublings, which are more than 15 min, there is nothing to count.
+ */
 async function countFailure(tx: Db, account: Buffer, client: string, free: number) {
   const counted = await tx.query(
     `insert into login_failures as old (account, client, failures, wait_until)
@@ -85,16 +86,14 @@ async function countFailure(tx: Db, account: Buffer, client: string, free: numbe
        (failures, wait_until) = (
          select n, case when n < $3::int then '-infinity'
            else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
-         from (select least($3::int + $4::int, 1 + greatest(0, old.failures
+         from (select least($3::int + 10, 1 + greatest(0, old.failures
            - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
      where old.wait_until <= now() returning failures`,
-    [account, client, free, doublings],
-  )
+    [account, client, free])
   if (counted.length === 0) throw new AppError('login_throttled', { retryAfterSeconds: 1 })
 }
 
 /** Removes the counts that have been forgotten. */
-export async function deleteForgottenFailures(db: Db): Promise<void> {
-  await db.query(`delete from login_failures where updated_at < now() - interval '15 minutes'
-    and updated_at + failures * interval '15 minutes' < now()`)
-}
+export const deleteForgottenFailures = (db: Db) => db.query(
+  `delete from login_failures where updated_at < now() - interval '15 minutes'
+   and updated_at + failures * interval '15 minutes' < now()`)

@@ -104,7 +104,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         const user = await lock(db, id, headers)
         refuseEmailAsPassword(password, body.email ?? user.email)
         if (own && user.passwordHash !== null) {
-          if (currentPassword === undefined) throw missing('currentPassword')
+          if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
           const attempt = { user, account: id, password: currentPassword, next: password, origin }
           return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
         }
@@ -133,8 +133,7 @@ async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<S
   return user
 }
 
-const missing = (field: string) =>
-  new AppError('invalid_body', { faults: [{ field, message: 'is missing' }], sentence: bodySentence })
+const missingCurrent = { faults: [{ field: 'currentPassword', message: 'is missing' }], sentence: bodySentence }
 
 function requireAdminFor(caller: Caller | null, body: object) {
   const asks = Object.keys(reserved).some((name) => name in body)

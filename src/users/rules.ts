@@ -1,8 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 import { AppError } from '../errors.ts'
-import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid } from '../schema.ts'
-import type { Members, Schema } from '../schema.ts'
+import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid, type Members } from '../schema.ts'
 
 const common = new Set(
   readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
@@ -16,26 +15,22 @@ export const foldEmail = (email: string) =>
 export const anyText = rule({ type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' }, 'must be text',
   (value) => typeof value === 'string' ? value : undefined)
 
+const emailJson = { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' }
+
 /** An address as it is kept: trimmed, NFC. */
-export const email = refined(
-  anyText,
-  { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' },
-  (value, field, report) => {
-    const address = value.trim().normalize('NFC')
-    const wrong = (message: string) => report(field, message, 'invalid_email')
-    if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
-    if ([...address].length > 254) wrong('must have at most 254 characters')
-    if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) wrong('must not have white space or control characters')
-    if (!address.isWellFormed()) wrong('must be well-formed text')
-    return address
-  },
-)
+export const email = refined(anyText, emailJson, (value, field, report) => {
+  const address = value.trim().normalize('NFC')
+  const wrong = (message: string) => report(field, message, 'invalid_email')
+  if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
+  if ([...address].length > 254) wrong('must have at most 254 characters')
+  if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) wrong('must not have white space or control characters')
+  if (!address.isWellFormed()) wrong('must be well-formed text')
+  return address
+})
 
 /** A new password, in the form that is hashed: NFKC. */
-export const newPassword = (minLength: number): Schema<string> => refined(
-  anyText,
-  { minLength, maxLength: 128, format: 'password' },
-  (value, field, report) => {
+export const newPassword = (minLength: number) =>
+  refined(anyText, { minLength, maxLength: 128, format: 'password' }, (value, field, report) => {
     const password = normalPassword(value)
     const length = [...password].length
     const wrong = (message: string) => report(field, message, 'invalid_password')
@@ -43,8 +38,7 @@ export const newPassword = (minLength: number): Schema<string> => refined(
     if (!value.isWellFormed()) wrong('must be well-formed text')
     if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
     return password
-  },
-)
+  })
 
 export const normalPassword = (password: string) => password.normalize('NFKC')
 
