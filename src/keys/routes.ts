@@ -51,8 +51,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     route('DELETE', '/users/{id}/keys/{keyId}', 'self', 'End a key', {
       replies: { 204: { says: 'It is refused from now on' } },
       fails: ['key_not_found'],
-      handle: (call) => audited('key.deleted', 204, call, (tx) =>
-        deleteKey(tx, call.params.id, call.params.keyId)),
+      handle: (call) => audited('key.deleted', 204, call, (tx) => deleteKey(tx, call.params.id, call.params.keyId)),
     }),
     route('POST', '/users/{id}/keys/{keyId}/rotate', 'self', 'Make a key in place of another', {
       description: 'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',

@@ -35,11 +35,10 @@ export interface Attempt {
  * `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
  */
 export async function checkPassword<T extends object>(
-  { db, hasher }: { db: Database; hasher: Hasher }, attempt: Attempt,
-  work: (tx: Db, userId: string) => Promise<T>,
+  deps: { db: Database; hasher: Hasher }, attempt: Attempt, work: (tx: Db, userId: string) => Promise<T>,
 ): Promise<T> {
-  const { user, next, origin } = attempt
-  const { client } = origin
+  const { db, hasher } = deps
+  const { user, next, origin, origin: { client } } = attempt
   const account = createHash('sha256').update(attempt.account).digest()
   const password = normalPassword(attempt.password)
   await refuseWaiting(db, account, client)
@@ -63,7 +62,7 @@ export async function checkPassword<T extends object>(
     return work(tx, user.id)
   })
   // The user, or how its password is stored, was changed while this one was hashed: what holds now?
-  return done ?? checkPassword({ db, hasher }, { ...attempt, user: await findUser(db, user.id) }, work)
+  return done ?? checkPassword(deps, { ...attempt, user: await findUser(db, user.id) }, work)
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {

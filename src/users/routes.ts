@@ -16,6 +16,7 @@ import { anyText, email, members, newPassword, refuseEmailAsPassword, reserved, 
 
 const bodySentence = 'Invalid user syntax'
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
+const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
 const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
 type Deps = { db: Database; hasher: Hasher; basePath: string; signup: 'open' | 'admin'; passwordMinLength: number }
@@ -28,9 +29,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       description: 'Only an admin may give `role`, `permissions` and `enabled`.',
       body: object({ email, password }, reserved),
       bodySentence,
-      replies: {
-        201: { says: 'The user, with the key that is shown this once', body: newUser, headers: ['Location', 'ETag'] },
-      },
+      replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
       fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
       async handle({ caller, body: { password, ...given }, origin }) {
         requireAdminFor(caller, given)
@@ -48,12 +47,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     }),
     route('GET', '/users', 'admin', 'List users in the order of creation', {
       query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
-      replies: {
-        200: {
-          says: 'Ids or, with `view=full`, users', headers: ['Link'],
-          body: { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } },
-        },
-      },
+      replies: { 200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] } },
       async handle({ query }) {
         const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
         if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
