@@ -20,6 +20,9 @@ export interface Schema<T> {
 /** A schema for each member of T. */
 export type Shape<T> = { [K in keyof T]: Schema<T[K]> }
 
+/** What the members of a shape are. */
+export type Members<S> = { [K in keyof S]: S[K] extends Schema<infer T> ? T : never }
+
 /** A schema of one rule: what `parse` has no value for is reported with `message`. */
 export const rule = <T>(json: JsonSchema, message: string, parse: (value: unknown) => T | undefined): Schema<T> => ({
   json,

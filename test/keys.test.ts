@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import { rotateKey } from '../src/keys/queries.ts'
 import { startTestApp } from './helpers.ts'
 
 const app = await startTestApp()
@@ -92,6 +93,16 @@ test('a key that has ended is not rotated, nor one twice at once', async () => {
   const both = await Promise.all([rotate(), rotate()])
   assert.deepEqual(both.map(({ status }) => status).sort(), [201, 404])
   assert.equal((await rotate()).body.code, 'key_not_found')
+})
+
+test('nor by one that began before it ended', async () => {
+  const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'e' } })
+  const late = app.db.transaction(async (tx) => {
+    await tx.query('select')
+    assert.equal((await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })).status, 201)
+    await rotateKey(tx, owner.id, old.id, 0)
+  })
+  await assert.rejects(late, { code: 'key_not_found' })
 })
 
 test('a deleted key is refused at once and then unknown', async () => {

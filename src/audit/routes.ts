@@ -20,9 +20,7 @@ const event = {
 export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [
   route('GET', '/audit', 'admin', 'Who did what to whom, newest first', {
     query: { ...pageQuery, user: uuid },
-    replies: {
-      200: { says: 'Events', body: { type: 'array', maxItems: 1000, items: event }, headers: ['Link'] },
-    },
+    replies: { 200: { says: 'Events', body: { type: 'array', maxItems: 1000, items: event }, headers: ['Link'] } },
     handle: ({ query }) => paged(`${basePath}/audit`, query, (page) => listEvents(db, page)),
   }),
 ]

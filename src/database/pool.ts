@@ -1,7 +1,7 @@
 import pg, { type Client, type PoolClient } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
-import { AppError } from '../errors.ts'
+import { AppError, type Code } from '../errors.ts'
 
 /** Something that runs statements: the pool, or one open transaction. */
 export interface Db {
@@ -125,10 +125,10 @@ export async function withDatabase<T>(config: DatabaseConfig, work: (db: Databas
   }
 }
 
-/** The first row of a statement that always gives one. */
-export async function one<Row>(db: Db, text: string, values: unknown[] = []): Promise<Row> {
+/** The first row of a statement; throws `code` when it gives none. */
+export async function one<Row>(db: Db, text: string, values: unknown[] = [], code: Code = 'internal'): Promise<Row> {
   const [row] = await db.query<Row>(text, values)
-  if (row === undefined) throw new Error('A statement that must give a row gave none')
+  if (row === undefined) throw new AppError(code)
   return row
 }
 

@@ -1,129 +1,92 @@
-import { one, violates, type Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import { one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
-import { nilUuid } from '../schema.ts'
+import { boolean, instant, nilUuid, nullable, oneOf, text, uuid, type Members } from '../schema.ts'
 import { createKey, digestKey } from '../secrets.ts'
 
-export interface Key {
-  id: string
-  kind: 'api' | 'session'
-  name: string
-  enabled: boolean
-  validUntil: Date | null
-  lastUsedAt: Date | null
-  createdAt: Date
-}
+export const name = text(1, 100, /^[^\u0000-\u001f\u007f-\u009f]*$/,
+  'must have 1 to 100 characters, none of them a control character')
 
-/** A key as it is shown once, when it is made. */
+/** A key as it is shown, and the key itself, which only the answer that makes it holds. */
+export const members = {
+  id: uuid, kind: oneOf('api', 'session'), name, enabled: boolean,
+  validUntil: nullable(instant), lastUsedAt: nullable(instant), createdAt: instant,
+}
+export const keyText = text(53, 53, /^usk_[0-9A-Za-z]{49}$/)
+export type Key = Members<typeof members>
 export type NewKey = Key & { key: string }
 
 const columns = `id, kind, name, enabled, valid_until as "validUntil",
   last_used_at as "lastUsedAt", created_at as "createdAt"`
 
-export interface KeyOptions {
-  userId: string
-  kind: 'api' | 'session'
-  name: string
-  validUntil?: Date | null
-  /** Instead of `validUntil`: so long from now, by the database's clock. */
-  seconds?: number
-  /** A key that was made elsewhere. */
-  key?: string
-}
+/** `seconds`: it ends so long from now, by the database's clock; `key`: one that was made elsewhere. */
+type KeyOptions =
+  Pick<Key, 'kind' | 'name'> & { userId: string; validUntil?: Date | null; seconds?: number; key?: string }
 
 /** Makes a key; throws `user_not_found` when there is no such user. */
 export async function insertKey(db: Db, options: KeyOptions): Promise<NewKey> {
-  const { userId, kind, name, validUntil = null, seconds = null, key = createKey() } = options
-  try {
-    const row = await one<Key>(db,
-      `insert into api_keys (user_id, kind, name, digest, valid_until)
-       values ($1::uuid, $2, $3, $4::bytea,
-         coalesce($5::timestamptz, now() + $6::int * interval '1 second'))
-       returning ${columns}`,
-      [userId, kind, name, digestKey(key), validUntil, seconds])
-    return { ...row, key }
-  } catch (error) {
-    if (violates(error, 'api_keys_user_id_fkey')) throw new AppError('user_not_found')
-    throw error
-  }
+  const { userId, kind, name, validUntil, seconds, key = createKey() } = options
+  const made = await one<Key>(db,
+    `insert into api_keys (user_id, kind, name, digest, valid_until)
+     select id, $2, $3, $4::bytea, coalesce($5::timestamptz, now() + $6::int * interval '1 second')
+     from users where id = $1::uuid for key share returning ${columns}`,
+    [userId, kind, name, digestKey(key), validUntil, seconds], 'user_not_found')
+  return { ...made, key }
 }
 
 /** The keys and sessions of a user, oldest first, those after the key `after`; throws `user_not_found`. */
-export async function listKeys(
-  db: Db, userId: string, { after = nilUuid, limit }: { after?: string; limit: number },
-): Promise<Key[]> {
-  const rows = await db.query<Key>(
-    `select k.* from users u left join lateral (
-       select ${columns} from api_keys where user_id = u.id and id > $2::uuid order by id limit $3::int
-     ) k on true where u.id = $1::uuid`,
-    [userId, after, limit],
-  )
-  if (rows.length === 0) throw new AppError('user_not_found')
-  return rows.filter(({ id }) => id !== null)
+export async function listKeys(db: Db, userId: string, page: { after?: string; limit: number }): Promise<Key[]> {
+  const keys = await db.query<Key>(
+    `select ${columns} from api_keys where user_id = $1::uuid and id > $2::uuid order by id limit $3::int`,
+    [userId, page.after ?? nilUuid, page.limit])
+  if (keys.length === 0) await one(db, 'select from users where id = $1::uuid', [userId], 'user_not_found')
+  return keys
 }
-
-type KeyChanges = { [K in 'name' | 'enabled' | 'validUntil']?: Key[K] }
 
 /** Changes what is given; throws `key_not_found` when the user has no such key. */
-export async function updateKey(
-  db: Db, userId: string, keyId: string, { name, enabled, validUntil }: KeyChanges,
-): Promise<Key> {
-  const [row] = await db.query<Key>(
-    `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
-       valid_until = case when $5::boolean then $6::timestamptz else valid_until end
-     where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
-    [userId, keyId, name ?? null, enabled ?? null, validUntil !== undefined, validUntil ?? null],
-  )
-  if (row === undefined) throw new AppError('key_not_found')
-  return row
-}
+export const updateKey = (
+  db: Db, userId: string, keyId: string, { name, enabled, validUntil }: Partial<Key>,
+): Promise<Key> => one(db,
+  `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
+     valid_until = case when $5::boolean then $6::timestamptz else valid_until end
+   where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
+  [userId, keyId, name, enabled, validUntil !== undefined, validUntil], 'key_not_found')
 
 /** Ends a key; throws `key_not_found` when the user has no such key. */
-export async function deleteKey(db: Db, userId: string, keyId: string): Promise<{ id: string }> {
-  const [row] = await db.query<{ id: string }>(
-    'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id', [userId, keyId])
-  if (row === undefined) throw new AppError('key_not_found')
-  return row
+export async function deleteKey(db: Db, userId: string, keyId: string): Promise<void> {
+  await one(db, 'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id',
+    [userId, keyId], 'key_not_found')
 }
 
 /**
  * Makes a key in place of another, with its kind, name and end; the old one works for
- * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended.
+ * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended:
+ * by now, not by when the transaction began, for another may have rotated it meanwhile.
  */
 export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number): Promise<NewKey> {
-  const [old] = await tx.query<Key>(
+  const { kind, name, validUntil } = await one<Key>(tx,
     `select ${columns} from api_keys where user_id = $1::uuid and id = $2::uuid
-       and (valid_until is null or valid_until > now()) for update`,
-    [userId, keyId],
-  )
-  if (old === undefined) throw new AppError('key_not_found')
+       and (valid_until is null or valid_until > clock_timestamp()) for update`,
+    [userId, keyId], 'key_not_found')
   await tx.query(
-    `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second')
-     where id = $1::uuid`,
-    [keyId, overlapSeconds],
-  )
-  return insertKey(tx, { userId, kind: old.kind, name: old.name, validUntil: old.validUntil })
+    `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second') where id = $1::uuid`,
+    [keyId, overlapSeconds])
+  return insertKey(tx, { userId, kind, name, validUntil })
 }
 
 /** Ends the sessions of a user, but for the key `exceptId`. */
-export async function deleteSessions(db: Db, userId: string, exceptId: string | null): Promise<void> {
-  await db.query(
-    `delete from api_keys where user_id = $1::uuid and kind = 'session'
-       and id is distinct from $2::uuid`,
-    [userId, exceptId],
-  )
-}
+export const deleteSessions = (db: Db, userId: string, exceptId: string | null) => db.query(
+  `delete from api_keys where user_id = $1::uuid and kind = 'session' and id is distinct from $2::uuid`,
+  [userId, exceptId])
 
-/** Removes sessions that ended; theirs is the only kind of key that nobody prolongs. */
-export async function deleteEndedSessions(db: Db): Promise<void> {
-  await db.query(`delete from api_keys where kind = 'session' and valid_until < now() - interval '1 hour'`)
-}
+/** Removes sessions that ended. An API key that did stays: it may be prolonged. */
+export const deleteEndedSessions = (db: Db) =>
+  db.query(`delete from api_keys where kind = 'session' and valid_until < now() - interval '1 hour'`)
 
-/** `unmarked`: its use has not been noted in the current minute. */
-export type Found = Caller & { asked: number; unmarked: boolean }
-
-/** Finds whose the usable keys among `digests` are; `asked` is the index. One statement for all. */
-export function findCallers(db: Db, digests: Buffer[]): Promise<Found[]> {
+/**
+ * Finds whose the usable keys among `digests` are, in one statement for all. `asked`: the index; `unmarked`:
+ * the use of the key has not been noted in the current minute.
+ */
+export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { asked: number; unmarked: boolean })[]> {
   return db.query(
     `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", u.id as "userId",
        u.email, u.role, u.permissions, u.version, u.created_at as "createdAt",
@@ -139,11 +102,9 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<Found[]> {
 }
 
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */
-export async function markUsed(db: Db, keyIds: string[]): Promise<void> {
-  await db.query(
-    `update api_keys set last_used_at = date_trunc('minute', now())
-     where (select set_config('synchronous_commit', 'off', true)) = 'off' and id in (select id from api_keys where id = any($1::uuid[])
+export const markUsed = (db: Db, keyIds: string[]) => db.query(
+  `update api_keys set last_used_at = date_trunc('minute', now())
+   where (select set_config('synchronous_commit', 'off', true)) = 'off' and id in (
+     select id from api_keys where id = any($1::uuid[])
        and (last_used_at is null or last_used_at < date_trunc('minute', now())) for update skip locked)`,
-    [keyIds],
-  )
-}
+  [keyIds])

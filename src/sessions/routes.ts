@@ -2,22 +2,17 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import type { Hasher } from '../hasher.ts'
 import { route, type Route } from '../http/route.ts'
-import { deleteKey, deleteSessions, insertKey } from '../keys/queries.ts'
-import { keyText } from '../keys/routes.ts'
+import { deleteKey, deleteSessions, insertKey, keyText } from '../keys/queries.ts'
 import { instant, object, uuid } from '../schema.ts'
 import { checkPassword } from '../users/credentials.ts'
-import { findCredentials, lockUser, renewHash } from '../users/queries.ts'
-import { anyText } from '../users/rules.ts'
-
-export interface SessionDeps {
-  db: Database
-  hasher: Hasher
-  sessionSeconds: number
-}
+import { findUserByEmail, lockUser } from '../users/queries.ts'
+import { anyText, foldEmail } from '../users/rules.ts'
 
 const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
 
-export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Route[] => [
+export const sessionRoutes = (
+  { db, hasher, sessionSeconds }: { db: Database; hasher: Hasher; sessionSeconds: number },
+): Route[] => [
   route('POST', '/users/sessions', 'anyone', 'Log in', {
     description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),
@@ -25,14 +20,11 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
-      const attempt = { user: await findCredentials(db, email), email, password, origin }
-      return checkPassword({ db, hasher }, attempt, async (tx, { id }, renewed) => {
-        if (renewed !== null) await renewHash(tx, id, renewed)
-        const { id: keyId, key, validUntil } = await insertKey(tx, {
-          userId: id, kind: 'session', name: 'session', seconds: sessionSeconds,
-        })
-        await insertEvent(tx, { action: 'session.started', actor: id, subject: id, keyId, origin })
-        return { status: 201, body: { user: id, key, validUntil } }
+      const attempt = { user: await findUserByEmail(db, email), account: foldEmail(email), password, origin }
+      return checkPassword({ db, hasher }, attempt, async (tx, id) => {
+        const made = await insertKey(tx, { userId: id, kind: 'session', name: 'session', seconds: sessionSeconds })
+        await insertEvent(tx, { action: 'session.started', actor: id, subject: id, keyId: made.id, origin })
+        return { status: 201, body: { user: id, key: made.key, validUntil: made.validUntil } }
       })
     },
   }),
@@ -41,25 +33,22 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: SessionDeps): Rout
     replies: { 204: { says: 'The session has ended' } },
     fails: ['key_not_found'],
     async handle({ caller: { keyKind, keyId, userId }, origin }) {
-      if (keyKind === 'session') {
-        await db.transaction(async (tx) => {
-          await deleteKey(tx, userId, keyId)
-          await insertEvent(tx, { action: 'session.ended', actor: userId, subject: userId, keyId, origin })
-        })
-      }
-      return { status: 204 }
+      if (keyKind === 'api') return { status: 204 }
+      return db.transaction(async (tx) => {
+        await deleteKey(tx, userId, keyId)
+        await insertEvent(tx, { action: 'session.ended', actor: userId, subject: userId, keyId, origin })
+        return { status: 204 }
+      })
     },
   }),
   route('DELETE', '/users/sessions/{id}', 'self', 'Log out everywhere: end every session of the user', {
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
-    async handle({ caller, params: { id }, origin }) {
-      await db.transaction(async (tx) => {
-        await lockUser(tx, id)
-        await deleteSessions(tx, id, null)
-        await insertEvent(tx, { action: 'sessions.ended', actor: caller.userId, subject: id, origin })
-      })
+    handle: ({ caller, params: { id }, origin }) => db.transaction(async (tx) => {
+      await lockUser(tx, id)
+      await deleteSessions(tx, id, null)
+      await insertEvent(tx, { action: 'sessions.ended', actor: caller.userId, subject: id, origin })
       return { status: 204 }
-    },
+    }),
   }),
 ]

@@ -13,64 +13,70 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
-import type { Credentials } from './queries.ts'
-import { foldEmail, normalPassword } from './rules.ts'
+import { findUser, type StoredUser } from './queries.ts'
+import { normalPassword } from './rules.ts'
 
 const freeFailures = { client: 5, anywhere: 100 }
-const doublings = 10
 
 export interface Attempt {
   /** Null when nobody has the address, which must not be felt. */
-  user: Credentials | null
-  email: string
+  user: StoredUser | null
+  /** What failures are counted by. */
+  account: string
   password: string
+  /** A new password, to store in place of the right one. */
+  next?: string
   origin: Origin
 }
 
 /**
- * Checks a password and, when it is right, does `work` in one transaction with clearing the count;
- * throws `login_throttled`, `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
- * `renewed`: the password as it should be stored from now on, where that is stronger.
+ * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
+ * storing `next`, or the same anew where it was stored with less work than today's. Throws `login_throttled`,
+ * `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
  */
-export async function checkPassword<T>(
-  { db, hasher }: { db: Database; hasher: Hasher },
-  { user, email, password, origin }: Attempt,
-  work: (tx: Db, user: Credentials, renewed: string | null) => Promise<T>,
+export async function checkPassword<T extends object>(
+  deps: { db: Database; hasher: Hasher }, attempt: Attempt, work: (tx: Db, userId: string) => Promise<T>,
 ): Promise<T> {
-  const account = createHash('sha256').update(foldEmail(email)).digest()
-  await refuseWaiting(db, account, origin.client)
-  const { right, renew } = await hasher.verify(normalPassword(password), user?.passwordHash ?? null, origin.client)
-  if (right && user?.enabled) {
-    const renewed = renew ? await hasher.hash(normalPassword(password), origin.client) : null
-    return db.transaction(async (tx) => {
-      await refuseWaiting(tx, account, origin.client)
-      await tx.query('delete from login_failures where account = $1 and client = $2', [account, origin.client])
-      // A password that was changed while this one was hashed is not right any more.
-      const [now] = await tx.query<Credentials>(
-        `select id from users where id = $1::uuid and enabled and password_hash = $2 for update`,
-        [user.id, user.passwordHash])
-      if (now === undefined) throw new AppError('invalid_credentials')
-      return work(tx, user, renewed)
+  const { db, hasher } = deps
+  const { user, next, origin, origin: { client } } = attempt
+  const account = createHash('sha256').update(attempt.account).digest()
+  const password = normalPassword(attempt.password)
+  await refuseWaiting(db, account, client)
+  const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
+  if (!right || !user?.enabled) {
+    await db.transaction(async (tx) => {
+      await countFailure(tx, account, client, freeFailures.client)
+      await countFailure(tx, account, '', freeFailures.anywhere)
+      await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
     })
+    throw new AppError('invalid_credentials')
   }
-  await db.transaction(async (tx) => {
-    await countFailure(tx, account, origin.client, freeFailures.client)
-    await countFailure(tx, account, '', freeFailures.anywhere)
-    await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
+  const stored = next !== undefined || renew ? await hasher.hash(next ?? password, client) : user.passwordHash
+  const done = await db.transaction(async (tx) => {
+    await refuseWaiting(tx, account, client)
+    const current = await tx.query(
+      `update users set password_hash = $3 where id = $1::uuid and enabled and password_hash = $2 returning id`,
+      [user.id, user.passwordHash, stored])
+    if (current.length === 0) return null
+    await tx.query('delete from login_failures where account = $1 and client = $2', [account, client])
+    return work(tx, user.id)
   })
-  throw new AppError('invalid_credentials')
+  // The user, or how its password is stored, was changed while this one was hashed: what holds now?
+  return done ?? checkPassword(deps, { ...attempt, user: await findUser(db, user.id) }, work)
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {
-  const [row] = await db.query<{ seconds: number | null }>(
-    `select ceil(extract(epoch from max(wait_until) - now()))::int as seconds from login_failures
-     where account = $1 and client in ($2, '') and wait_until > now()`,
-    [account, client],
-  )
-  if (row?.seconds != null) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
+  const [row] = await db.query<{ seconds: number }>(
+    `select ceil(extract(epoch from wait_until - now()))::int as seconds from login_failures
+     where account = $1 and client in ($2, '') and wait_until > now() order by wait_until desc limit 1`,
+    [account, client])
+  if (row !== undefined) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
 }
 
-/** Counts a failure; throws `login_throttled` when one counted meanwhile has to be waited for. */
+/**
+ * Counts a failure; throws `login_throttled` when one counted meanwhile has to be waited for. Beyond ten
+ * doublings, which are more than 15 min, there is nothing to count.
+ */
 async function countFailure(tx: Db, account: Buffer, client: string, free: number) {
   const counted = await tx.query(
     `insert into login_failures as old (account, client, failures, wait_until)
@@ -79,16 +85,14 @@ async function countFailure(tx: Db, account: Buffer, client: string, free: numbe
        (failures, wait_until) = (
          select n, case when n < $3::int then '-infinity'
            else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
-         from (select least($3::int + $4::int, 1 + greatest(0, old.failures
+         from (select least($3::int + 10, 1 + greatest(0, old.failures
            - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
      where old.wait_until <= now() returning failures`,
-    [account, client, free, doublings],
-  )
+    [account, client, free])
   if (counted.length === 0) throw new AppError('login_throttled', { retryAfterSeconds: 1 })
 }
 
 /** Removes the counts that have been forgotten. */
-export async function deleteForgottenFailures(db: Db): Promise<void> {
-  await db.query(`delete from login_failures where updated_at < now() - interval '15 minutes'
-    and updated_at + failures * interval '15 minutes' < now()`)
-}
+export const deleteForgottenFailures = (db: Db) => db.query(
+  `delete from login_failures where updated_at < now() - interval '15 minutes'
+   and updated_at + failures * interval '15 minutes' < now()`)

@@ -7,37 +7,21 @@ import type { Hasher } from '../hasher.ts'
 import { isCurrent, matches } from '../http/etag.ts'
 import { paged, pageQuery } from '../http/page.ts'
 import { route, type Caller, type Reply, type Route } from '../http/route.ts'
-import { deleteSessions, insertKey } from '../keys/queries.ts'
-import { keyText } from '../keys/routes.ts'
-import { boolean, instant, integer, list, object, oneOf, uuid } from '../schema.ts'
+import { deleteSessions, insertKey, keyText } from '../keys/queries.ts'
+import { list, object, oneOf, uuid } from '../schema.ts'
 import { checkPassword } from './credentials.ts'
-import {
-  deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser, requireAnotherAdmin, updateUser,
-} from './queries.ts'
-import type { Credentials, User } from './queries.ts'
-import { anyText, email, newPassword, permission, refuseEmailAsPassword } from './rules.ts'
+import { deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser } from './queries.ts'
+import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
+import { anyText, email, members, newPassword, refuseEmailAsPassword, reserved, type User } from './rules.ts'
 
 const bodySentence = 'Invalid user syntax'
-const role = oneOf('user', 'admin')
-const permissions = list(permission, 32)
-const reserved = { role, permissions, enabled: boolean }
+const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
+const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
+const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
-const answered = (maxKeys: number) => object({
-  id: uuid, email, ...reserved, apiKeys: list(keyText, maxKeys),
-  version: integer(1, 2 ** 31 - 1), createdAt: instant, updatedAt: instant,
-}).json
-const user = { title: 'User', ...answered(0) }
-const newUser = { title: 'NewUser', ...answered(1) }
+type Deps = { db: Database; hasher: Hasher; basePath: string; signup: 'open' | 'admin'; passwordMinLength: number }
 
-export interface UserDeps {
-  db: Database
-  hasher: Hasher
-  basePath: string
-  signup: 'open' | 'admin'
-  passwordMinLength: number
-}
-
-export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: UserDeps): Route[] => {
+export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => {
   const password = newPassword(passwordMinLength)
 
   return [
@@ -45,34 +29,25 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       description: 'Only an admin may give `role`, `permissions` and `enabled`.',
       body: object({ email, password }, reserved),
       bodySentence,
-      replies: {
-        201: { says: 'The user, with the key that is shown this once', body: newUser, headers: ['Location', 'ETag'] },
-      },
+      replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
       fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
-      async handle({ caller, body, origin }) {
-        requireAdminFor(caller, body)
-        refuseEmailAsPassword(body.password, body.email)
-        const { password, ...rest } = body
+      async handle({ caller, body: { password, ...given }, origin }) {
+        requireAdminFor(caller, given)
+        refuseEmailAsPassword(password, given.email)
         const passwordHash = await hasher.hash(password, origin.client)
-        const { created, key } = await db.transaction(async (tx) => {
-          const created = await insertUser(tx, { ...rest, passwordHash })
-          const key = await insertKey(tx, { userId: created.id, kind: 'api', name: 'default' })
-          const actor = caller?.userId ?? created.id
-          await insertEvent(tx, { action: 'user.created', actor, subject: created.id, keyId: key.id, origin })
-          return { created, key }
+        return db.transaction(async (tx) => {
+          const created = await insertUser(tx, { ...given, passwordHash })
+          const { id } = created
+          const key = await insertKey(tx, { userId: id, kind: 'api', name: 'default' })
+          const actor = caller?.userId ?? id
+          await insertEvent(tx, { action: 'user.created', actor, subject: id, keyId: key.id, origin })
+          return reply(201, created, [key.key], { Location: `${basePath}/users/${id}` })
         })
-        return reply(201, created, [key.key], { Location: `${basePath}/users/${created.id}` })
       },
     }),
     route('GET', '/users', 'admin', 'List users in the order of creation', {
       query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
-      replies: {
-        200: {
-          says: 'Ids or, with `view=full`, users',
-          body: { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } },
-          headers: ['Link'],
-        },
-      },
+      replies: { 200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] } },
       async handle({ query }) {
         const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
         if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
@@ -86,9 +61,8 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
       },
       fails: ['user_not_found'],
-      async handle({ caller, params, headers }) {
-        const self = params.id === caller.userId
-        const found = self ? { ...caller, id: caller.userId, enabled: true } : await findUser(db, params.id)
+      async handle({ caller, params: { id }, headers }) {
+        const found = id === caller.userId ? { ...caller, id, enabled: true } : await findUser(db, id)
         if (found === null) throw new AppError('user_not_found')
         const ETag = etag(found)
         return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
@@ -102,68 +76,62 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },
       fails: ['invalid_email', 'invalid_password', 'invalid_credentials', 'forbidden', 'user_not_found',
         'email_in_use', 'last_admin', 'stale_version', 'login_throttled', 'overloaded'],
-      async handle({ caller, body, params: { id }, headers, origin }) {
+      async handle({ caller, body: { currentPassword, ...body }, params: { id }, headers, origin }) {
         requireAdminFor(caller, body)
-        const { password, currentPassword, ...rest } = body
+        const { password, ...given } = body
         const own = caller.userId === id
-        let known: string | null = null
-        let passwordHash: string | undefined
-        if (password !== undefined) {
-          const user = await db.transaction((tx) => lock(tx, id, headers))
-          refuseEmailAsPassword(password, rest.email ?? user.email)
-          known = user.passwordHash
-          if (own && known !== null) {
-            if (currentPassword === undefined) throw missing('currentPassword')
-            const attempt = { user, email: user.email, password: currentPassword, origin }
-            await checkPassword({ db, hasher }, attempt, async () => {})
-          }
-          passwordHash = await hasher.hash(password, origin.client)
-        }
-        const changed = await db.transaction(async (tx) => {
+        /** Changes all, the password too unless it is stored already, by who knew the one before. */
+        const change = async (tx: Db, passwordHash?: string) => {
           const before = await lock(tx, id, headers)
-          if (own && passwordHash && before.passwordHash !== known) throw new AppError('invalid_credentials')
-          const changes = Object.keys(body).filter((name) => name !== 'currentPassword')
-          if (changes.length === 0) return before
+          // There was none to know; there may be meanwhile.
+          if (own && passwordHash && before.passwordHash !== null) throw new AppError('invalid_credentials')
+          const changes = Object.keys(body)
+          if (changes.length === 0) return reply(200, before)
           const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
           if (before.role === 'admin' && before.enabled && !staysAdmin) await requireAnotherAdmin(tx, id)
-          const after = await updateUser(tx, id, { ...rest, ...(passwordHash && { passwordHash }) })
-          if (passwordHash) await deleteSessions(tx, id, caller.keyId)
+          const after = await updateUser(tx, id, { ...given, ...(passwordHash && { passwordHash }) })
+          if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
           await insertEvent(tx, { action: 'user.changed', actor: caller.userId, subject: id, changes, origin })
-          return after
-        })
-        return reply(200, changed)
+          return reply(200, after)
+        }
+        if (password === undefined) return db.transaction((tx) => change(tx))
+        const user = await lock(db, id, headers)
+        refuseEmailAsPassword(password, body.email ?? user.email)
+        if (own && user.passwordHash !== null) {
+          if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
+          const attempt = { user, account: id, password: currentPassword, next: password, origin }
+          return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
+        }
+        const passwordHash = await hasher.hash(password, origin.client)
+        return db.transaction((tx) => change(tx, passwordHash))
       },
     }),
     route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
       replies: { 204: { says: 'It is gone' } },
       fails: ['user_not_found', 'last_admin', 'stale_version'],
-      async handle({ caller, params: { id }, headers, origin }) {
-        await db.transaction(async (tx) => {
-          const before = await lock(tx, id, headers)
-          if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
-          await deleteUser(tx, id)
-          await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
-        })
+      handle: ({ caller, params: { id }, headers, origin }) => db.transaction(async (tx) => {
+        const before = await lock(tx, id, headers)
+        if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
+        await deleteUser(tx, id)
+        await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
         return { status: 204 }
-      },
+      }),
     }),
   ]
 }
 
 /** Locks the user; throws `user_not_found` or, when If-Match means another version, `stale_version`. */
-async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<User & Credentials> {
+async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<StoredUser> {
   const user = await lockUser(tx, id)
   if (!matches(headers, etag(user))) throw new AppError('stale_version')
   return user
 }
 
-const missing = (field: string) =>
-  new AppError('invalid_body', { faults: [{ field, message: 'is missing' }] })
+const missingCurrent = { faults: [{ field: 'currentPassword', message: 'is missing' }] }
 
 function requireAdminFor(caller: Caller | null, body: object) {
-  if (caller?.role !== 'admin' && Object.keys(reserved).some((name) => name in body)) {
-    throw new AppError('forbidden')
-  }
+  const asks = Object.keys(reserved).some((name) => name in body)
+  if (asks && caller?.role !== 'admin') throw new AppError('forbidden')
 }
 
 const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
@@ -173,5 +141,5 @@ function payload(user: User, apiKeys: string[] = []) {
   return { id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt }
 }
 
-const reply = (status: number, user: User, apiKeys: string[] = [], headers: Record<string, string> = {}): Reply =>
+const reply = (status: number, user: User, apiKeys?: string[], headers: Record<string, string> = {}): Reply =>
   ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })
