@@ -1,2 +1,1 @@
-drop table user_service_schema.login_failures;
-drop table user_service_schema.audit_events;
+drop table user_service_schema.login_failures, user_service_schema.audit_events;

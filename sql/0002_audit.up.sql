@@ -1,6 +1,6 @@
 -- Append-only by grant. No foreign keys: an event outlives its user.
 create table user_service_schema.audit_events (
-  id uuid not null default user_service_schema.uuid_v7(),
+  id uuid primary key default user_service_schema.uuid_v7(),
   at timestamptz not null default now(),
   action text not null,
   -- Whose key acted; null: nobody's, or a command of the operator.
@@ -11,8 +11,7 @@ create table user_service_schema.audit_events (
   -- Names of the members that were changed.
   changes text[] not null default '{}',
   address text,
-  request_id text,
-  constraint audit_events_pkey primary key (id)
+  request_id text
 );
 
 create index audit_events_subject on user_service_schema.audit_events (subject, id);
@@ -26,7 +25,7 @@ create table user_service_schema.login_failures (
   failures integer not null,
   wait_until timestamptz not null,
   updated_at timestamptz not null default now(),
-  constraint login_failures_pkey primary key (account, client)
+  primary key (account, client)
 );
 
 create index login_failures_updated_at on user_service_schema.login_failures (updated_at);

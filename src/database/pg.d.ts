@@ -3,21 +3,12 @@ declare module 'pg' {
   import type { EventEmitter } from 'node:events'
 
   interface ClientOptions {
-    host?: string | undefined
-    port?: number
-    database?: string
-    user?: string
-    password?: string | undefined
+    host?: string | undefined; port?: number; database?: string; user?: string; password?: string | undefined
     ssl?: false | { rejectUnauthorized: boolean; ca?: string }
-    application_name?: string
-    connectionTimeoutMillis?: number
-    query_timeout?: number
-    keepAlive?: boolean
+    application_name?: string; keepAlive?: boolean; connectionTimeoutMillis?: number; query_timeout?: number
   }
   interface PoolOptions extends ClientOptions {
-    max?: number
-    idleTimeoutMillis?: number
-    onConnect?: (client: Client) => Promise<void>
+    max?: number; idleTimeoutMillis?: number; onConnect?: (client: Client) => Promise<void>
   }
   export interface Query { text: string; values?: unknown[]; name?: string | undefined }
   export class Client extends EventEmitter {

@@ -9,12 +9,7 @@ export interface Db {
   query<Row>(text: string, values?: unknown[], name?: string): Promise<Row[]>
 }
 
-export interface Database extends Db {
-  /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
-  transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
-  connections(): { total: number; idle: number; waiting: number }
-  stop(): Promise<void>
-}
+export type Database = ReturnType<typeof openDatabase>
 
 // Each is below two seconds, so that a request that meets a dead database is answered within two.
 const connectTimeoutMs = 1500
@@ -25,32 +20,27 @@ const requestTimeoutMs = 1900
  * `database_unavailable` of the call that met it, and the next call connects anew. Of several hosts it uses
  * the first that accepts writes, decided for each new connection. A statement may take `timeoutMs`; 0: no limit.
  */
-export function openDatabase(
-  config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs,
-): Database {
-  const { hosts, port, name, user, password, ssl, poolSize } = config
+export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs) {
+  const { hosts, port, name: database, user, password, ssl, poolSize } = config
   let host = 0
   let prepares = true
   const pool = new pg.Pool({
-    host: hosts[host], port, database: name, user, password, ssl,
-    application_name: 'user-service', keepAlive: true,
-    connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs,
-    max: poolSize, idleTimeoutMillis: 60_000,
+    host: hosts[host], port, database, user, password, ssl, application_name: 'user-service', keepAlive: true,
+    connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs, max: poolSize, idleTimeoutMillis: 60_000,
     ...(hosts.length > 1 && { onConnect: refuseStandby }),
   })
   pool.on('error', onLost)
   // A connection that dies while it is checked out and idle would otherwise end the process.
   pool.on('connect', (client: Client) => client.on('error', () => {}))
 
-  async function connect(): Promise<PoolClient> {
-    for (let attempt = 1; ; attempt++) {
-      const tried = host
-      try {
-        return await pool.connect()
-      } catch (error) {
-        if (tried === host) pool.options.host = hosts[host = (host + 1) % hosts.length]
-        if (attempt >= hosts.length) throw explain(error)
-      }
+  async function connect(hostsLeft = hosts.length): Promise<PoolClient> {
+    const tried = host
+    try {
+      return await pool.connect()
+    } catch (error) {
+      if (tried === host) pool.options.host = hosts[host = (host + 1) % hosts.length]
+      if (hostsLeft === 1) throw explain(error)
+      return connect(hostsLeft - 1)
     }
   }
 
@@ -67,46 +57,39 @@ export function openDatabase(
     }
   }
 
+  async function query<Row>(text: string, values: unknown[] = [], name?: string): Promise<Row[]> {
+    try {
+      return (await borrow((client) => client.query<Row>({ text, values, name: prepares ? name : undefined }))).rows
+    } catch (error) {
+      // A pooler in transaction mode hands out other connections than were prepared.
+      if (name === undefined || !hasCode(error, '26000', '42P05')) throw error
+      prepares = false
+      return query(text, values)
+    }
+  }
+
   return {
-    async query<Row>(text: string, values: unknown[] = [], name?: string): Promise<Row[]> {
-      try {
-        const query = { text, values, name: prepares ? name : undefined }
-        return (await borrow((client) => client.query<Row>(query))).rows
-      } catch (error) {
-        // A pooler in transaction mode hands out other connections than were prepared.
-        if (!hasCode(error, '26000', '42P05') || !prepares) throw error
-        prepares = false
-        return this.query(text, values)
-      }
-    },
-    transaction: (work) =>
-      again(() => borrow(async (client) => {
-        await client.query({ text: 'begin' })
-        try {
-          const result = await work({
-            query: async <Row>(text: string, values: unknown[] = []) =>
-              (await client.query<Row>({ text, values })).rows,
-          })
-          await client.query({ text: 'commit' })
-          return result
-        } catch (error) {
-          // A lost connection is closed, which rolls back too, and without waiting for an answer.
-          if (!isLost(error)) await client.query({ text: 'rollback' })
-          throw error
-        }
-      })),
+    query,
+    /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
+    transaction: <T>(work: (tx: Db) => Promise<T>): Promise<T> => borrow((client) => transact(client, work)),
     connections: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     stop: () => pool.end(),
   }
 }
 
-/** Tries a transaction that lost a deadlock, of which nothing was done, up to twice more. */
-async function again<T>(run: () => Promise<T>, tries = 3): Promise<T> {
+async function transact<T>(client: Client, work: (tx: Db) => Promise<T>, tries = 3): Promise<T> {
+  const query = async <Row>(text: string, values: unknown[] = []) => (await client.query<Row>({ text, values })).rows
+  await query('begin')
   try {
-    return await run()
+    const result = await work({ query })
+    await query('commit')
+    return result
   } catch (error) {
-    if (tries === 1 || !hasCode(error, '40P01', '40001')) throw error
-    return again(run, tries - 1)
+    // A lost connection is closed, which rolls back too, and without waiting for an answer.
+    if (!isLost(error)) await query('rollback')
+    // Nothing was done of what lost a deadlock.
+    if (tries > 1 && hasCode(error, '40P01', '40001')) return transact(client, work, tries - 1)
+    throw error
   }
 }
 
@@ -118,11 +101,7 @@ async function refuseStandby(client: Client) {
 /** Opens one connection for the time of `work`, whose statements may take any time. */
 export async function withDatabase<T>(config: DatabaseConfig, work: (db: Database) => Promise<T>): Promise<T> {
   const database = openDatabase({ ...config, poolSize: 1 }, () => {}, 0)
-  try {
-    return await work(database)
-  } finally {
-    await database.stop()
-  }
+  return work(database).finally(() => database.stop())
 }
 
 /** The first row of a statement; throws `code` when it gives none. */
@@ -136,8 +115,7 @@ export async function one<Row>(db: Db, text: string, values: unknown[] = [], cod
 export const violates = (error: unknown, constraint: string) =>
   hasCode(error, '23505', '23503') && (error as { constraint?: string }).constraint === constraint
 
-const hasCode = (error: unknown, ...codes: string[]) =>
-  error instanceof Error && codes.includes((error as { code?: string }).code ?? '')
+const hasCode = (error: unknown, ...codes: string[]) => codes.includes((error as { code?: string }).code ?? '')
 
 /**
  * Tells a database that cannot be used now from a statement that is wrong. SQLSTATEs: 08 lost connection,

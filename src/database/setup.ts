@@ -21,7 +21,6 @@ export async function createDatabase(db: Db, name: string, passwords: Passwords)
   if (found.length === 0) await db.query(`create ${database} owner ${roles[0]} encoding 'UTF8' template template0`)
   await db.query(`
     alter role user_service_manager set statement_timeout = '10s';
-    alter role user_service_manager set lock_timeout = '5s';
     alter role user_service_manager set idle_in_transaction_session_timeout = '10s';
     alter ${database} set search_path = user_service_schema;
     revoke all on ${database} from public;
