@@ -48,7 +48,7 @@ export async function startOwnPostgres(settings: Record<string, string> = {}) {
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   return {
-    as, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
+    directory, as, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
     /** Runs one statement as the superuser. */
     sql: <Row>(text: string) => withDatabase(as('postgres'), (db) => db.query<Row>(text)),
     /** Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown. */

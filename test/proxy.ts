@@ -43,7 +43,7 @@ export async function startProxy(path: string) {
     /** Resets every connection, also each new one until `up`. */
     cut() {
       isDown = true
-      for (const socket of sockets) socket.resetAndDestroy()
+      for (const socket of sockets) socket.remoteFamily ? socket.resetAndDestroy() : socket.destroy()
     },
     up: () => { isDown = false },
     /** Accepts connections and bytes, and passes nothing on until `thaw`. */
