@@ -36,7 +36,7 @@ export function openDatabase(
     application_name: 'user-service', keepAlive: true,
     connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs,
     max: poolSize, idleTimeoutMillis: 60_000,
-    ...(hosts.length > 1 && { onConnect: refuseStandby }),
+    onConnect: (client) => prepare(client, timeoutMs, hosts.length > 1),
   })
   pool.on('error', onLost)
   // A connection that dies while it is checked out and idle would otherwise end the process.
@@ -74,7 +74,7 @@ export function openDatabase(
         return (await borrow((client) => client.query<Row>(query))).rows
       } catch (error) {
         // A pooler in transaction mode hands out other connections than were prepared.
-        if (!hasCode(error, '26000', '42P05') || !prepares) throw error
+        if (name === undefined || !hasCode(error, '26000', '42P05')) throw error
         prepares = false
         return this.query(text, values)
       }
@@ -110,8 +110,11 @@ async function again<T>(run: () => Promise<T>, tries = 3): Promise<T> {
   }
 }
 
-async function refuseStandby(client: Client) {
-  const { rows } = await client.query({ text: 'select where pg_is_in_recovery()' })
+async function prepare(client: Client, timeoutMs: number, mustWrite: boolean) {
+  // PostgreSQL gives up first: a statement that waits for a lock would otherwise wait on, and hold its session.
+  if (timeoutMs > 0) await client.query({ text: `set statement_timeout = ${timeoutMs - 100}` })
+  if (!mustWrite) return
+  const { rows } = await client.query({ text: `select where current_setting('transaction_read_only') = 'on'` })
   if (rows.length > 0) throw new Error('the server does not accept writes')
 }
 
