@@ -1,28 +1,94 @@
+// What can go wrong with the database and with the process, brought about for real.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { openSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { openDatabase } from '../src/database/pool.ts'
-import { connectTo, startTestApp, undo } from './helpers.ts'
+import type { Db } from '../src/database/pool.ts'
+import { createKey } from '../src/secrets.ts'
+import { startTestApp, undo } from './helpers.ts'
+import { startOwnPostgres } from './postgres.ts'
+import { startProxy } from './proxy.ts'
+import { open } from './raw.ts'
+import { startService } from './service.ts'
+import type { Service } from './service.ts'
 
-const app = await startTestApp()
+const postgres = await startOwnPostgres({ max_connections: '40', fsync: 'off', deadlock_timeout: '100ms' })
+const proxy = await startProxy(postgres.socket)
+await postgres.sql('alter role postgres set search_path = user_service_schema')
+// The superuser, whose statements may wait.
+const db = openDatabase(postgres.as('postgres'), () => {}, 0)
+undo.push(() => db.stop())
+const proxied = { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }
+const using = (env = {}) => startTestApp({ DATABASE_POOL: '4', ...env }, { env: postgres.env, name: '', db })
+const app = await using()
+const far = await using(proxied)
+const user = await app.user()
+
+type App = typeof app
+const read = (at: App = app) => at.request('GET', `/users/${user.id}`, { key: user.key })
+let n = 0
+const change = (at: App = app) => at.request('POST', `/users/${user.id}/keys`, { key: user.key, body: { name: `key ${++n}` } })
+const countKeys = async (name: string) => (await db.query('select from api_keys where name = $1', [name])).length
+
+/** Every answer is a 503 that says when to come again, within two seconds and what a busy machine adds. */
+async function isUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
+  await Promise.all(calls.map(async (call) => {
+    const start = performance.now()
+    const { status, body, headers } = await call()
+    const ms = performance.now() - start
+    assert.deepEqual([status, body?.code, headers.get('retry-after')], [503, 'database_unavailable', '1'])
+    assert.ok(ms < 2500, `${ms} ms`)
+  }))
+}
+const check = (at: App = app) => at.request('GET', '/healthcheck')
+
+/** Without any help it works again, and soon. */
+async function isBack(at: App = app) {
+  const deadline = performance.now() + 3000
+  while ((await check(at)).status !== 200) assert.ok(performance.now() < deadline)
+  assert.deepEqual([(await read(at)).status, (await change(at)).status], [200, 201])
+}
+
+/** Holds a lock while `work` runs. */
+async function holding(lock: string, work: () => Promise<unknown>) {
+  await db.transaction(async (tx) => {
+    await tx.query(lock)
+    await work()
+  })
+}
+
+/** Waits until as many sessions of the service wait for a lock. */
+async function untilWaiting(count: number, by: Db = db) {
+  for (let tries = 0; ; tries++) {
+    const [row] = await by.query<{ n: number }>(`select count(*)::int as n from pg_stat_activity
+      where wait_event_type = 'Lock' and usename = 'user_service_manager'`)
+    if (row!.n >= count) return
+    assert.ok(tries < 300, 'nobody waits')
+    await sleep(10)
+  }
+}
+
+/** Ends the service's sessions, and lets the service notice. */
+async function endConnections() {
+  await db.query(`select pg_terminate_backend(pid) from pg_stat_activity where usename = 'user_service_manager'`)
+  await sleep(50)
+}
 
 test('who loses a deadlock is tried again', async () => {
-  const user = await app.user()
-  const rotating = { key: user.key, body: {} }
   const path = `/users/${user.id}/keys/${user.keyId}/rotate`
   let answer
-  await app.db.transaction(async (tx) => {
+  await db.transaction(async (tx) => {
     await tx.query(`set local deadlock_timeout = '1min'`)
     await tx.query('select from users where id = $1 for update', [user.id])
-    answer = app.request('POST', path, rotating)
+    answer = app.request('POST', path, { key: user.key, body: { overlapSeconds: 600 } })
     // It holds the key and waits for the user; now this waits for the key.
-    for (;;) {
-      const [waits] = await app.db.query<{ n: number }>(`select count(*)::int as n from pg_stat_activity
-        where wait_event_type = 'Lock' and query like 'insert into api_keys%' and datname = current_database()`)
-      if (waits!.n > 0) break
-      await sleep(10)
-    }
+    await untilWaiting(1)
     await tx.query('delete from api_keys where id = $1', [user.keyId])
     throw new Error('undone')
   }).catch(({ message }) => assert.equal(message, 'undone'))
@@ -30,7 +96,7 @@ test('who loses a deadlock is tried again', async () => {
 })
 
 test('statements that a pooler forgot are not prepared again, however many were under way', async () => {
-  const db = openDatabase(connectTo(app.database.name, 'user_service_manager'), () => {})
+  const db = openDatabase(postgres.as('user_service_manager'), () => {})
   undo.push(() => db.stop())
   // One on each of its connections.
   const all = (text: string, name?: string) => Promise.all(Array.from({ length: 4 }, () => db.query(text, [], name)))
@@ -38,3 +104,183 @@ test('statements that a pooler forgot are not prepared again, however many were 
   await all('deallocate all')
   assert.deepEqual(await all('select 7 as answer', 'answer'), Array(4).fill([{ answer: 7 }]))
 })
+
+test('while PostgreSQL is down every answer is a 503, and once it is up the service goes on', async () => {
+  for (const how of ['SIGQUIT', 'SIGKILL'] as const) {
+    await postgres.crash(how)
+    await isUnavailable(check, read, change)
+    assert.equal((await app.request('GET', '/livez')).status, 200)
+    await postgres.start()
+    await isBack()
+  }
+})
+
+test('while PostgreSQL is frozen answers come within two seconds, and then the service goes on', async () => {
+  postgres.freeze()
+  await isUnavailable(check, read, change).finally(() => postgres.thaw())
+  await isBack()
+})
+
+test('on a way to the database that swallows everything answers come within two seconds', async () => {
+  proxy.freeze()
+  await isUnavailable(() => check(far), () => read(far), () => change(far))
+  proxy.cut()
+  proxy.thaw()
+  proxy.up()
+  await isBack(far)
+})
+
+test('when PostgreSQL has no connection left answers are 503, until it has', async () => {
+  await db.query('alter role user_service_manager connection limit 0')
+  await endConnections()
+  await isUnavailable(check, read, change)
+  await db.query('alter role user_service_manager connection limit -1')
+  await isBack()
+})
+
+test('a database that is read-only is read, and changes get 503', async () => {
+  await db.query('alter database db_user_service set default_transaction_read_only = on')
+  await endConnections()
+  assert.equal((await read()).status, 200)
+  await isUnavailable(change)
+  await postgres.sql('begin read write; alter database db_user_service reset default_transaction_read_only; commit')
+  await endConnections()
+  await isBack()
+})
+
+test('a change whose connection is cut in the middle has not happened', async () => {
+  for (const cut of [endConnections, async () => proxy.cut()]) {
+    await holding('lock table audit_events in exclusive mode', async () => {
+      const answers = isUnavailable(() => change(far))
+      await untilWaiting(1)
+      await cut()
+      await answers
+    })
+    proxy.up()
+    await isBack(far)
+    assert.equal(await countKeys(`key ${n - 1}`), 0)
+  }
+})
+
+test('a change that has to wait too long is given up, does not happen later, and leaves no session waiting', async () => {
+  const sessions = async () => (await db.query(`select from pg_stat_activity where usename = 'user_service_manager'
+    and wait_event_type = 'Lock'`)).length
+  await holding('lock table audit_events in exclusive mode', async () => {
+    await isUnavailable(change)
+    assert.equal((await read()).status, 200)
+    await sleep(200)
+    assert.equal(await sessions(), 0)
+  })
+  await isBack()
+  assert.equal(await countKeys(`key ${n - 1}`), 0)
+})
+
+test('of several hosts the first that accepts writes is used, decided for each new connection', async () => {
+  const either = await using({ DATABASE_HOST: `/nowhere,${postgres.env.DATABASE_HOST}` })
+  await isBack(either)
+})
+
+test('four instances that start at once on a database without an admin make one', async () => {
+  const key = createKey()
+  const keyFile = `${postgres.directory}/admin-key`
+  writeFileSync(keyFile, key)
+  const env = { BOOTSTRAP_ADMIN_EMAIL: 'root@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile }
+  for (const each of await Promise.all([using(env), using(env), using(env), using(env)])) {
+    assert.equal((await each.request('GET', '/users', { key })).status, 200)
+  }
+  assert.equal((await db.query(`select from users where role = 'admin'`)).length, 1)
+})
+
+const isServed = async ({ url }: Pick<Service, 'url'>) => {
+  const { status } = await fetch(`${url}/users/${user.id}`, { headers: { 'X-Api-Key': user.key } })
+  assert.equal(status, 200)
+}
+
+/** Makes keys over `connections` kept open, until the service says that it closes one; resolves with the names. */
+async function makeKeys({ url }: Service, connections: number, onFirst: () => unknown) {
+  const made: string[] = []
+  let lost = 0
+  const one = async (agent: http.Agent) => {
+    for (let isOpen = true; isOpen;) {
+      const name = `made ${++n}`
+      const req = http.request(`${url}/users/${user.id}/keys`, {
+        method: 'POST', agent, headers: { 'X-Api-Key': user.key, 'Content-Type': 'application/json' },
+      })
+      req.end(JSON.stringify({ name }))
+      const [res] = await once(req, 'response').catch(() => []) as [http.IncomingMessage?]
+      if (!res || await once(res.resume(), 'end').then(() => false, () => true)) return lost++
+      assert.equal(res.statusCode, 201)
+      isOpen = res.headers.connection !== 'close'
+      if (made.push(name) === 2 * connections) onFirst()
+    }
+    return agent.destroy()
+  }
+  await Promise.all(Array.from({ length: connections }, () => one(new http.Agent({ keepAlive: true, maxSockets: 1 }))))
+  for (const name of made) assert.equal(await countKeys(name), 1, name)
+  return { made: made.length, lost }
+}
+
+test('SIGTERM under load loses no request', async () => {
+  const service = await startService(postgres.env)
+  const { made, lost } = await makeKeys(service, 8, () => service.child.kill('SIGTERM'))
+  assert.ok(made > 16)
+  assert.equal(lost, 0)
+  assert.equal(await service.ended, 0)
+})
+
+test('kill -9 loses nothing that was acknowledged', async () => {
+  const service = await startService(postgres.env)
+  const { lost } = await makeKeys(service, 8, () => service.child.kill('SIGKILL'))
+  assert.equal(lost, 8)
+})
+
+test('a log that nobody reads any more, or on a full disk, stops nothing', async () => {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address() as AddressInfo
+  probe.close()
+  const [closed, full] = await Promise.all([startService(postgres.env),
+    startService({ ...postgres.env, SERVER_PORT: String(port) }, { stdout: openSync('/dev/full', 'w') })])
+  closed.child.stdout!.destroy()
+  const fullUrl = `http://127.0.0.1:${port}/v1`
+  while (!await fetch(`${fullUrl}/livez`).then(({ ok }) => ok, () => false)) await sleep(20)
+  for (let i = 0; i < 20; i++) await Promise.all([isServed(closed), isServed({ url: fullUrl })])
+  assert.deepEqual([await closed.kill(), await full.kill()], [0, 0])
+})
+
+test('out of file descriptors it goes on with those it has, and with all once there are some', async () => {
+  const service = await startService(postgres.env, { before: ['prlimit', '--nofile=64'] })
+  const sockets = Array.from({ length: 100 }, () => open(service.url))
+  await sleep(200)
+  for (const socket of sockets) socket.destroy()
+  await sleep(100)
+  for (let i = 0; i < 20; i++) await isServed(service)
+  assert.equal(await service.kill(), 0)
+})
+
+test('within a small memory it lives through a flood', async () => {
+  const service = await startService(postgres.env, { nodeFlags: ['--max-old-space-size=48'] })
+  const head = `POST /v1/users/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16000\r\n\r\n`
+  const flood = Array.from({ length: 400 }, () => {
+    const socket = open(service.url)
+    socket.write((head + ' '.repeat(16_000)).repeat(10))
+    return socket
+  })
+  for (let i = 0; i < 10; i++) await isServed(service)
+  for (const socket of flood) socket.destroy()
+  await isServed(service)
+  assert.equal(await service.kill(), 0)
+})
+
+for (const [name, how] of [
+  ['an error that nobody catches', `throw new Error('outside')`], ['a promise that nobody catches', `Promise.reject(new Error('outside'))`],
+] as const) {
+  test(`${name} ends the service, and the log says why`, async () => {
+    const program = `process.on('SIGUSR2', () => { ${how} })`
+    const service = await startService(postgres.env, { nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`] })
+    await isServed(service)
+    assert.equal(await service.kill('SIGUSR2'), 1)
+    const last = JSON.parse(service.log.at(-1)!)
+    assert.deepEqual([last.level, last.message, /^Error: outside\n/.test(last.error)], ['error', 'fatal', true])
+  })
+}

@@ -8,6 +8,8 @@ import { test } from 'node:test'
 
 import { createKey } from '../src/secrets.ts'
 import { startTestApp, undo } from './helpers.ts'
+import { createRandom } from './random.ts'
+import type { Random } from './random.ts'
 
 type Json = any
 const seed = Number(process.env['FUZZ_SEED'] ?? randomInt(2 ** 31))
@@ -18,19 +20,6 @@ const document: Json = JSON.parse((await app.request('GET', '/openapi.json')).te
 const root = await app.admin()
 const agent = new http.Agent({ keepAlive: true, maxSockets: 16 })
 undo.push(() => agent.destroy())
-
-/** Mulberry32: the cases of a seed are the same everywhere. */
-function createRandom(state: number) {
-  const next = () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-  const below = (n: number) => Math.floor(next() * n)
-  return { below, chance: (share: number) => next() < share, pick: <T>(list: readonly T[]): T => list[below(list.length)]! }
-}
-type Random = ReturnType<typeof createRandom>
 
 const resolve = (schema: Json): Json => schema.$ref === undefined ? schema
   : schema.$ref.slice(2).split('/').reduce((at: Json, name: string) => at[name], document)

@@ -4,18 +4,17 @@ import { after } from 'node:test'
 
 import pg from 'pg'
 
-import { startApp, version } from '../src/app.ts'
+import { startApp } from '../src/app.ts'
 import { readConfig } from '../src/config.ts'
 import type { Config, DatabaseConfig, Env } from '../src/config.ts'
 import { openDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { createLog } from '../src/log.ts'
-import { openApi } from '../src/openapi.ts'
-import { allRoutes } from '../src/routes.ts'
-import type { Deps } from '../src/routes.ts'
 import { insertUser } from '../src/users/queries.ts'
 import type { NewUser } from '../src/users/queries.ts'
+import { checkDocumented } from './documented.ts'
+import { undo, undoAll } from './undo.ts'
 
 /** A password that all rules allow, and its stored form. */
 export const password = 'correct horse battery staple'
@@ -69,11 +68,9 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   return { env: { DATABASE_HOST: host, DATABASE_PORT: String(port), DATABASE_NAME: name }, name, db }
 }
 
-/** One hook for all fixtures of a file: node:test runs hooks in the order of registration. */
-export const undo: (() => unknown)[] = []
-after(async () => {
-  for (const each of undo.splice(0).reverse()) await each()
-})
+export { undo }
+// One hook for all fixtures of a file: node:test runs hooks in the order of registration.
+after(undoAll)
 
 export type TestApp = Awaited<ReturnType<typeof startTestApp>>
 
@@ -123,20 +120,4 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
       return this.user({ role: 'admin' })
     },
   }
-}
-
-const document: any = openApi(allRoutes({ signup: 'open' } as Deps), { basePath: '/v1', version })
-
-/** Fails unless the OpenAPI document has this status, and this code, for the operation. */
-function checkDocumented(method: string, path: string, status: number, code: string | undefined) {
-  const bare = path.replace(/\?.*$/, '')
-  const known = Object.keys(document.paths).sort((a, b) => a.split('{').length - b.split('{').length)
-    .find((each) => new RegExp(`^${each.replace(/\{path\}/g, '.+').replace(/\{\w+\}/g, '[^/]+')}$`).test(bare))
-  const operation = document.paths[known ?? '']?.[method === 'HEAD' ? 'get' : method.toLowerCase()]
-  if (!operation) return
-  const response = operation.responses[status]
-  assert.ok(response, `${method} ${known}: ${status} is not documented`)
-  if (code === undefined) return
-  const codes = response.content['application/json'].schema.properties.code.enum
-  assert.ok(codes.includes(code), `${method} ${known}: ${status} ${code} is not documented`)
 }

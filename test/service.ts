@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 import type { Env } from '../src/config.ts'
-import { undo } from './helpers.ts'
+import { undo } from './undo.ts'
 
 const start = fileURLToPath(new URL('../bin/start.js', import.meta.url))
 

@@ -1,0 +1,66 @@
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import type { DatabaseConfig } from '../src/config.ts'
+import { startPrivatePostgres } from '../src/database/embedded.ts'
+import { migrateUp } from '../src/database/migrate.ts'
+import { withDatabase } from '../src/database/pool.ts'
+import { createDatabase, createSchema } from '../src/database/setup.ts'
+import { familyOf } from './bench/servers.ts'
+import { undo } from './undo.ts'
+
+export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>
+
+/** A PostgreSQL to do harm to, with the service's database in it; `settings` beside those of production. */
+export async function startOwnPostgres(settings: Record<string, string> = {}) {
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-own-'))
+  // Where it listens stays the same when it is started again.
+  const host = join(directory, 'socket')
+  mkdirSync(host)
+  chmodSync(host, 0o1777)
+  const start = () => startPrivatePostgres({
+    directory, say: () => {}, settings: { unix_socket_directories: host, ...settings },
+  })
+  let running = await start()
+  const readPid = () => Number(readFileSync(join(directory, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
+  let pid = readPid()
+  const signal = (name: NodeJS.Signals, pids = familyOf(pid)) => {
+    // Who has ended meanwhile needs no signal.
+    for (const each of pids) try { process.kill(each, name) } catch {}
+  }
+  const isAlive = () => {
+    try { return process.kill(pid, 0) } catch { return false }
+  }
+  undo.push(async () => {
+    signal('SIGCONT')
+    if (isAlive()) await running.stop()
+    rmSync(directory, { recursive: true, force: true })
+  })
+
+  const name = 'db_user_service'
+  const as = (user: string, database = name): DatabaseConfig => ({
+    hosts: [host], port: 5432, name: database, user, password: undefined, ssl: false, poolSize: 4,
+  })
+  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
+  await withDatabase(as('postgres'), createSchema)
+  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+
+  return {
+    directory, as, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
+    /** Runs one statement as the superuser. */
+    sql: <Row>(text: string) => withDatabase(as('postgres'), (db) => db.query<Row>(text)),
+    /** Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown. */
+    async crash(how: 'SIGKILL' | 'SIGQUIT' = 'SIGKILL') {
+      signal(how, how === 'SIGKILL' ? familyOf(pid) : [pid])
+      while (isAlive()) await sleep(10)
+    },
+    async start() {
+      running = await start()
+      pid = readPid()
+    },
+    freeze: () => signal('SIGSTOP'),
+    thaw: () => signal('SIGCONT'),
+  }
+}

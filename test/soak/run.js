@@ -1,0 +1,2 @@
+if (!process.features.typescript) (await import('tsx/esm/api')).register()
+await import('./run.ts')

@@ -1,0 +1,190 @@
+// `npm run soak -- [--minutes N] [--seed N]`: two instances of the service on one PostgreSQL that syncs to disk, one
+// of them behind a proxy. Clients work with both while faults are switched on and off; every change that was
+// acknowledged is written down, and looked for at the end.
+import { randomInt } from 'node:crypto'
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+
+import type { Env } from '../../src/config.ts'
+import { createKey } from '../../src/secrets.ts'
+import { rssMb } from '../bench/servers.ts'
+import { printTable, short } from '../bench/stats.ts'
+import { startOwnPostgres } from '../postgres.ts'
+import { startProxy } from '../proxy.ts'
+import { createRandom } from '../random.ts'
+import { startService } from '../service.ts'
+import { undo, undoAll } from '../undo.ts'
+import { createClient } from './client.ts'
+import type { Slot } from './client.ts'
+import { databaseFaults } from './faults.ts'
+import type { Fault } from './faults.ts'
+import { createLoad } from './load.ts'
+import { verify } from './verify.ts'
+
+const { values } = parseArgs({ options: { minutes: { type: 'string', default: '30' }, seed: { type: 'string' } } })
+const minutes = Number(values.minutes)
+const seed = Number(values.seed ?? randomInt(2 ** 31))
+const clients = 12
+const backWithinMs = 5000
+
+let interrupted = false
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => { interrupted = true })
+// Whatever happens, nothing that was started is left behind.
+const giveUp = async (error: unknown) => {
+  console.log('The soak itself failed:', error)
+  await undoAll()
+  process.exit(1)
+}
+process.on('uncaughtException', giveUp)
+process.stdout.on('error', () => {})
+const isWell = await soak().catch(giveUp)
+await undoAll()
+process.exitCode = isWell ? 0 : 1
+
+async function soak(): Promise<boolean> {
+  console.log(`${minutes} minutes, seed ${seed}, Node ${process.version}`)
+  const postgres = await startOwnPostgres()
+  const proxy = await startProxy(postgres.socket)
+  const admin = createKey()
+  const keyFile = `${postgres.directory}/admin-key`
+  writeFileSync(keyFile, admin, { mode: 0o600 })
+  const start = async (database: Env) => ({
+    service: await startService({
+      ...database, RATE_LIMIT: '20', TRUSTED_PROXIES: '127.0.0.1',
+      BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
+    }),
+    agent: new http.Agent({ keepAlive: true }),
+    killed: false,
+  })
+  const slot = (name: string, instance: Slot['instance']): Slot => ({ name, instance, isUp: true, troubles: 0, troubled: 0 })
+  const [one, two] = await Promise.all([
+    start(postgres.env), start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
+  ])
+  const [direct, proxied] = [slot('the direct instance', one), slot('the proxied instance', two)]
+  const slots = [direct, proxied]
+  const client = createClient(slots)
+  const load = createLoad(client, admin)
+  const { fail, insist } = client
+  const body = { email: 'nobody@example.org', password: 'guess' }
+  const nobodyLogsIn = (at: Slot) => load.change(['session.failed'], 'POST', '/users/sessions', { at, status: 401, body })
+
+  /** What an instance to which nobody is connected holds open. */
+  async function measure(at: Slot) {
+    await Promise.all([1, 2, 3, 4].map(() => nobodyLogsIn(at)))
+    at.instance.agent.destroy()
+    await sleep(500)
+    const { details } = await insist('GET', '/metrics', { key: admin, at })
+    const connections = Number(/^database_connections (\d+)/m.exec(details)![1])
+    const fds = `/proc/${at.instance.service.child.pid}/fd`
+    const targets = readdirSync(fds).flatMap((fd) => { try { return readlinkSync(`${fds}/${fd}`) } catch { return [] } })
+    const sockets = targets.filter((target) => target.startsWith('socket')).length
+    return { connections, sockets: sockets - connections, others: targets.length - sockets }
+  }
+  const before = new Map([[direct, await measure(direct)], [proxied, await measure(proxied)]])
+
+  const replace = async () => {
+    const { instance: old } = direct
+    const next = await start(postgres.env)
+    before.set(direct, await measure(slot('the next instance', next)))
+    // With requests in flight that take their time; what comes later goes to the next one.
+    const inFlight = [1, 2, 3, 4].map(() => nobodyLogsIn(direct))
+    direct.instance = next
+    await sleep(30)
+    const status = await old.service.kill('SIGTERM')
+    await Promise.all(inFlight)
+    old.agent.destroy()
+    if (status !== 0) fail(`an instance that was to stop ended with ${status}: ${old.service.said()}`)
+  }
+  const kill = async () => {
+    direct.isUp = false
+    direct.instance.killed = true
+    await direct.instance.service.kill('SIGKILL')
+    direct.instance = await start(postgres.env)
+    before.set(direct, await measure(direct))
+    direct.isUp = true
+  }
+  const r = createRandom(seed)
+  const faults: Record<string, Fault> = {
+    ...databaseFaults(postgres, proxy, slots, [proxied], () => sleep(1000 + r.below(2500))),
+    'instance stopped under load, and replaced': [[], replace],
+    'instance killed, and started': [[], kill],
+  }
+  const counts: Record<string, number> = {}
+  let slowestBackMs = 0
+  async function bringAbout(name: string) {
+    const [troubled, run] = faults[name]!
+    for (const each of troubled) each.troubles = ++each.troubled && each.troubles + 1
+    await run()
+    const over = performance.now()
+    for (const at of troubled) await insist('GET', '/healthcheck', { at })
+    const backMs = performance.now() - over
+    slowestBackMs = Math.max(slowestBackMs, backMs)
+    if (backMs > backWithinMs) fail(`${name}: well only after ${Math.round(backMs)} ms`)
+    await sleep(500)
+    for (const each of troubled) each.troubles--
+    counts[name] = (counts[name] ?? 0) + 1
+  }
+
+  const startedAt = performance.now()
+  const elapsed = () => (performance.now() - startedAt) / (minutes * 60_000)
+  const isOver = () => interrupted || elapsed() >= 1
+  const memory: { at: number; mb: number }[] = []
+  const watching = setInterval(() => {
+    memory.push({ at: elapsed(), mb: rssMb(proxied.instance.service.child.pid!) })
+    for (const at of slots) {
+      if (at.isUp) void client.ask('GET', '/healthcheck', { at })
+      const { name, instance: { service } } = at
+      for (const line of service.log.splice(0)) if (line.includes('"level":"error"')) fail(`${name} logs ${line}`)
+    }
+  }, 500)
+  undo.push(() => clearInterval(watching))
+  const living = Array.from({ length: clients }, (_, i) => load.live(seed + i + 1, isOver))
+  let left: string[] = []
+  while (!isOver()) {
+    await sleep(1000 + r.below(2000))
+    if (left.length === 0) left = Object.keys(faults)
+    await bringAbout(left.splice(r.below(left.length), 1)[0]!)
+  }
+  await Promise.all(living)
+  clearInterval(watching)
+  const largest = (from: number, to: number) => Math.max(...memory.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
+  const [early, late] = [largest(0.2, 0.4), largest(0.8, Infinity)]
+  if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
+
+  const checked = await verify(client, slots, load, admin)
+  const open: string[] = []
+  let connections = 0
+  for (const [at, was] of before) {
+    const is = await measure(at)
+    connections += is.connections
+    open.push(`${is.sockets} + ${is.others}`)
+    if (is.sockets > was.sockets || is.others > was.others) fail(`${at.name} holds open ${JSON.stringify(is)}, at first ${JSON.stringify(was)}`)
+  }
+  const count = async (what: string) => (await postgres.sql<{ n: number }>(`select count(*)::int as n from ${what}`))[0]!.n
+  const held = await count(`pg_stat_activity where usename = 'user_service_manager'`)
+  if (held !== connections) fail(`PostgreSQL holds ${held} connections, the instances ${connections}`)
+  if (await count(`user_service_schema.users where role = 'admin'`) !== 1) fail('two instances made more than one admin')
+  for (const { instance: { service } } of slots) if (await service.kill() !== 0) fail(`did not stop well: ${service.said()}`)
+
+  const { figures, slowest, statuses, wrong } = client
+  printTable('Load', ['', ''], [
+    ['requests', short(figures.requests)], ...Object.entries(statuses).map(([status, n]) => [`… answered ${status}`, short(n)]),
+    ['… lost to a fault: 503, or none', short(figures.lost)],
+    ...Object.entries(slowest).map(([kind, ms]) => [`slowest ${kind}, ms`, short(ms)]),
+    ['slowest return from a fault, ms', short(slowestBackMs)],
+  ])
+  printTable('Faults', ['', ''], Object.entries(counts).map(([name, n]) => [name, String(n)]))
+  printTable('Checks', ['', ''], [
+    ['changes acknowledged, all in the audit', short(checked.changes)],
+    ['changes whose answer was lost; that had happened, wholly', `${short(checked.lost)}; ${short(checked.happened)}`],
+    ['users as they must be, on both instances', short(checked.users)],
+    ['keys asked for on both instances; revoked ones, refused', `${short(checked.keys)}; ${short(checked.revoked)}`],
+    ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
+    ['sockets + other descriptors of each instance', open.join(', ')],
+    ['connections to PostgreSQL', String(held)],
+  ])
+  console.log(wrong.length === 0 ? '\nnothing was wrong' : `\n${wrong.length} things were wrong, first:\n${wrong.slice(0, 20).join('\n')}`)
+  return wrong.length === 0 && !interrupted
+}
