@@ -147,6 +147,21 @@ test('of many guesses at once only five are answered, and one more for each wait
   assert.ok(statuses.every((status) => status === 401 || status === 429))
 })
 
+test('of guesses at once that must wait, the right one is told to wait as long as the others', async () => {
+  const salt = Buffer.alloc(16, 1)
+  const user = await app.user({ passwordHash: formatHash({ ln: 4, r: 8, p: 1, salt, hash: scryptSync(password, salt, 32, { N: 16, r: 8, p: 1 }) }) })
+  const client = '198.51.100.8'
+  for (const where of [client, '']) {
+    await login(user.email, 'wrong', client)
+    await app.db.query(`update login_failures set wait_until = now(), failures = case when client = $1 then 110 else 1 end
+      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`, [where, client, user.email])
+    const guesses = ['a', 'b', 'c', 'd', 'e', password, 'f', 'g'].map((guess) => login(user.email, guess, client))
+    const refused = (await Promise.all(guesses)).filter(({ status }) => status === 429)
+    assert.ok(refused.length >= 4, `${refused.length} refused`)
+    for (const { headers } of refused) assert.ok(Number(headers.get('retry-after')) > 800, headers.get('retry-after')!)
+  }
+})
+
 test('guessing the current password through a change is counted, too', async () => {
   const user = await guessable()
   const change = () => app.request('PATCH', `/users/${user.id}`, {

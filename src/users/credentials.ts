@@ -54,6 +54,8 @@ export async function checkPassword<T>(
     })
   }
   await db.transaction(async (tx) => {
+    // As for who was right, so that the wait says nothing about the password.
+    await refuseWaiting(tx, account, origin.client)
     await countFailure(tx, account, origin.client, freeFailures.client)
     await countFailure(tx, account, '', freeFailures.anywhere)
     await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
@@ -84,7 +86,9 @@ async function countFailure(tx: Db, account: Buffer, client: string, free: numbe
      where old.wait_until <= now() returning failures`,
     [account, client, free, doublings],
   )
-  if (counted.length === 0) throw new AppError('login_throttled', { retryAfterSeconds: 1 })
+  if (counted.length > 0) return
+  await refuseWaiting(tx, account, client)
+  throw new AppError('login_throttled', { retryAfterSeconds: 1 })
 }
 
 /** Removes the counts that have been forgotten. */
