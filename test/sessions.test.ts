@@ -53,6 +53,21 @@ test('log-out everywhere ends the sessions of that user and no key', async () =>
   assert.equal(nobody.body.code, 'user_not_found')
 })
 
+test('a session can be shortened, by nobody prolonged', async () => {
+  const user = await app.user()
+  const { details: session } = await login(user.email)
+  const { details: keys } = await app.request('GET', `/users/${user.id}/keys`, { key: user.key })
+  const { id, validUntil } = keys.find(({ kind }: any) => kind === 'session')
+  const change = async (key: string, until: string | null) =>
+    (await app.request('PATCH', `/users/${user.id}/keys/${id}`, { key, body: { validUntil: until } })).details.validUntil
+  for (const key of [session.key, user.key, admin.key]) {
+    assert.deepEqual([await change(key, null), await change(key, '2999-01-01T00:00:00Z')], [validUntil, validUntil])
+  }
+  assert.equal(await change(user.key, '2020-01-01T00:00:00Z'), '2020-01-01T00:00:00.000Z')
+  assert.equal(await change(user.key, null), '2020-01-01T00:00:00.000Z')
+  assert.equal(await read(user.id, session.key), 401)
+})
+
 test('a session ends with its time', async () => {
   const short = await startTestApp({ SESSION_SECONDS: '1' }, app.database)
   const user = await app.user()
