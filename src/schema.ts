@@ -142,7 +142,7 @@ export function check<T>(schema: Schema<T>, value: unknown):
   const faults: Fault[] = []
   const codes: (Code | undefined)[] = []
   const checked = schema.check(value, '', (field, message, code) => {
-    faults.push({ field, message })
+    if (faults.length < 1000) faults.push({ field, message })
     codes.push(code)
   })
   if (faults.length === 0) return { value: checked }

@@ -195,10 +195,8 @@ function splitTarget(url: string): [path: string, search: string] {
 function parseQuery(route: Route, search: string): object {
   const params = new URLSearchParams(search)
   const given: Record<string, unknown> = Object.create(null)
-  for (const name of params.keys()) {
-    const values = params.getAll(name)
-    given[name] = values.length === 1 ? values[0] : values
-  }
+  // What comes twice is a list, whose items nobody asks for.
+  for (const [name, value] of params) given[name] = name in given ? [] : value
   const checked = check(object({}, route.query!), given)
   if ('value' in checked) return checked.value
   throw new AppError('invalid_query', { faults: checked.faults })
