@@ -7,7 +7,7 @@ import { localDirectory, privateDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
-import { createDatabase, createSchema } from './database/setup.ts'
+import { createDatabase } from './database/setup.ts'
 import { ExitError, type AppError } from './errors.ts'
 import { createHasher } from './hasher.ts'
 import { createClientReader } from './http/client.ts'
@@ -81,9 +81,8 @@ async function startPrivately(undo: (() => unknown)[]) {
   const postgres = await startPrivatePostgres({ directory: localDirectory, say: console.error })
     .catch(({ message }: Error) => { throw new ExitError(message) })
   undo.push(() => postgres.stop())
-  const as = (user: string, name?: string) => privateDatabase(postgres, user, name)
-  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, 'db_user_service', {}))
-  await withDatabase(as('postgres'), createSchema)
+  const as = (user: string) => privateDatabase(postgres, user)
+  await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
   if (!existsSync(adminKeyFile)) writeFileSync(adminKeyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
   return { database: as('user_service_manager'), admin: { email: 'admin@localhost', keyFile: adminKeyFile } }

@@ -34,7 +34,6 @@ export function createHasher(maxThreads = availableParallelism()) {
 
   function startThread(): Worker {
     const worker = new Worker(program, { eval: true, execArgv: [], env: {} })
-    worker.unref()
     worker.on('message', (hash: Uint8Array) => {
       threads.get(worker)?.resolve(Buffer.from(hash))
       threads.set(worker, null)
@@ -46,6 +45,8 @@ export function createHasher(maxThreads = availableParallelism()) {
       threads.delete(worker)
       next()
     })
+    // Not sooner: to listen for messages holds the process.
+    worker.unref()
     return worker
   }
 

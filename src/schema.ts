@@ -139,5 +139,5 @@ export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
   const faults: Found[] = []
   const checked = schema.check(value, '', faults)
   if (faults.length === 0) return checked
-  throw new AppError(faults.every((fault) => fault.code) ? faults[0]!.code! : code, { faults })
+  throw new AppError(faults.every((fault) => fault.code) ? faults[0]!.code! : code, { faults: faults.slice(0, 1000) })
 }

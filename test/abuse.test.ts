@@ -381,6 +381,26 @@ for (const [name, body, headers, status, code] of [
   })
 }
 
+test('queries of thousands of parameters cost no time, and a thousand faults are told at most', async () => {
+  const members = Object.fromEntries(Array.from({ length: 1700 }, (_, i) => [i.toString(36), 1]))
+  const body = await sendJson('POST /v1/users/sessions', JSON.stringify(members))
+  assert.deepEqual([...brief(body), body.body.errors.length], [400, 'invalid_body', 1000])
+  for (const [query, faults] of [
+    ['a&'.repeat(7000), 1], ['limit=1&'.repeat(1700), 1], ['&'.repeat(14_000) + 'limit=0', 1],
+    [Array.from({ length: 4000 }, (_, i) => i.toString(36)).join('&'), 1000],
+  ] as const) {
+    const times = []
+    for (let i = 0; i < 3; i++) {
+      const start = performance.now()
+      const answer = await ask(`GET /v1/users/${user.id}/keys?${query}`, auth)
+      assert.deepEqual([...brief(answer), answer.body.errors.length], [400, 'invalid_query', faults])
+      times.push(performance.now() - start)
+    }
+    // Once each value was looked up among all others: 300 ms, during which nobody else was answered.
+    assert.ok(Math.min(...times) < 150, `${query.slice(0, 20)}: ${times} ms`)
+  }
+})
+
 test('members of every object are unknown like any other, and change nothing', async () => {
   const body = '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},"toString":1,"hasOwnProperty":1}'
   const answer = await sendJson('POST /v1/users', body)
@@ -428,6 +448,22 @@ test('no text in any field is more than text', async () => {
   assert.equal(read.details.role, 'user')
 })
 
+test('spellings of one address are one user, look-alikes are others', async () => {
+  const found = async (email: string) =>
+    (await app.request('GET', `/users?email=${encodeURIComponent(email)}`, { key: admin.key })).details
+  for (const [index, [stored, other, same]] of ([
+    ['\u212aelvin', 'KELVIN', true], ['\u00e9', 'e\u0301', true], ['\u00c9', 'e\u0301', true], ['\u1e9e', '\u00df', true], ['\u0130', 'i\u0307', true],
+    ['\u0131', 'i', false], ['\u0130', 'i', false], ['\u017f', 's', false], ['\u00df', 'ss', false], ['\u0430', 'a', false], ['\ufb03', 'ffi', false], ['\uff41', 'a', false],
+  ] as const).entries()) {
+    const user = await app.user({ email: `${stored}@${index}.example` })
+    assert.deepEqual(await found(`${other}@${index}.example`), same ? [user.id] : [], `${stored} ${other}`)
+  }
+  for (const hidden of ['\u200b', '\u200d', '\u202e', '\u2066', '\u00ad', '\ufeff', '\u0085', '\u2028', '\u3000']) {
+    const { status, body } = await app.request('POST', '/users', { body: { email: `a${hidden}b@c`, password } })
+    assert.deepEqual([status, body.code], [400, 'invalid_email'], JSON.stringify(hidden))
+  }
+})
+
 test('headers that look like a key, a date or a list cost no time', async () => {
   for (const header of [
     `Authorization: Bearer ${' '.repeat(15_000)}`, `Authorization: Bearer a${' '.repeat(15_000)}b`,
@@ -440,6 +476,22 @@ test('headers that look like a key, a date or a list cost no time', async () => 
     assert.equal(status, 401)
     assert.ok(performance.now() - start < 1000, header.slice(0, 30))
   }
+})
+
+test('a key in one place and another in the other are refused, however they are written', async () => {
+  for (const other of [`Bearer ${admin.key}`, `bearer ${admin.key}`, `Bearer\t${admin.key}`, `Bearer ${admin.key}, x`, 'Bearer x y']) {
+    const answer = await ask(`GET /v1/users/${user.id}`, `${auth}Authorization: ${other}\r\n`)
+    assert.deepEqual(brief(answer), [401, 'key_invalid'], other)
+  }
+  for (const other of ['Basic YTpi', `Bearer ${user.key}`, `BEARER  ${user.key}`, '']) {
+    assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}`, `${auth}Authorization: ${other}\r\n`)), [200, undefined], other)
+  }
+  for (const [headers, code] of [
+    [`X-Api-Key: ${user.key}\r\n${auth}`, 'key_invalid'], [`X-Api-Key: "${user.key}"\r\n`, 'key_invalid'],
+    [`Authorization: Basic x, Bearer ${user.key}\r\n`, 'key_missing'], [`X_Api_Key: ${user.key}\r\n`, 'key_missing'],
+    [`Cookie: X-Api-Key=${user.key}\r\n`, 'key_missing'], [`Proxy-Authorization: Bearer ${user.key}\r\n`, 'key_missing'],
+  ] as const) assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}`, headers)), [401, code], headers.slice(0, 30))
+  assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}?x-api-key=${user.key}`)), [401, 'key_missing'])
 })
 
 test('an id that a caller gives is kept, or replaced by a new one', async () => {

@@ -70,6 +70,9 @@ const randomText = (r: Random, max = 12) => Array.from({ length: r.below(max) },
 const instants = ['2999-01-01T00:00:00Z', '2030-01-31T12:00:00.123456789+23:59', '9999-12-31T23:59:59-14:00', '2030-02-28t00:00:00z', '0001-01-01T00:00:00Z',
   '2024-02-29T00:00:00Z', '1969-12-31T23:59:59.999Z']
 
+/** More names than faults are told. */
+const many = Array.from({ length: 1500 }, (_, i) => i.toString(36))
+
 /** Passwords cost time to hash: one in 200 cases may. */
 let [begun, hashed] = [0, 0]
 const mayHash = () => hashed * 200 < begun && ++hashed > 0
@@ -140,7 +143,8 @@ function make(r: Random, index: number, users: { id: string; key: string; keyId:
     if (where === 'query') query.push(...texts.map((text) => `${encodeURIComponent(name)}=${encodeURIComponent(text)}`))
     else headers[name] = r.pick(['*', '"1"', '"2"', 'W/"1"', '', ',', '"', texts.join().replace(/[^ -~]/g, '')])
   }
-  if (r.chance(0.1)) query.push(r.pick(['a=b', '%zz', '=', '&&', 'limit', 'limit=1&limit=2', '__proto__=1', '%00=%ff', 'require-role=x', '?']))
+  if (r.chance(0.1)) query.push(r.pick(['a=b', '%zz', '=', '&&', 'limit', 'limit=1&limit=2', '__proto__=1', '%00=%ff', 'require-role=x', '?',
+    'a&'.repeat(5000), many.join('&')]))
   const segments: Record<string, () => string> = {
     id: () => r.pick([user.id, user.id, user.id, r.pick(users).id, r.pick(users).id.toUpperCase(), '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f', 'me', '%00', '..', '1']),
     keyId: () => r.pick([user.keyId, user.keyId, r.pick(users).keyId, user.id, 'x', "'"]),
@@ -163,7 +167,8 @@ function make(r: Random, index: number, users: { id: string; key: string; keyId:
     headers['Content-Type'] = r.chance(0.95) ? 'application/json' : r.pick(['text/plain', 'application/json; charset=utf-16', 'application/jso', ''])
     if (headers['Content-Type'] !== 'application/json') json = undefined
     if (r.chance(0.05)) {
-      body = r.pick([body.subarray(0, body.length / 2), Buffer.concat([body, body]), Buffer.from([0xff, 0xfe]), Buffer.alloc(17_000, ' '), Buffer.from('{"a":'.repeat(2000))])
+      body = r.pick([body.subarray(0, body.length / 2), Buffer.concat([body, body]), Buffer.from([0xff, 0xfe]), Buffer.alloc(17_000, ' '), Buffer.from('{"a":'.repeat(2000)),
+        Buffer.from(JSON.stringify(Object.fromEntries(many.map((name) => [name, 1])))), Buffer.from(String(body).replace('{', '{"email":"a@b","email":"c@d",'))])
       json = undefined
     }
     if (r.chance(0.1)) headers['Transfer-Encoding'] = 'chunked'

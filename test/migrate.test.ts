@@ -4,24 +4,19 @@ import { test } from 'node:test'
 import { checkSchema, migrateDown, migrateUp, readMigrations, readStatus } from '../src/database/migrate.ts'
 import { openDatabase, withDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
-import { createDatabase, createSchema, dropDatabase } from '../src/database/setup.ts'
+import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, undo } from './helpers.ts'
 
-const server = openDatabase(connectTo('postgres', 'postgres'), () => {})
-undo.push(() => server.stop())
 let made = 0
 
 /** A database with its schema and no table, as its owner sees it. */
 async function createEmpty(): Promise<Database> {
   const name = `test_migrate_${process.pid}_${++made}`
-  await createDatabase(server, name, {})
-  const superuser = openDatabase(connectTo(name, 'postgres'), () => {})
-  await createSchema(superuser)
-  await superuser.stop()
+  await createDatabase(connectTo(name, 'postgres'))
   const db = openDatabase(connectTo(name, 'user_service_admin'), () => {})
   undo.push(async () => {
     await db.stop()
-    await dropDatabase(server, name)
+    await dropDatabase(connectTo(name, 'postgres'))
   })
   return db
 }

@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import type { DatabaseConfig } from '../src/config.ts'
+import { privateDatabase } from '../src/config.ts'
 import { startPrivatePostgres } from '../src/database/embedded.ts'
 import { migrateUp } from '../src/database/migrate.ts'
 import { withDatabase } from '../src/database/pool.ts'
-import { createDatabase, createSchema } from '../src/database/setup.ts'
+import { createDatabase } from '../src/database/setup.ts'
 import { familyOf } from './bench/servers.ts'
 import { undo } from './undo.ts'
 
@@ -39,12 +39,8 @@ export async function startOwnPostgres(settings: Record<string, string> = {}) {
     rmSync(directory, { recursive: true, force: true })
   })
 
-  const name = 'db_user_service'
-  const as = (user: string, database = name): DatabaseConfig => ({
-    hosts: [host], port: 5432, name: database, user, password: undefined, ssl: false, poolSize: 4,
-  })
-  await withDatabase(as('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-  await withDatabase(as('postgres'), createSchema)
+  const as = (user: string) => privateDatabase({ socketDirectory: host, port: 5432 }, user)
+  await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   return {

@@ -7,10 +7,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
+import { privateDatabase } from '../src/config.ts'
 import { startPrivatePostgres } from '../src/database/embedded.ts'
 import { migrateUp } from '../src/database/migrate.ts'
-import { openDatabase } from '../src/database/pool.ts'
-import { createDatabase, createSchema } from '../src/database/setup.ts'
+import { withDatabase } from '../src/database/pool.ts'
+import { createDatabase } from '../src/database/setup.ts'
 
 const [named, flags] = [process.argv.slice(2), [] as string[]]
 while (named[0]?.startsWith('-')) flags.push(named.shift()!)
@@ -26,18 +27,9 @@ const postgres = await startPrivatePostgres({
   settings: { fsync: 'off', max_connections: '300', max_wal_size: '256MB' },
 })
 try {
-  const name = 'template_user_service'
-  const using = async (user: string, database: string, work: (db: ReturnType<typeof openDatabase>) => Promise<unknown>) => {
-    const db = openDatabase({
-      hosts: [postgres.socketDirectory], port: postgres.port, name: database, user,
-      password: undefined, ssl: false, poolSize: 1,
-    }, () => {})
-    await work(db)
-    await db.stop()
-  }
-  await using('postgres', 'postgres', (db) => createDatabase(db, name, {}))
-  await using('postgres', name, createSchema)
-  await using('user_service_admin', name, (db) => migrateUp(db))
+  const as = (user: string) => privateDatabase(postgres, user, 'template_user_service')
+  await createDatabase(as('postgres'))
+  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   const loader = (process.features as { typescript?: unknown }).typescript ? [] : ['--import', import.meta.resolve('tsx')]
   const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', '--test-concurrency=3', ...flags, ...files], {

@@ -53,6 +53,21 @@ test('log-out everywhere ends the sessions of that user and no key', async () =>
   assert.equal(nobody.body.code, 'user_not_found')
 })
 
+test('a session can be shortened, by nobody prolonged', async () => {
+  const user = await app.user()
+  const { details: session } = await login(user.email)
+  const { details: keys } = await app.request('GET', `/users/${user.id}/keys`, { key: user.key })
+  const { id, validUntil } = keys.find(({ kind }: any) => kind === 'session')
+  const change = async (key: string, until: string | null) =>
+    (await app.request('PATCH', `/users/${user.id}/keys/${id}`, { key, body: { validUntil: until } })).details.validUntil
+  for (const key of [session.key, user.key, admin.key]) {
+    assert.deepEqual([await change(key, null), await change(key, '2999-01-01T00:00:00Z')], [validUntil, validUntil])
+  }
+  assert.equal(await change(user.key, '2020-01-01T00:00:00Z'), '2020-01-01T00:00:00.000Z')
+  assert.equal(await change(user.key, null), '2020-01-01T00:00:00.000Z')
+  assert.equal(await read(user.id, session.key), 401)
+})
+
 test('a session ends with its time', async () => {
   const short = await startTestApp({ SESSION_SECONDS: '1' }, app.database)
   const user = await app.user()
@@ -145,6 +160,21 @@ test('of many guesses at once only five are answered, and one more for each wait
   const answered = statuses.filter((status) => status === 401).length
   assert.ok(answered >= 5 && answered <= 5 + waits, `${answered} answered, ${waits} waits`)
   assert.ok(statuses.every((status) => status === 401 || status === 429))
+})
+
+test('of guesses at once that must wait, the right one is told to wait as long as the others', async () => {
+  const salt = Buffer.alloc(16, 1)
+  const user = await app.user({ passwordHash: formatHash({ ln: 4, r: 8, p: 1, salt, hash: scryptSync(password, salt, 32, { N: 16, r: 8, p: 1 }) }) })
+  const client = '198.51.100.8'
+  for (const where of [client, '']) {
+    await login(user.email, 'wrong', client)
+    await app.db.query(`update login_failures set wait_until = now(), failures = case when client = $1 then 110 else 1 end
+      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`, [where, client, user.email])
+    const guesses = ['a', 'b', 'c', 'd', 'e', password, 'f', 'g'].map((guess) => login(user.email, guess, client))
+    const refused = (await Promise.all(guesses)).filter(({ status }) => status === 429)
+    assert.ok(refused.length >= 4, `${refused.length} refused`)
+    for (const { headers } of refused) assert.ok(Number(headers.get('retry-after')) > 800, headers.get('retry-after')!)
+  }
 })
 
 test('guessing the current password through a change is counted, too', async () => {

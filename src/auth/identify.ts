@@ -38,7 +38,7 @@ export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => 
 }
 
 function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): string {
-  const bearer = /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1]
+  const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
   const key = (direct as string | undefined)?.trim() || bearer
   if (key === undefined) throw new AppError('key_missing')
   if (bearer !== undefined && bearer !== key) throw new AppError('key_invalid')

@@ -1,6 +1,6 @@
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 
-import { createReader, localDirectory, privateDatabase, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
+import { createReader, localDirectory, privateDatabase, readDatabase, type Env } from '../config.ts'
 import { findPrivatePostgres } from '../database/embedded.ts'
 import { ExitError, exitWith } from '../errors.ts'
 
@@ -51,7 +51,7 @@ export async function command<T extends Options>(usage: string, options: T, run:
 }
 
 /** How a command reaches the database: as configured, else the private one of `npm start` while that runs. */
-export function readCommandDatabase(env: Env, user: string): DatabaseConfig {
+export function readCommandDatabase(env: Env, user: string) {
   const reader = createReader(env)
   const configured = readDatabase(reader, user)
   reader.finish()

@@ -1,6 +1,5 @@
 import { createReader, readDatabase } from '../config.ts'
-import { createDatabase, createSchema, dropDatabase } from '../database/setup.ts'
-import { withDatabase } from '../database/pool.ts'
+import { createDatabase, dropDatabase } from '../database/setup.ts'
 import { command, misuse } from './command.ts'
 
 const usage = `Usage: node bin/database.js create | drop --yes
@@ -34,9 +33,10 @@ await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env })
   const name = reader.text('DATABASE_NAME') ?? (server.name === 'postgres' ? 'db_user_service' : server.name)
   reader.finish()
 
-  await withDatabase({ ...server, name: 'postgres' }, (db) =>
-    action === 'create' ? createDatabase(db, name, passwords) : dropDatabase(db, name))
-  if (action === 'drop') return console.log(`Dropped ${name}`)
-  await withDatabase({ ...server, name }, createSchema)
+  if (action === 'drop') {
+    await dropDatabase({ ...server, name })
+    return console.log(`Dropped ${name}`)
+  }
+  await createDatabase({ ...server, name }, passwords)
   console.log(`${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
 })

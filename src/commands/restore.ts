@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { startPrivatePostgres } from '../database/embedded.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
-import { createDatabase, createSchema } from '../database/setup.ts'
+import { createDatabase } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse } from './command.ts'
 import { findPostgres, makeDirectory, postgresEnv, run, start, type Surroundings } from './process.ts'
@@ -105,8 +105,7 @@ async function* makeScript(rows: Manifest['rows'], dump: ReturnType<typeof start
 async function withScratch(name: string, work: (database: DatabaseConfig) => Promise<void>) {
   const server = await startPrivatePostgres({ directory: makeDirectory(), say: () => {} })
   try {
-    await withDatabase(privateDatabase(server, 'postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-    await withDatabase(privateDatabase(server, 'postgres', name), createSchema)
+    await createDatabase(privateDatabase(server, 'postgres', name))
     await work(privateDatabase(server, 'user_service_admin', name))
   } finally {
     await server.stop()

@@ -27,7 +27,7 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
   const pool = new pg.Pool({
     host: hosts[host], port, database, user, password, ssl, application_name: 'user-service', keepAlive: true,
     connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs, max: poolSize, idleTimeoutMillis: 60_000,
-    onConnect: (client) => prepare(client, timeoutMs, hosts.length > 1),
+    ...(hosts.length > 1 && { onConnect: refuseReadOnly }),
   })
   pool.on('error', onLost)
   // A connection that dies while it is checked out and idle would otherwise end the process.
@@ -93,13 +93,9 @@ async function transact<T>(client: Client, work: (tx: Db) => Promise<T>, tries =
   }
 }
 
-async function prepare(client: Client, timeoutMs: number, mustWrite: boolean) {
-  // PostgreSQL gives up first: a statement that waits for a lock would otherwise wait on, and hold its session.
-  const { rows } = await client.query<{ readOnly: string }>({
-    text: `select set_config('statement_timeout', $1, false), current_setting('transaction_read_only') as "readOnly"`,
-    values: [Math.max(0, timeoutMs - 100)],
-  })
-  if (mustWrite && rows[0]!.readOnly === 'on') throw new Error('the server does not accept writes')
+async function refuseReadOnly(client: Client) {
+  const { rows } = await client.query({ text: `select where current_setting('transaction_read_only') = 'on'` })
+  if (rows.length > 0) throw new Error('the server does not accept writes')
 }
 
 /** Opens one connection for the time of `work`, whose statements may take any time. */

@@ -42,12 +42,13 @@ export async function listKeys(db: Db, userId: string, page: { after?: string; l
   return keys
 }
 
-/** Changes what is given; throws `key_not_found` when the user has no such key. */
+/** Changes what is given, but prolongs no session; throws `key_not_found` when the user has no such key. */
 export const updateKey = (
   db: Db, userId: string, keyId: string, { name, enabled, validUntil }: Partial<Key>,
 ): Promise<Key> => one(db,
   `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
-     valid_until = case when $5::boolean then $6::timestamptz else valid_until end
+     valid_until = case when not $5::boolean then valid_until
+       when kind = 'session' then least(valid_until, $6::timestamptz) else $6::timestamptz end
    where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
   [userId, keyId, name, enabled, validUntil !== undefined, validUntil], 'key_not_found')
 

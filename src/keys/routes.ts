@@ -42,6 +42,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         insertKey(tx, { userId: call.params.id, kind: 'api', ...body })),
     }),
     route('PATCH', '/users/{id}/keys/{keyId}', 'self', 'Rename a key, switch it off or on, change its end', {
+      description: 'The end of a session comes no later for it.',
       body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
       replies: { 200: { says: 'The key', body: key } },
       fails: ['key_not_found'],

@@ -45,6 +45,8 @@ export async function checkPassword<T extends object>(
   const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
   if (!right || !user?.enabled) {
     await db.transaction(async (tx) => {
+      // As for who was right, so that the wait says nothing about the password.
+      await refuseWaiting(tx, account, client)
       await countFailure(tx, account, client, freeFailures.client)
       await countFailure(tx, account, '', freeFailures.anywhere)
       await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
@@ -89,7 +91,9 @@ async function countFailure(tx: Db, account: Buffer, client: string, free: numbe
            - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
      where old.wait_until <= now() returning failures`,
     [account, client, free])
-  if (counted.length === 0) throw new AppError('login_throttled', { retryAfterSeconds: 1 })
+  if (counted.length > 0) return
+  await refuseWaiting(tx, account, client)
+  throw new AppError('login_throttled', { retryAfterSeconds: 1 })
 }
 
 /** Removes the counts that have been forgotten. */

@@ -1,12 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import type { DatabaseConfig, Env } from '../../src/config.ts'
+import { privateDatabase, type DatabaseConfig, type Env } from '../../src/config.ts'
 import { startPrivatePostgres } from '../../src/database/embedded.ts'
 import { migrateUp } from '../../src/database/migrate.ts'
 import { withDatabase } from '../../src/database/pool.ts'
 import type { Database } from '../../src/database/pool.ts'
-import { createDatabase, createSchema } from '../../src/database/setup.ts'
+import { createDatabase } from '../../src/database/setup.ts'
 import { createKey, digestKey } from '../../src/secrets.ts'
 
 export const password = 'correct horse battery staple'
@@ -40,12 +40,8 @@ export async function fillDatabase(
   { socketDirectory, port }: Postgres, users: number, knownCount: number,
 ): Promise<Filled> {
   const name = `bench_${users}`
-  const connection = (user: string, name: string): DatabaseConfig => ({
-    hosts: [socketDirectory], port, name, user, password: undefined, ssl: false, poolSize: 10,
-  })
-  const as = (user: string) => connection(user, name)
-  await withDatabase(connection('postgres', 'postgres'), (db) => createDatabase(db, name, {}))
-  await withDatabase(as('postgres'), createSchema)
+  const as = (user: string) => privateDatabase({ socketDirectory, port }, user, name)
+  await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
   const known = await withDatabase(as('postgres'), (db) => fill(db, users, Math.min(knownCount, users)))
   return { name, as, known, env: { DATABASE_HOST: socketDirectory, DATABASE_PORT: String(port), DATABASE_NAME: name } }
