@@ -37,6 +37,7 @@ export function createHasher(maxThreads = availableParallelism()) {
     worker.on('message', (hash: Uint8Array) => {
       threads.get(worker)?.resolve(Buffer.from(hash))
       threads.set(worker, null)
+      worker.unref()
       next()
     })
     // Of memory, say; another thread takes its place.
@@ -45,8 +46,6 @@ export function createHasher(maxThreads = availableParallelism()) {
       threads.delete(worker)
       next()
     })
-    // Not sooner: to listen for messages holds the process.
-    worker.unref()
     return worker
   }
 
@@ -61,6 +60,7 @@ export function createHasher(maxThreads = availableParallelism()) {
     queues.delete(client)
     if (jobs.length > 0) queues.set(client, jobs)
     threads.set(worker, job)
+    worker.ref() // A hash under way holds the process, an idle thread does not.
     worker.postMessage(job.work)
   }
 
