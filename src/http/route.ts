@@ -6,15 +6,9 @@ import type { Client } from './client.ts'
 
 /** Who calls: the key that was presented, and its user as the database has it now. */
 export interface Caller {
-  keyId: string
-  keyKind: 'api' | 'session'
-  userId: string
-  email: string
-  role: 'user' | 'admin'
-  permissions: string[]
-  version: number
-  createdAt: Date
-  updatedAt: Date
+  keyId: string; keyKind: 'api' | 'session'
+  userId: string; email: string; role: 'user' | 'admin'; permissions: string[]
+  version: number; createdAt: Date; updatedAt: Date
 }
 
 /**
@@ -51,12 +45,7 @@ export interface Call<A extends Access, P extends string, Q, B> {
 }
 
 /** What the document says of a success: its payload's or raw form, and headers besides the common. */
-export interface ReplySpec {
-  says: string
-  body?: JsonSchema
-  raw?: string
-  headers?: string[]
-}
+export type ReplySpec = { says: string; body?: JsonSchema; raw?: string; headers?: string[] }
 
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
 
