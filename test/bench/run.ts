@@ -15,15 +15,15 @@ import { growth } from './growth.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { stopServers } from './servers.ts'
-import { accessLog, pages, throughput } from './throughput.ts'
+import { accessLog, instances, pages, throughput } from './throughput.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…] [--against CHECKOUT]
   [--memory-seconds N]
-Cases: auth user first log pages growth flood timing memory start revocation
+Cases: auth user first log pages instances growth flood timing memory start revocation
 `
 const requests = ['auth', 'user', 'first']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
-  log: accessLog, pages, growth, flood, timing: loginTiming, memory, start: startTime, revocation,
+  log: accessLog, pages, instances, growth, flood, timing: loginTiming, memory, start: startTime, revocation,
 }
 
 const { values } = parseArgs({

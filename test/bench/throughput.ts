@@ -106,6 +106,25 @@ export async function accessLog(bench: Bench): Promise<void> {
   await Promise.all([on.stop(), off.stop()])
 }
 
+/** One instance against two that share the connections, nothing pinned: what a second process on the machine brings. */
+export async function instances({ directory, database, rounds, seconds }: Bench): Promise<void> {
+  const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
+  const [one, other] = await Promise.all([startService(database, directory), startService(database, directory)])
+  const load = (server: Server, share: number) =>
+    flood(directory, { port: server.port, connections: share, seconds, requests: file })
+  const [alone, both]: [number[], number[]] = [[], []]
+  for (let round = -1; round < rounds; round++) {
+    const single = await load(one, connections)
+    const halves = await Promise.all([load(one, connections / 2), load(other, connections / 2)])
+    if (round < 0) continue
+    alone.push(single.perSecond)
+    both.push(halves.reduce((sum, { perSecond }) => sum + perSecond, 0))
+  }
+  printTable('Instances on one machine', ['', 'requests/s'],
+    [['one', spread(alone)], ['two', spread(both)], ['two ÷ one', ratio(both, alone)]])
+  await Promise.all([one.stop(), other.stop()])
+}
+
 /** The first page of all users, and one deep in them. */
 export async function pages(bench: Bench): Promise<void> {
   const { directory, database, users } = bench
