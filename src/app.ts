@@ -65,7 +65,7 @@ export async function startApp(config: Config, log: Log) {
       .catch((error) => log('warn', 'cleaning failed', describeError(error)))
     const cleaning = setInterval(clean, 3_600_000).unref()
     undo.push(() => clearInterval(cleaning))
-    const listener = await listen(pipeline, config)
+    const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })

@@ -560,6 +560,13 @@ test('headers that come too slowly are cut within seven seconds', async () => {
   assert.ok(ms > 4000 && ms < 8000, `${ms} ms`)
 })
 
+test('what never became a request has its line in the log, too', async () => {
+  const { answers: [answer] } = await raw('NONSENSE\r\n\r\n')
+  const { requestId, route, status, address, failure } = JSON.parse(app.log.find((line) => line.includes(answer!.body.requestId))!)
+  assert.deepEqual([requestId, route, status, address, failure],
+    [answer!.headers['x-request-id'], 'none', 400, '127.0.0.1', 'invalid_request'])
+})
+
 test('every line of the log is one record, and none holds what was sent', () => {
   for (const line of app.log) {
     const { time, level, message } = JSON.parse(line)

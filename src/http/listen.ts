@@ -4,14 +4,15 @@
 // until the answer is taken, 65 s idle (longer than gateways keep theirs); checked each second.
 // At most 10,000 connections. Malformed requests get 400 and a close, but only after the answers
 // to the valid ones before them.
+import { X509Certificate, createPrivateKey, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
 import { createSecureContext } from 'node:tls'
-import { X509Certificate, createPrivateKey } from 'node:crypto'
 
 import { AppError, ExitError, failures, type Code } from '../errors.ts'
+import type { Log } from '../log.ts'
 import { breakBody } from './body.ts'
 import type { Pipeline } from './pipeline.ts'
 
@@ -26,7 +27,7 @@ const lingerMs = 250
 const maxPipelined = 1000
 
 /** Listens and hands each request to `pipeline`; throws an ExitError when it cannot. */
-export async function listen(pipeline: Pipeline, { host, port, tls }: Options) {
+export async function listen(pipeline: Pipeline, { host, port, tls }: Options, log: Log) {
   // Kept by connection: an answer that is queued when the connection goes is never closed.
   const peers = new Map<Socket, Peer>()
   let stopping = false
@@ -75,7 +76,10 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options) {
     const refuse = () => {
       // A request whose body goes wrong after its answer gets no second one.
       if (isInBody || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
-      socket.end(rawRefusal(codeOf(error.code), tls !== null), () => socket.destroy())
+      const [code, requestId] = [codeOf(error.code), randomUUID()]
+      socket.end(rawRefusal(code, requestId, tls !== null), () => socket.destroy())
+      const { status } = failures[code]
+      log('info', 'request', { requestId, route: 'none', status, address: socket.remoteAddress, failure: code })
     }
     if (!waiting?.size) refuse()
     else if (socket.listenerCount('answered') === 0) socket.once('answered', refuse)
@@ -141,11 +145,10 @@ const codeOf = (reason: string | undefined): Code =>
     : reason === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'invalid_request'
 
 /** An answer for what never became a request. */
-function rawRefusal(code: Code, secure: boolean): string {
+function rawRefusal(code: Code, requestId: string, secure: boolean): string {
   const { status, sentence } = failures[code]
-  const id = crypto.randomUUID()
-  const body = JSON.stringify({ requestId: id, status: 'ERROR', details: sentence, code })
-  return `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${id}\r\n` +
+  const body = JSON.stringify({ requestId, status: 'ERROR', details: sentence, code })
+  return `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${requestId}\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${body.length}\r\nCache-Control: no-store\r\n` +
     `X-Content-Type-Options: nosniff\r\n${secure ? 'Strict-Transport-Security: max-age=31536000\r\n' : ''}` +
     `Connection: close\r\n\r\n${body}`
