@@ -84,7 +84,8 @@ test('TLS 1.2 and 1.3 are spoken, with forward secrecy and authenticated ciphers
   }
 })
 
-test('older versions and other ciphers are refused', async () => {
+test('older versions and other ciphers are refused, and the log says so', async () => {
+  const before = app.log.length
   for (const [options, code] of [
     [{ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }, /ALERT_PROTOCOL_VERSION$/],
     ...['AES128-GCM-SHA256', 'ECDHE-ECDSA-AES128-SHA256', 'ECDHE-ECDSA-AES128-CCM', 'DHE-RSA-AES128-GCM-SHA256']
@@ -92,6 +93,8 @@ test('older versions and other ciphers are refused', async () => {
   ] as [ConnectionOptions, RegExp][]) {
     await assert.rejects(shake(options), code)
   }
+  const told = app.log.slice(before).map((line) => JSON.parse(line)).filter(({ address }) => address === '127.0.0.1')
+  assert.deepEqual(told.map(({ message }) => message), Array(5).fill('handshake failed'))
 })
 
 test('every answer has browsers stay with HTTPS, also to what is no request', async () => {

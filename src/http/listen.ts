@@ -85,7 +85,10 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
     else if (socket.listenerCount('answered') === 0) socket.once('answered', refuse)
   })
   // Nothing can be said to who did not shake hands, and Node leaves its socket to whoever listens above.
-  server.on('tlsClientError', (_: Error, socket: Socket) => socket.destroy())
+  server.on('tlsClientError', ({ message }: Error, socket: Socket) => {
+    log('info', 'handshake failed', { address: socket.remoteAddress, failure: message })
+    socket.destroy()
+  })
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', ({ message }) => reject(new ExitError(`Cannot listen: ${message}`)))
