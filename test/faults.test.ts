@@ -130,6 +130,67 @@ test('on a way to the database that swallows everything answers come within two 
   await isBack(far)
 })
 
+/** Changes of a user or its key, by SQL and on another instance; what the key must then not pass. */
+const changes: [what: string, sql: string, [method: string, path: string, body?: object], asks?: string][] = [
+  ['a key that is deleted', 'delete from api_keys where id = $2', ['DELETE', '/keys/KEY']],
+  ['a key that is switched off', 'update api_keys set enabled = false where id = $2', ['PATCH', '/keys/KEY', { enabled: false }]],
+  ['a key that has ended', 'update api_keys set valid_until = now() where id = $2', ['POST', '/keys/KEY/rotate']],
+  ['a user that is disabled', 'update users set enabled = false where id = $1', ['PATCH', '', { enabled: false }]],
+  ['a user that is deleted', 'delete from users where id = $1', ['DELETE', '']],
+  ['a role that is taken', `update users set role = 'user' where id = $1`, ['PATCH', '', { role: 'user' }], '?require-role=admin'],
+  ['a permission that is taken', `update users set permissions = '{}' where id = $1`, ['PATCH', '', { permissions: [] }],
+    '?require-permission=reports'],
+]
+for (const [what, sql, [method, path, body], asks = ''] of changes) {
+  test(`${what}, by SQL or on another instance, is so for the next request, also after a fault`, async () => {
+    const admin = await app.admin()
+    const passes = async (key: string, at: App) => (await at.request('GET', `/users/auth${asks}`, { key })).status
+    const refused = asks === '' ? 401 : 403
+    const make = async () => {
+      const made = await app.user({ role: 'admin', permissions: ['reports'] })
+      assert.deepEqual([await passes(made.key, app), await passes(made.key, far)], [200, 200])
+      return made
+    }
+    const bySql = ({ id, keyId }: { id: string; keyId: string }) =>
+      db.query(`${sql} and ($1::uuid, $2::uuid) is not null`, [id, keyId])
+
+    const one = await make()
+    await bySql(one)
+    assert.deepEqual([await passes(one.key, app), await passes(one.key, far)], [refused, refused])
+
+    const other = await make()
+    const done = await app.request(method, `/users/${other.id}${path.replace('KEY', other.keyId)}`, { key: admin.key, body })
+    assert.ok(done.status < 300)
+    assert.deepEqual([await passes(other.key, far), await passes(other.key, app)], [refused, refused])
+
+    const cut = await make()
+    await endConnections()
+    proxy.cut()
+    await bySql(cut)
+    proxy.up()
+    for (const at of [app, far]) {
+      let status = await passes(cut.key, at)
+      while (status === 503) status = await passes(cut.key, at)
+      assert.equal(status, refused)
+    }
+  })
+}
+
+test('while the way to the database swallows everything no key passes, and a revoked one never again', async () => {
+  const { key, keyId } = await app.user()
+  const passes = async () => (await far.request('GET', '/users/auth', { key })).status
+  assert.equal(await passes(), 200)
+  proxy.freeze()
+  const meanwhile = passes()
+  await db.query('delete from api_keys where id = $1', [keyId])
+  assert.equal(await meanwhile, 503)
+  proxy.cut()
+  proxy.thaw()
+  proxy.up()
+  await isBack(far)
+  assert.equal(await passes(), 401)
+})
+
 test('when PostgreSQL has no connection left answers are 503, until it has', async () => {
   await db.query('alter role user_service_manager connection limit 0')
   await endConnections()
@@ -181,6 +242,7 @@ test('of several hosts the first that accepts writes is used, decided for each n
 })
 
 test('four instances that start at once on a database without an admin make one', async () => {
+  await db.query(`delete from users where role = 'admin'`)
   const key = createKey()
   const keyFile = `${postgres.directory}/admin-key`
   writeFileSync(keyFile, key)
