@@ -63,7 +63,7 @@ export const deleteUser = (tx: Db, id: string) => tx.query('delete from users wh
  * lock until its transaction ends, so that two admins cannot remove each other.
  */
 export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
-  await tx.query('select pg_advisory_xact_lock(7520602)')
+  await tx.query('select pg_advisory_xact_lock(7520605)')
   await one(tx, `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`, [id], 'last_admin')
 }
 
