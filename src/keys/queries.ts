@@ -97,9 +97,7 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { aske
      join api_keys k on k.digest = a.digest
      join users u on u.id = k.user_id
      where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())`,
-    [digests],
-    'find-callers',
-  )
+    [digests], 'find-callers')
 }
 
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */

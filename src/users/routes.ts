@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { insertEvent } from '../audit/queries.ts'
+import { audited, insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
@@ -109,12 +109,10 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
       replies: { 204: { says: 'It is gone' } },
       fails: ['user_not_found', 'last_admin', 'stale_version'],
-      handle: ({ caller, params: { id }, headers, origin }) => db.transaction(async (tx) => {
-        const before = await lock(tx, id, headers)
-        if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
+      handle: (call) => audited(db, 'user.deleted', 204, call, async (tx) => {
+        const { id, role, enabled } = await lock(tx, call.params.id, call.headers)
+        if (role === 'admin' && enabled) await requireAnotherAdmin(tx, id)
         await deleteUser(tx, id)
-        await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
-        return { status: 204 }
       }),
     }),
   ]
