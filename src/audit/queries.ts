@@ -1,27 +1,22 @@
 import type { Database, Db } from '../database/pool.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
 
+/** `actor`: whose key acted, null for nobody's; `changes`: names, never values; `origin`: null for a command. */
 export interface NewEvent {
   action: 'user.created' | 'user.changed' | 'user.deleted' | 'key.created' | 'key.changed' | 'key.rotated'
     | 'key.deleted' | 'session.started' | 'session.failed' | 'session.ended' | 'sessions.ended'
-  /** The user whose key acted; null: nobody's, or a command of the operator. */
   actor: string | null
   subject: string | null
   keyId?: string | undefined
-  /** Names of what was changed, never values. */
   changes?: string[] | undefined
-  /** Where the request came from; null: a command. */
   origin: Pick<Origin, 'address' | 'requestId'> | null
 }
 
 /** Writes one event; call it in the transaction of what it tells. */
-export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
-  const { action, actor, subject, keyId, changes = [], origin } = event
-  await tx.query(
-    `insert into audit_events (action, actor, subject, key_id, changes, address, request_id)
-     values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
-    [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
-}
+export const insertEvent = (tx: Db, { action, actor, subject, keyId, changes = [], origin }: NewEvent) => tx.query(
+  `insert into audit_events (action, actor, subject, key_id, changes, address, request_id)
+   values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
+  [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
 
 type Acting = { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
 

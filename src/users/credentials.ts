@@ -1,11 +1,10 @@
-// Checks of a password, and what guessing costs. Failures in a row are counted in the database, per
-// account and client (from the 5th) and per account from anywhere (from the 100th): each further
-// attempt has to wait, 1 s doubling to 15 min. One failure is forgotten per 15 min, so a stranger at
-// one address, who gets no more than one try per 15 min, never reaches the second bound and cannot
-// keep an owner elsewhere out. Accounts that do not exist are counted alike.
+// Checks of a password, and what guessing costs. Failures in a row are counted in the database, per account and client
+// (from the 5th) and per account from anywhere (from the 100th): each further attempt has to wait, 1 s doubling to
+// 15 min. One failure is forgotten per 15 min, so a stranger at one address, who gets no more than one try per 15 min,
+// never reaches the second bound and cannot keep an owner elsewhere out. Accounts that do not exist are counted alike.
 //
-// An attempt that waits is refused before any hashing and is not counted. Of many attempts at once, all
-// may be hashed, but they are settled one by one: once the bound is reached, nobody learns whether he was right.
+// An attempt that waits is refused before any hashing and is not counted. Of many attempts at once, all may be
+// hashed, but they are settled one by one: once the bound is reached, the rest do not learn whether they were right.
 import { createHash } from 'node:crypto'
 
 import { insertEvent } from '../audit/queries.ts'
@@ -37,10 +36,10 @@ export async function checkPassword<T extends object>(
   await refuseWaiting(db, account, client)
   const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
   const known = right && user?.enabled ? user : null
-  const stored = known && (next !== undefined || renew) ? await hasher.hash(next ?? password, client) : known?.passwordHash
+  const stored = known && (next !== undefined || renew) ? await hasher.hash(next ?? password, client) : null
   const done = await db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520604, $1::int)', [account.readInt32BE()])
-    // Whoever is right, too, so that the wait says nothing about the password.
+    // Right or wrong, so that the wait says nothing about the password.
     await refuseWaiting(tx, account, client)
     if (known === null) {
       await countFailure(tx, account, client, 5)
@@ -49,7 +48,8 @@ export async function checkPassword<T extends object>(
       return 'wrong'
     }
     const current = await tx.query(
-      `update users set password_hash = $3 where id = $1::uuid and enabled and password_hash = $2 returning id`,
+      `update users set password_hash = coalesce($3, password_hash)
+       where id = $1::uuid and enabled and password_hash = $2 returning id`,
       [known.id, known.passwordHash, stored])
     if (current.length === 0) return 'changed'
     await tx.query('delete from login_failures where account = $1 and client = $2', [account, client])
