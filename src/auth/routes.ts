@@ -2,10 +2,10 @@ import { AppError } from '../errors.ts'
 import { route, type Route } from '../http/route.ts'
 
 /** What gateways are told, and where the caller has it. */
-const identity = {
-  'X-Auth-User-Id': 'userId', 'X-Auth-User-Email': 'email', 'X-Auth-Role': 'role',
-  'X-Auth-Permissions': 'permissions', 'X-Auth-Key-Id': 'keyId', 'X-Auth-Key-Kind': 'keyKind',
-} as const
+const identity = [
+  ['X-Auth-User-Id', 'userId'], ['X-Auth-User-Email', 'email'], ['X-Auth-Role', 'role'],
+  ['X-Auth-Permissions', 'permissions'], ['X-Auth-Key-Id', 'keyId'], ['X-Auth-Key-Kind', 'keyKind'],
+] as const
 
 /** Headers are ASCII: other characters, and `%`, as their UTF-8 bytes in percent-encoding. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
@@ -18,7 +18,7 @@ export const authRoutes = (): Route[] => ['/users/auth', '/users/auth/*'].map((p
   route('ANY', path, 'key', 'Ask whether a request may pass', {
     description: 'Any method. `require-role` and `require-permission`, any number, must all hold.',
     throttled: false,
-    replies: { 200: { says: 'It may; the headers say who asks', headers: Object.keys(identity) } },
+    replies: { 200: { says: 'It may; the headers say who asks', headers: identity.map(([name]) => name) } },
     fails: ['forbidden'],
     handle({ caller, search }) {
       const required = new URLSearchParams(search)
@@ -27,7 +27,8 @@ export const authRoutes = (): Route[] => ['/users/auth', '/users/auth/*'].map((p
       const holds = required.getAll('require-role').every(holdsRole) &&
         required.getAll('require-permission').every((name) => caller.permissions.includes(name))
       if (!holds) throw new AppError('forbidden')
-      const headers = Object.entries(identity).map(([name, member]) => [name, headerText(String(caller[member]))])
-      return { status: 200, headers: Object.fromEntries(headers) }
+      const headers: Record<string, string> = {}
+      for (const [name, member] of identity) headers[name] = headerText(String(caller[member]))
+      return { status: 200, headers }
     },
   }))
