@@ -226,6 +226,14 @@ test('the last admin can be neither demoted, disabled nor deleted, not even by t
   assert.deepEqual(status(await own.request('DELETE', `/users/${left.id}`, { key })), { status: 409, code: 'last_admin' })
 })
 
+test('an admin goes while a backup, which holds its lock, is running', async () => {
+  const other = await app.user({ role: 'admin' })
+  await app.db.transaction(async (tx) => {
+    await tx.query('select pg_advisory_xact_lock(7520602)')
+    assert.equal((await app.request('DELETE', `/users/${other.id}`, { key: other.key })).status, 204)
+  })
+})
+
 test('whom an admin promotes, demotes or disables feels it on the next request', async () => {
   const { id, key } = await app.user()
   const list = async () => (await app.request('GET', '/users?limit=1', { key })).status

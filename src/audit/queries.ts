@@ -1,35 +1,40 @@
-import type { Db } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
+import type { Caller, Origin, Reply } from '../http/route.ts'
 
+/** `actor`: whose key acted, null for nobody's; `changes`: names, never values; `origin`: null for a command. */
 export interface NewEvent {
-  action: 'user.created' | 'user.changed' | 'user.deleted'
-    | 'key.created' | 'key.changed' | 'key.rotated' | 'key.deleted'
-    | 'session.started' | 'session.failed' | 'session.ended' | 'sessions.ended'
-  /** The user whose key acted; null: nobody's, or a command of the operator. */
+  action: 'user.created' | 'user.changed' | 'user.deleted' | 'key.created' | 'key.changed' | 'key.rotated'
+    | 'key.deleted' | 'session.started' | 'session.failed' | 'session.ended' | 'sessions.ended'
   actor: string | null
   subject: string | null
   keyId?: string | undefined
-  /** Names of what was changed, never values. */
   changes?: string[] | undefined
-  /** Where the request came from; null: a command. */
-  origin: { address: string; requestId: string } | null
+  origin: Pick<Origin, 'address' | 'requestId'> | null
 }
 
 /** Writes one event; call it in the transaction of what it tells. */
-export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
-  const { action, actor, subject, keyId, changes = [], origin } = event
-  await tx.query(
-    `insert into audit_events (action, actor, subject, key_id, changes, address, request_id)
-     values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
-    [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
-}
+export const insertEvent = (tx: Db, { action, actor, subject, keyId, changes = [], origin }: NewEvent) => tx.query(
+  `insert into audit_events (action, actor, subject, key_id, changes, address, request_id)
+   values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
+  [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
+
+type Acting = { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
+
+/** Does `work` and writes its event in one transaction; answers with the key that it gives, if any. */
+export const audited = (
+  db: Database, action: NewEvent['action'], status: number, { caller, origin, params: { id: subject, keyId } }: Acting,
+  work: (tx: Db) => Promise<{ id: string } | void>, changes?: string[],
+): Promise<Reply> => db.transaction(async (tx) => {
+  const body = await work(tx)
+  await insertEvent(tx, { action, actor: caller.userId, subject, keyId: keyId ?? body?.id, changes, origin })
+  return { status, body }
+})
 
 const columns = 'id, at, action, actor, subject, key_id as "keyId", changes, address, request_id as "requestId"'
-const last = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 
 /** Events, newest first, those before the event `after`; of one user as actor or subject. */
-export function listEvents(
-  db: Db, { user, after = last, limit }: { user?: string; after?: string; limit: number },
-): Promise<{ id: string }[]> {
+export function listEvents(db: Db, page: { user?: string; after?: string; limit: number }): Promise<{ id: string }[]> {
+  const { user, after = 'ffffffff-ffff-ffff-ffff-ffffffffffff', limit } = page
   const part = (where: string) =>
     `(select ${columns} from audit_events where ${where} id < $1::uuid order by id desc limit $2::int)`
   if (user === undefined) return db.query(part(''), [after, limit])

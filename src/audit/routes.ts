@@ -9,12 +9,10 @@ const event = {
   ...object({
     id: uuid, at: instant, action: text(1, 32, /^[a-z.]+$/),
     actor: nullable(uuid), subject: nullable(uuid), keyId: nullable(uuid),
-    changes: list(text(1, 32, /^[A-Za-z]+$/), 16),
-    address: nullable(text(0, 64, /^[0-9a-fA-F.:]*$/)),
+    changes: list(text(1, 32, /^[A-Za-z]+$/), 16), address: nullable(text(0, 64, /^[0-9a-fA-F.:]*$/)),
     requestId: nullable(text(1, 64, /^[A-Za-z0-9._-]+$/)),
   }).json,
-  description: 'Actor: whose key acted, null for nobody’s or a command of the operator; subject: the user ' +
-    'acted upon, null for none that exists; changes: names, never values.',
+  description: 'Actor: whose key acted, null for nobody’s; subject: the user acted upon; changes: names, never values.',
 }
 
 export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [

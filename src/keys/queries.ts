@@ -13,7 +13,6 @@ export const members = {
 }
 export const keyText = text(53, 53, /^usk_[0-9A-Za-z]{49}$/)
 export type Key = Members<typeof members>
-export type NewKey = Key & { key: string }
 
 const columns = `id, kind, name, enabled, valid_until as "validUntil",
   last_used_at as "lastUsedAt", created_at as "createdAt"`
@@ -23,8 +22,7 @@ type KeyOptions =
   Pick<Key, 'kind' | 'name'> & { userId: string; validUntil?: Date | null; seconds?: number; key?: string }
 
 /** Makes a key; throws `user_not_found` when there is no such user. */
-export async function insertKey(db: Db, options: KeyOptions): Promise<NewKey> {
-  const { userId, kind, name, validUntil, seconds, key = createKey() } = options
+export async function insertKey(db: Db, { userId, kind, name, validUntil, seconds, key = createKey() }: KeyOptions) {
   const made = await one<Key>(db,
     `insert into api_keys (user_id, kind, name, digest, valid_until)
      select id, $2, $3, $4::bytea, coalesce($5::timestamptz, now() + $6::int * interval '1 second')
@@ -43,14 +41,13 @@ export async function listKeys(db: Db, userId: string, page: { after?: string; l
 }
 
 /** Changes what is given, but prolongs no session; throws `key_not_found` when the user has no such key. */
-export const updateKey = (
-  db: Db, userId: string, keyId: string, { name, enabled, validUntil }: Partial<Key>,
-): Promise<Key> => one(db,
-  `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
-     valid_until = case when not $5::boolean then valid_until
-       when kind = 'session' then least(valid_until, $6::timestamptz) else $6::timestamptz end
-   where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
-  [userId, keyId, name, enabled, validUntil !== undefined, validUntil], 'key_not_found')
+export const updateKey = (db: Db, userId: string, keyId: string, { name, enabled, validUntil }: Partial<Key>) =>
+  one<Key>(db,
+    `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
+       valid_until = case when not $5::boolean then valid_until
+         when kind = 'session' then least(valid_until, $6::timestamptz) else $6::timestamptz end
+     where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
+    [userId, keyId, name, enabled, validUntil !== undefined, validUntil], 'key_not_found')
 
 /** Ends a key; throws `key_not_found` when the user has no such key. */
 export async function deleteKey(db: Db, userId: string, keyId: string): Promise<void> {
@@ -59,11 +56,10 @@ export async function deleteKey(db: Db, userId: string, keyId: string): Promise<
 }
 
 /**
- * Makes a key in place of another, with its kind, name and end; the old one works for
- * `overlapSeconds` more, at most. Throws `key_not_found` when the user has no such key or it ended:
- * by now, not by when the transaction began, for another may have rotated it meanwhile.
+ * Makes a key in place of another, with its kind, name and end; the old one works for `overlapSeconds` more, at most.
+ * Throws `key_not_found` when the user has no such key or it ended: by now, not by when the transaction began.
  */
-export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number): Promise<NewKey> {
+export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number) {
   const { kind, name, validUntil } = await one<Key>(tx,
     `select ${columns} from api_keys where user_id = $1::uuid and id = $2::uuid
        and (valid_until is null or valid_until > clock_timestamp()) for update`,
@@ -83,10 +79,7 @@ export const deleteSessions = (db: Db, userId: string, exceptId: string | null) 
 export const deleteEndedSessions = (db: Db) =>
   db.query(`delete from api_keys where kind = 'session' and valid_until < now() - interval '1 hour'`)
 
-/**
- * Finds whose the usable keys among `digests` are, in one statement for all. `asked`: the index; `unmarked`:
- * the use of the key has not been noted in the current minute.
- */
+/** Whose the usable keys among `digests` are; `asked`: the index; `unmarked`: its use is not noted this minute. */
 export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { asked: number; unmarked: boolean })[]> {
   return db.query(
     `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", u.id as "userId",
@@ -97,9 +90,7 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { aske
      join api_keys k on k.digest = a.digest
      join users u on u.id = k.user_id
      where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())`,
-    [digests],
-    'find-callers',
-  )
+    [digests], 'find-callers')
 }
 
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */

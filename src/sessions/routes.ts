@@ -1,4 +1,4 @@
-import { insertEvent } from '../audit/queries.ts'
+import { audited, insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import type { Hasher } from '../hasher.ts'
 import { route, type Route } from '../http/route.ts'
@@ -10,9 +10,9 @@ import { anyText, foldEmail } from '../users/rules.ts'
 
 const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
 
-export const sessionRoutes = (
-  { db, hasher, sessionSeconds }: { db: Database; hasher: Hasher; sessionSeconds: number },
-): Route[] => [
+type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
+
+export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => [
   route('POST', '/users/sessions', 'anyone', 'Log in', {
     description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),
@@ -32,23 +32,19 @@ export const sessionRoutes = (
     description: 'An API key is no session and stays as it is.',
     replies: { 204: { says: 'The session has ended' } },
     fails: ['key_not_found'],
-    async handle({ caller: { keyKind, keyId, userId }, origin }) {
+    handle({ caller, origin }) {
+      const { keyKind, keyId, userId: id } = caller
       if (keyKind === 'api') return { status: 204 }
-      return db.transaction(async (tx) => {
-        await deleteKey(tx, userId, keyId)
-        await insertEvent(tx, { action: 'session.ended', actor: userId, subject: userId, keyId, origin })
-        return { status: 204 }
-      })
+      const call = { caller, origin, params: { id, keyId } }
+      return audited(db, 'session.ended', 204, call, (tx) => deleteKey(tx, id, keyId))
     },
   }),
   route('DELETE', '/users/sessions/{id}', 'self', 'Log out everywhere: end every session of the user', {
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
-    handle: ({ caller, params: { id }, origin }) => db.transaction(async (tx) => {
-      await lockUser(tx, id)
-      await deleteSessions(tx, id, null)
-      await insertEvent(tx, { action: 'sessions.ended', actor: caller.userId, subject: id, origin })
-      return { status: 204 }
+    handle: (call) => audited(db, 'sessions.ended', 204, call, async (tx) => {
+      await lockUser(tx, call.params.id)
+      await deleteSessions(tx, call.params.id, null)
     }),
   }),
 ]

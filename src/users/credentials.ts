@@ -1,11 +1,10 @@
-// Checks of a password, and what guessing costs. Failures in a row are counted in the database, per
-// account and client (from the 5th) and per account from anywhere (from the 100th): each further
-// attempt has to wait, 1 s doubling to 15 min. One failure is forgotten per 15 min, so a stranger at
-// one address, who gets no more than one try per 15 min, never reaches the second bound and cannot
-// keep an owner elsewhere out. Accounts that do not exist are counted alike.
+// Checks of a password, and what guessing costs. Failures in a row are counted in the database, per account and client
+// (from the 5th) and per account from anywhere (from the 100th): each further attempt has to wait, 1 s doubling to
+// 15 min. One failure is forgotten per 15 min, so a stranger at one address, who gets no more than one try per 15 min,
+// never reaches the second bound and cannot keep an owner elsewhere out. Accounts that do not exist are counted alike.
 //
-// An attempt that waits is refused before any hashing and is not counted. Of many attempts at once,
-// all may be hashed, but once the bound is reached the rest get no answer to whether they were right.
+// An attempt that waits is refused before any hashing and is not counted. Of many attempts at once, all may be
+// hashed, but they are settled one by one: once the bound is reached, the rest do not learn whether they were right.
 import { createHash } from 'node:crypto'
 
 import { insertEvent } from '../audit/queries.ts'
@@ -16,18 +15,11 @@ import type { Origin } from '../http/route.ts'
 import { findUser, type StoredUser } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
-const freeFailures = { client: 5, anywhere: 100 }
-
-export interface Attempt {
-  /** Null when nobody has the address, which must not be felt. */
-  user: StoredUser | null
-  /** What failures are counted by. */
-  account: string
-  password: string
-  /** A new password, to store in place of the right one. */
-  next?: string
-  origin: Origin
-}
+/**
+ * `user`: null when nobody has the address, which must not be felt; `account`: what failures are counted by;
+ * `next`: a new password, to store in place of the right one.
+ */
+type Attempt = { user: StoredUser | null; account: string; password: string; next?: string; origin: Origin }
 
 /**
  * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
@@ -43,28 +35,29 @@ export async function checkPassword<T extends object>(
   const password = normalPassword(attempt.password)
   await refuseWaiting(db, account, client)
   const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
-  if (!right || !user?.enabled) {
-    await db.transaction(async (tx) => {
-      // As for who was right, so that the wait says nothing about the password.
-      await refuseWaiting(tx, account, client)
-      await countFailure(tx, account, client, freeFailures.client)
-      await countFailure(tx, account, '', freeFailures.anywhere)
-      await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
-    })
-    throw new AppError('invalid_credentials')
-  }
-  const stored = next !== undefined || renew ? await hasher.hash(next ?? password, client) : user.passwordHash
+  const known = right && user?.enabled ? user : null
+  const stored = known && (next !== undefined || renew) ? await hasher.hash(next ?? password, client) : null
   const done = await db.transaction(async (tx) => {
+    await tx.query('select pg_advisory_xact_lock(7520604, $1::int)', [account.readInt32BE()])
+    // Right or wrong, so that the wait says nothing about the password.
     await refuseWaiting(tx, account, client)
+    if (known === null) {
+      await countFailure(tx, account, client, 5)
+      await countFailure(tx, account, '', 100)
+      await insertEvent(tx, { action: 'session.failed', actor: null, subject: user?.id ?? null, origin })
+      return 'wrong'
+    }
     const current = await tx.query(
-      `update users set password_hash = $3 where id = $1::uuid and enabled and password_hash = $2 returning id`,
-      [user.id, user.passwordHash, stored])
-    if (current.length === 0) return null
+      `update users set password_hash = coalesce($3, password_hash)
+       where id = $1::uuid and enabled and password_hash = $2 returning id`,
+      [known.id, known.passwordHash, stored])
+    if (current.length === 0) return 'changed'
     await tx.query('delete from login_failures where account = $1 and client = $2', [account, client])
-    return work(tx, user.id)
+    return work(tx, known.id)
   })
+  if (done === 'wrong') throw new AppError('invalid_credentials')
   // The user, or how its password is stored, was changed while this one was hashed: what holds now?
-  return done ?? checkPassword(deps, { ...attempt, user: await findUser(db, user.id) }, work)
+  return done === 'changed' ? checkPassword(deps, { ...attempt, user: await findUser(db, user!.id) }, work) : done
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {
@@ -75,26 +68,16 @@ async function refuseWaiting(db: Db, account: Buffer, client: string) {
   if (row !== undefined) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
 }
 
-/**
- * Counts a failure; throws `login_throttled` when one counted meanwhile has to be waited for. Beyond ten
- * doublings, which are more than 15 min, there is nothing to count.
- */
-async function countFailure(tx: Db, account: Buffer, client: string, free: number) {
-  const counted = await tx.query(
-    `insert into login_failures as old (account, client, failures, wait_until)
-     values ($1, $2, 1, '-infinity')
-     on conflict (account, client) do update set updated_at = now(),
-       (failures, wait_until) = (
-         select n, case when n < $3::int then '-infinity'
-           else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
-         from (select least($3::int + 10, 1 + greatest(0, old.failures
-           - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)
-     where old.wait_until <= now() returning failures`,
-    [account, client, free])
-  if (counted.length > 0) return
-  await refuseWaiting(tx, account, client)
-  throw new AppError('login_throttled', { retryAfterSeconds: 1 })
-}
+/** Counts a failure; beyond ten doublings, which are more than 15 min, there is nothing to count. */
+const countFailure = (tx: Db, account: Buffer, client: string, free: number) => tx.query(
+  `insert into login_failures as old (account, client, failures, wait_until) values ($1, $2, 1, '-infinity')
+   on conflict (account, client) do update set updated_at = now(),
+     (failures, wait_until) = (
+       select n, case when n < $3::int then '-infinity'
+         else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
+       from (select least($3::int + 10, 1 + greatest(0, old.failures
+         - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)`,
+  [account, client, free])
 
 /** Removes the counts that have been forgotten. */
 export const deleteForgottenFailures = (db: Db) => db.query(

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { insertEvent } from '../audit/queries.ts'
+import { audited, insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
@@ -14,111 +14,103 @@ import { deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser 
 import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
 import { anyText, email, members, newPassword, refuseEmailAsPassword, reserved, type User } from './rules.ts'
 
-const bodySentence = 'Invalid user syntax'
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
 const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
 type Deps = { db: Database; hasher: Hasher; basePath: string; signup: 'open' | 'admin'; passwordMinLength: number }
 
-export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => {
-  const password = newPassword(passwordMinLength)
-
-  return [
-    route('POST', '/users', signup === 'open' ? 'optional' : 'admin', 'Create a user with a first key', {
-      description: 'Only an admin may give `role`, `permissions` and `enabled`.',
-      body: object({ email, password }, reserved),
-      bodySentence,
-      replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
-      fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
-      async handle({ caller, body: { password, ...given }, origin }) {
-        requireAdminFor(caller, given)
-        refuseEmailAsPassword(password, given.email)
-        const passwordHash = await hasher.hash(password, origin.client)
-        return db.transaction(async (tx) => {
-          const created = await insertUser(tx, { ...given, passwordHash })
-          const { id } = created
-          const key = await insertKey(tx, { userId: id, kind: 'api', name: 'default' })
-          const actor = caller?.userId ?? id
-          await insertEvent(tx, { action: 'user.created', actor, subject: id, keyId: key.id, origin })
-          return reply(201, created, [key.key], { Location: `${basePath}/users/${id}` })
-        })
-      },
-    }),
-    route('GET', '/users', 'admin', 'List users in the order of creation', {
-      query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
-      replies: { 200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] } },
-      async handle({ query }) {
-        const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
-        if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
-        const found = await findUserByEmail(db, query.email)
-        return { status: 200, body: found === null ? [] : [show(found)] }
-      },
-    }),
-    route('GET', '/users/{id}', 'self', 'Read a user', {
-      replies: {
-        200: { says: 'The user', body: user, headers: ['ETag'] },
-        304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
-      },
-      fails: ['user_not_found'],
-      async handle({ caller, params: { id }, headers }) {
-        const found = id === caller.userId ? { ...caller, id, enabled: true } : await findUser(db, id)
-        if (found === null) throw new AppError('user_not_found')
-        const ETag = etag(found)
-        return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
-      },
-    }),
-    route('PATCH', '/users/{id}', 'self', 'Change a user', {
-      description: 'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
-        'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
-      body: object({}, { email, password, currentPassword: anyText, ...reserved }),
-      bodySentence,
-      replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },
-      fails: ['invalid_email', 'invalid_password', 'invalid_credentials', 'forbidden', 'user_not_found',
-        'email_in_use', 'last_admin', 'stale_version', 'login_throttled', 'overloaded'],
-      async handle({ caller, body: { currentPassword, ...body }, params: { id }, headers, origin }) {
-        requireAdminFor(caller, body)
-        const { password, ...given } = body
-        const own = caller.userId === id
-        /** Changes all, the password too unless it is stored already, by who knew the one before. */
-        const change = async (tx: Db, passwordHash?: string) => {
-          const before = await lock(tx, id, headers)
-          // There was none to know; there may be meanwhile.
-          if (own && passwordHash && before.passwordHash !== null) throw new AppError('invalid_credentials')
-          const changes = Object.keys(body)
-          if (changes.length === 0) return reply(200, before)
-          const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
-          if (before.role === 'admin' && before.enabled && !staysAdmin) await requireAnotherAdmin(tx, id)
-          const after = await updateUser(tx, id, { ...given, ...(passwordHash && { passwordHash }) })
-          if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
-          await insertEvent(tx, { action: 'user.changed', actor: caller.userId, subject: id, changes, origin })
-          return reply(200, after)
-        }
-        if (password === undefined) return db.transaction((tx) => change(tx))
-        const user = await lock(db, id, headers)
-        refuseEmailAsPassword(password, body.email ?? user.email)
-        if (own && user.passwordHash !== null) {
-          if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
-          const attempt = { user, account: id, password: currentPassword, next: password, origin }
-          return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
-        }
-        const passwordHash = await hasher.hash(password, origin.client)
-        return db.transaction((tx) => change(tx, passwordHash))
-      },
-    }),
-    route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
-      replies: { 204: { says: 'It is gone' } },
-      fails: ['user_not_found', 'last_admin', 'stale_version'],
-      handle: ({ caller, params: { id }, headers, origin }) => db.transaction(async (tx) => {
+export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => [
+  route('POST', '/users', signup === 'open' ? 'optional' : 'admin', 'Create a user with a first key', {
+    description: 'Only an admin may give `role`, `permissions` and `enabled`.',
+    body: object({ email, password: newPassword(passwordMinLength) }, reserved),
+    bodySentence: 'Invalid user syntax',
+    replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
+    fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
+    async handle({ caller, body: { password, ...given }, origin }) {
+      requireAdminFor(caller, given)
+      refuseEmailAsPassword(password, given.email)
+      const passwordHash = await hasher.hash(password, origin.client)
+      return db.transaction(async (tx) => {
+        const user = await insertUser(tx, { ...given, passwordHash })
+        const { id: keyId, key } = await insertKey(tx, { userId: user.id, kind: 'api', name: 'default' })
+        const actor = caller?.userId ?? user.id
+        await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
+        return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
+      })
+    },
+  }),
+  route('GET', '/users', 'admin', 'List users in the order of creation', {
+    query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
+    replies: { 200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] } },
+    async handle({ query }) {
+      const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
+      if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
+      const found = await findUserByEmail(db, query.email)
+      return { status: 200, body: found === null ? [] : [show(found)] }
+    },
+  }),
+  route('GET', '/users/{id}', 'self', 'Read a user', {
+    replies: {
+      200: { says: 'The user', body: user, headers: ['ETag'] },
+      304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
+    },
+    fails: ['user_not_found'],
+    async handle({ caller, params: { id }, headers }) {
+      const found = id === caller.userId ? { ...caller, id, enabled: true } : await findUser(db, id)
+      if (found === null) throw new AppError('user_not_found')
+      const ETag = etag(found)
+      return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
+    },
+  }),
+  route('PATCH', '/users/{id}', 'self', 'Change a user', {
+    description: 'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
+      'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
+    body: object({}, { email, password: newPassword(passwordMinLength), currentPassword: anyText, ...reserved }),
+    bodySentence: 'Invalid user syntax',
+    replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },
+    fails: ['invalid_email', 'invalid_password', 'invalid_credentials', 'forbidden', 'user_not_found',
+      'email_in_use', 'last_admin', 'stale_version', 'login_throttled', 'overloaded'],
+    async handle({ caller, body: { currentPassword, ...body }, params: { id }, headers, origin }) {
+      requireAdminFor(caller, body)
+      const { password, ...given } = body
+      const own = caller.userId === id
+      /** Changes all, the password too unless it is stored already, by who knew the one before. */
+      const change = async (tx: Db, passwordHash?: string) => {
         const before = await lock(tx, id, headers)
-        if (before.role === 'admin' && before.enabled) await requireAnotherAdmin(tx, id)
-        await deleteUser(tx, id)
-        await insertEvent(tx, { action: 'user.deleted', actor: caller.userId, subject: id, origin })
-        return { status: 204 }
-      }),
+        // There was none to know; there may be meanwhile.
+        if (own && passwordHash && before.passwordHash !== null) throw new AppError('invalid_credentials')
+        const changes = Object.keys(body)
+        if (changes.length === 0) return reply(200, before)
+        const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
+        if (before.role === 'admin' && before.enabled && !staysAdmin) await requireAnotherAdmin(tx, id)
+        const after = await updateUser(tx, id, { ...given, ...(passwordHash && { passwordHash }) })
+        if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
+        await insertEvent(tx, { action: 'user.changed', actor: caller.userId, subject: id, changes, origin })
+        return reply(200, after)
+      }
+      if (password === undefined) return db.transaction((tx) => change(tx))
+      const user = await lock(db, id, headers)
+      refuseEmailAsPassword(password, body.email ?? user.email)
+      if (own && user.passwordHash !== null) {
+        if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
+        const attempt = { user, account: id, password: currentPassword, next: password, origin }
+        return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
+      }
+      const passwordHash = await hasher.hash(password, origin.client)
+      return db.transaction((tx) => change(tx, passwordHash))
+    },
+  }),
+  route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
+    replies: { 204: { says: 'It is gone' } },
+    fails: ['user_not_found', 'last_admin', 'stale_version'],
+    handle: (call) => audited(db, 'user.deleted', 204, call, async (tx) => {
+      const { id, role, enabled } = await lock(tx, call.params.id, call.headers)
+      if (role === 'admin' && enabled) await requireAnotherAdmin(tx, id)
+      await deleteUser(tx, id)
     }),
-  ]
-}
+  }),
+]
 
 /** Locks the user; throws `user_not_found` or, when If-Match means another version, `stale_version`. */
 async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<StoredUser> {

@@ -3,9 +3,8 @@ import { readFileSync } from 'node:fs'
 import { AppError } from '../errors.ts'
 import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid, type Members } from '../schema.ts'
 
-const common = new Set(
-  readFileSync(new URL('common.txt', import.meta.url), 'utf8').replace(/^#.*\n/, '').trim().split(/\s+/),
-)
+const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
+const common = new Set(commonText.replace(/^#.*\n/, '').trim().split(/\s+/))
 
 /** What addresses are compared by. NUL, which PostgreSQL does not take, matches no address. */
 export const foldEmail = (email: string) =>
