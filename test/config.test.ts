@@ -54,6 +54,7 @@ const mistakes: [string, Env][] = [
   ['SHUTDOWN_SECONDS', { SHUTDOWN_SECONDS: '' + 1e9 }],
   ['LOG_LEVEL', { LOG_LEVEL: 'secret' }],
   ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production' }],
+  ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production', DATABASE_HOST: ',' }],
 ]
 
 const failure = (env: Env) => {
