@@ -6,9 +6,9 @@ import { createIdentify } from './auth/identify.ts'
 import { localDirectory, privateDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
-import { openDatabase, withDatabase, type Database } from './database/pool.ts'
+import { openDatabase, withDatabase } from './database/pool.ts'
 import { createDatabase } from './database/setup.ts'
-import { ExitError, type AppError } from './errors.ts'
+import { ExitError } from './errors.ts'
 import { createHasher } from './hasher.ts'
 import { createClientReader } from './http/client.ts'
 import { listen } from './http/listen.ts'
@@ -22,9 +22,7 @@ import { allRoutes } from './routes.ts'
 import { createKey } from './secrets.ts'
 import { deleteForgottenFailures } from './users/credentials.ts'
 
-/** The version of the service, from its package. */
 export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
-
 const adminKeyFile = `${localDirectory}/admin-key`
 
 /**
@@ -32,38 +30,36 @@ const adminKeyFile = `${localDirectory}/admin-key`
  * as does a start that fails half-way.
  */
 export async function startApp(config: Config, log: Log) {
+  const report = (level: 'warn' | 'error', what: string) => (error: unknown) => log(level, what, describeError(error))
   const undo: (() => unknown)[] = []
   const stop = async () => {
-    for (const each of undo.splice(0).reverse()) {
-      await Promise.resolve(each()).catch((error) => log('error', 'stopping failed', describeError(error)))
-    }
+    for (const each of undo.splice(0).reverse()) await Promise.resolve(each()).catch(report('error', 'stopping failed'))
   }
   try {
     const { database, admin } = config.database === null
       ? await startPrivately(undo) : { database: config.database, admin: config.bootstrap }
-    const db = openDatabase(database, (error) => log('warn', 'database connection lost', describeError(error)))
+    const db = openDatabase(database, report('warn', 'database connection lost'))
     undo.push(() => db.stop())
-    await waitForDatabase(db, log)
+    // A database that starts at the same time has ten seconds.
+    const isUp = () => db.query('select').then(() => true, ({ code }) =>
+      code !== 'database_unavailable' || sleep(1000, false))
+    for (let tries = 10; tries > 0 && !await isUp(); tries--) log('warn', 'waiting for the database')
     await checkSchema(db)
     if (admin && await bootstrap(db, admin)) log('info', 'first admin created', { email: admin.email })
 
     const hasher = createHasher()
     undo.push(() => hasher.stop())
-    const { rateLimit, rateLimitBurst } = config
-    const limiter = rateLimit === 0 ? null : createLimiter(rateLimit, rateLimitBurst)
+    const limiter = config.rateLimit === 0 ? null : createLimiter(config.rateLimit, config.rateLimitBurst)
     const metrics = createMetrics()
     const pipeline = createPipeline({
       ...config,
       router: createRouter(allRoutes({ db, hasher, limiter, metrics, version, ...config })),
-      identify: createIdentify(db),
-      readClient: createClientReader(config.trustedProxies),
-      throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
-      secure: config.tls !== null,
-      log, metrics,
+      identify: createIdentify(db), readClient: createClientReader(config.trustedProxies),
+      throttle: limiter && { limiter, policy: `"default";q=${config.rateLimit};w=1` },
+      secure: config.tls !== null, log, metrics,
     })
     const clean = () => Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
-      .catch((error) => log('warn', 'cleaning failed', describeError(error)))
-    const cleaning = setInterval(clean, 3_600_000).unref()
+    const cleaning = setInterval(() => clean().catch(report('warn', 'cleaning failed')), 3_600_000).unref()
     undo.push(() => clearInterval(cleaning))
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
@@ -92,13 +88,3 @@ const welcome = (url: string) =>
   `user-service is at ${url} with a private database; its API is shown at ${url}/docs
 The admin's key is in ${adminKeyFile}. Try:
   curl -H "X-Api-Key: $(cat '${adminKeyFile}')" ${url}/users`
-
-/** Waits a little for a database that starts at the same time. */
-async function waitForDatabase(db: Database, log: Log, tries = 10): Promise<void> {
-  await db.query('select').catch(async (error: AppError) => {
-    if (error.code !== 'database_unavailable' || tries === 0) throw error
-    log('warn', 'waiting for the database', { error: (error.cause as Error).message })
-    await sleep(1000)
-    await waitForDatabase(db, log, tries - 1)
-  })
-}

@@ -21,16 +21,14 @@ export function createReader(env: Env) {
   const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
   const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
 
-  /** What `parse` makes of a setting. It throws or returns undefined where the rule is broken. */
+  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
   function read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T {
     const given = text(name)
     if (given === undefined) return fallback
-    try {
-      const value = parse(given)
-      if (value !== undefined) return value
-    } catch { /* said below */ }
-    wrong(name, rule)
-    return fallback
+    let value: T | undefined
+    try { value = parse(given) } catch { /* said below */ }
+    if (value === undefined) wrong(name, rule)
+    return value ?? fallback
   }
 
   return {
@@ -40,14 +38,13 @@ export function createReader(env: Env) {
         /^\d{1,15}$/.test(given) && Number(given) >= min && Number(given) <= max ? Number(given) : undefined),
     choice: <const T extends string>(name: string, choices: readonly [T, ...T[]]) =>
       read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) => choices.find((each) => each === given)),
-    pair(one: string, other: string) {
-      if (!text(one) !== !text(other)) wrong(`${one} and ${other}`, 'must be set together')
-      return [text(one), text(other)] as const
+    pair<T>(one: string, other: string, make: (one: string, other: string) => T) {
+      const [first, second] = [text(one), text(other)]
+      if (!first !== !second) wrong(`${one} and ${other}`, 'must be set together')
+      return first && second ? make(first, second) : null
     },
     /** Throws all mistakes in one message, exit status 2. */
-    finish() {
-      if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
-    },
+    finish() { if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2) },
   }
 }
 
@@ -57,9 +54,8 @@ export function readDatabase({ text, read, integer, choice }: ReturnType<typeof 
     'must be postgres://user:password@host:port/name, without parameters but host: see DATABASE_SSL', parseUrl)
   const ca = read('DATABASE_CA_FILE', undefined, 'names a file that cannot be read', (it) => readFileSync(it, 'utf8'))
   const mode = choice('DATABASE_SSL', ['disable', 'require', 'verify-full'])
-  const hosts = url?.hosts ?? split(text('DATABASE_HOST') ?? '')
   const database = {
-    hosts,
+    hosts: url?.hosts ?? split(text('DATABASE_HOST') ?? ''),
     port: url?.port ?? integer('DATABASE_PORT', 5432, 1, 65_535),
     name: url?.name ?? text('DATABASE_NAME') ?? 'db_user_service',
     user: url?.user ?? text('DATABASE_USER') ?? defaultUser,
@@ -67,7 +63,7 @@ export function readDatabase({ text, read, integer, choice }: ReturnType<typeof 
     ssl: mode !== 'disable' && { rejectUnauthorized: mode === 'verify-full', ...(ca && { ca }) },
     poolSize: integer('DATABASE_POOL', 10, 1, 1000),
   }
-  return hosts.length === 0 ? null : database
+  return database.hosts.length > 0 ? database : null
 }
 
 /** How to reach a private PostgreSQL, which asks nobody for a password. */
@@ -80,18 +76,14 @@ export function readConfig(env: Env) {
   const reader = createReader(env)
   const { text, wrong, read, integer, choice, pair } = reader
   const database = readDatabase(reader, 'user_service_manager')
-  if (env['NODE_ENV'] === 'production' && !(text('DATABASE_URL') ?? text('DATABASE_HOST'))) {
-    wrong('DATABASE_URL or DATABASE_HOST', 'must be set when NODE_ENV is production')
-  }
-  const [certFile, keyFile] = pair('TLS_CERT_FILE', 'TLS_KEY_FILE')
-  const [adminEmail, adminKeyFile] = pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE')
+  if (!database && env['NODE_ENV'] === 'production') wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
-    host: text('SERVER_HOST') ?? (database === null ? '127.0.0.1' : undefined),
+    host: text('SERVER_HOST') ?? (database ? undefined : '127.0.0.1'),
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
     basePath: read('SERVER_BASE_PATH', '/v1', 'must be a path such as /v1', parseBasePath),
-    tls: certFile && keyFile ? { certFile, keyFile } : null,
+    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => ({ certFile, keyFile })),
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: read('TRUSTED_PROXIES', null, 'must be addresses or networks such as 10.0.0.0/8', parseProxies),
@@ -99,53 +91,34 @@ export function readConfig(env: Env) {
     corsOrigins: read('CORS_ORIGINS', [], 'must be origins such as https://app.example.org', parseOrigins),
     sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
     passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
-    bootstrap: adminEmail && adminKeyFile ? { email: adminEmail, keyFile: adminKeyFile } : null,
+    bootstrap: pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE', (email, keyFile) => ({ email, keyFile })),
     shutdownSeconds: integer('SHUTDOWN_SECONDS', 10, 0, 3600),
     logLevel: choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
-    // Of the build, as the image has it.
-    commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown',
+    commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown', // the image sets it
   }
   reader.finish()
   return config
 }
 
 const split = (given: string) => given.split(',').map((each) => each.trim()).filter((each) => each !== '')
+const parseBasePath = (given: string) => /^(\/[\w.~-]+)*$/.exec(given.replace(/^\/*/, '/').replace(/\/+$/, ''))?.[0]
+const parseOrigins = (given: string) =>
+  split(given).every((origin) => new URL(origin).origin === origin) ? split(given) : undefined
 
 function parseUrl(given: string) {
   const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
   if (!/^postgres(ql)?:$/.test(protocol) || !/^(host)?$/.test([...searchParams.keys()].join())) return undefined
   const part = (text: string) => decodeURIComponent(text) || undefined
-  const host = hostname.replace(/^\[(.*)\]$/, '$1')
-  return {
-    hosts: [searchParams.get('host') ?? part(host) ?? 'localhost'], port: port === '' ? undefined : Number(port),
-    name: part(pathname.slice(1)), user: part(username), password: part(password),
-  }
+  const hosts = [searchParams.get('host') ?? part(hostname.replace(/[[\]]/g, '')) ?? 'localhost']
+  const name = part(pathname.slice(1))
+  return { hosts, port: Number(port) || undefined, name, user: part(username), password: part(password) }
 }
-
-const parseBasePath = (given: string) => /^(\/[\w.~-]+)*$/.exec(given.replace(/^\/*/, '/').replace(/\/+$/, ''))?.[0]
 
 function parseProxies(given: string) {
   const proxies = new BlockList()
   for (const entry of split(given)) {
     const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(entry) ?? []
-    const family = isIPv4(address) ? 'ipv4' : 'ipv6'
-    if (bits === undefined) proxies.addAddress(address, family)
-    else proxies.addSubnet(address, Number(bits), family)
+    proxies.addSubnet(address, Number(bits ?? (isIPv4(address) ? 32 : 128)), isIPv4(address) ? 'ipv4' : 'ipv6')
   }
   return proxies
-}
-
-function parseOrigins(given: string) {
-  const origins = split(given)
-  return origins.every((origin) => new URL(origin).origin === origin) ? origins : undefined
-}
-
-/** Settings that are spelled almost right: one letter missing, too many, other, or two exchanged. */
-export function findMisspelt(env: Env): { set: string; meant: string }[] {
-  const names = new Set<string>()
-  const plain = (name: string) => name.replace(/^ENV_/, '')
-  readConfig(new Proxy({}, { get: (_, name: string) => void names.add(plain(name)) }))
-  const near = (name: string) => [name, ...Array.from(name, (_, i) => name.slice(0, i) + name.slice(i + 1))]
-  return Object.keys(env).map(plain).filter((name) => !names.has(name)).flatMap((set) =>
-    [...names].filter((name) => near(name).some((each) => near(set).includes(each))).map((meant) => ({ set, meant })))
 }

@@ -1,9 +1,9 @@
 // Hashes passwords on threads of their own, one for each core, at a lower priority than the thread that answers
 // requests. (On libuv's pool, hashes would starve file and DNS work for seconds.)
 //
-// The queue is bounded and fair. Clients take turns; each has at most 16 places, all together 32. When all are taken,
-// a client with fewer places than the one with most gets that one's last. So no client, nor a few together, can keep
-// another out; who finds no place is told at once.
+// The queue is bounded and fair. Clients take turns; each has at most 16 places, all together 32. When one too many
+// comes, the client with most places loses its last, the one that comes where others have as many: so no client, nor
+// a few together, can keep another out, and who loses its place is told at once.
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
@@ -12,7 +12,7 @@ import { AppError } from './errors.ts'
 import { cost, formatHash, isWeaker, parseHash } from './secrets.ts'
 
 export type Hasher = ReturnType<typeof createHasher>
-type Job = { work: object; resolve: (hash: Buffer) => void; reject: (error: Error) => void }
+type Job = { client: string; work: object; resolve: (hash: Buffer) => void; reject: (error: Error) => void }
 
 const maxQueued = 32
 const maxQueuedPerClient = 16
@@ -27,10 +27,9 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 
 /** Starts as many threads as are needed, at most one for each core. */
 export function createHasher(maxThreads = availableParallelism()) {
-  // Clients in the order of their turns.
-  const queues = new Map<string, Job[]>()
+  let queue: Job[] = [] // its first is the next; clients are in the order of their turns
   const threads = new Map<Worker, Job | null>()
-  const countQueued = () => [...queues.values()].flat().length
+  const placesOf = (client: string) => queue.filter((job) => job.client === client).length
 
   function startThread(): Worker {
     const worker = new Worker(program, { eval: true, execArgv: [], env: {} })
@@ -50,15 +49,13 @@ export function createHasher(maxThreads = availableParallelism()) {
   }
 
   function next() {
-    const [turn] = queues
-    if (turn === undefined) return
-    const [idle] = [...threads].find(([, job]) => job === null) ?? []
+    const [job, ...others] = queue
+    if (job === undefined) return
+    const [idle] = [...threads].find(([, busy]) => busy === null) ?? []
     const worker = idle ?? (threads.size < maxThreads ? startThread() : null)
     if (worker === null) return
-    const [client, jobs] = turn
-    const job = jobs.shift()!
-    queues.delete(client)
-    if (jobs.length > 0) queues.set(client, jobs)
+    // The other clients have their turns before the rest of this one's.
+    queue = others.sort((a, b) => Number(a.client === job.client) - Number(b.client === job.client))
     threads.set(worker, job)
     worker.ref() // A hash under way holds the process, an idle thread does not.
     worker.postMessage(job.work)
@@ -66,16 +63,13 @@ export function createHasher(maxThreads = availableParallelism()) {
 
   const scrypt = (password: string, client: string, salt: Buffer, length: number, { ln, r, p } = cost) =>
     new Promise<Buffer>((resolve, reject) => {
-      const jobs = queues.get(client) ?? []
-      const overloaded = new AppError('overloaded', { retryAfterSeconds: 3 })
-      if (jobs.length >= maxQueuedPerClient) throw overloaded
-      if (countQueued() >= maxQueued) {
-        const longest = [...queues.values()].reduce((a, b) => (b.length > a.length ? b : a))
-        if (longest.length <= jobs.length + 1) throw overloaded
-        longest.pop()!.reject(overloaded)
+      const job = { client, work: { password, salt, length, N: 2 ** ln, r, p }, resolve, reject }
+      queue.push(job)
+      if (queue.length > maxQueued || placesOf(client) > maxQueuedPerClient) {
+        const longest = [job, ...queue].reduce((a, b) => (placesOf(b.client) > placesOf(a.client) ? b : a)).client
+        const [last] = queue.splice(queue.findLastIndex((each) => each.client === longest), 1)
+        last!.reject(new AppError('overloaded', { retryAfterSeconds: 3 }))
       }
-      jobs.push({ work: { password, salt, length, N: 2 ** ln, r, p }, resolve, reject })
-      queues.set(client, jobs)
       next()
     })
 
@@ -92,7 +86,7 @@ export function createHasher(maxThreads = availableParallelism()) {
       const isEqual = timingSafeEqual(await scrypt(password, client, salt, hash.length, parameters), hash)
       return { right: isEqual && known !== null, renew: known !== null && isWeaker(known) }
     },
-    load: () => ({ inFlight: [...threads.values()].filter((job) => job !== null).length, queued: countQueued() }),
+    load: () => ({ inFlight: [...threads.values()].filter((job) => job !== null).length, queued: queue.length }),
     stop: () => Promise.all([...threads.keys()].map((worker) => worker.terminate())),
   }
 }

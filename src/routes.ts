@@ -10,10 +10,7 @@ import { userRoutes } from './users/routes.ts'
 export type Deps = Parameters<typeof userRoutes>[0] & Parameters<typeof sessionRoutes>[0] & HealthDeps
 
 /** The whole API surface. */
-export function allRoutes(deps: Deps): Route[] {
-  const routes: Route[] = [
-    ...userRoutes(deps), ...keyRoutes(deps), ...sessionRoutes(deps), ...authRoutes(), ...auditRoutes(deps),
-    ...healthRoutes({ ...deps, document: () => openApi(routes, deps) }),
-  ]
-  return routes
-}
+export const allRoutes = (deps: Deps): Route[] => [
+  ...userRoutes(deps), ...keyRoutes(deps), ...sessionRoutes(deps), ...authRoutes(), ...auditRoutes(deps),
+  ...healthRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
+]
