@@ -1,14 +1,14 @@
 // Token buckets, one for each client, each kept as one number: when it will be full. So it refills continuously, and a
-// steady client gets exactly its rate. A full bucket is the same as none and is forgotten. At most `maxClients` are
-// kept; the one used longest ago makes place, which lets that client have a full bucket again, but bounds the memory
-// whatever number of addresses calls.
+// steady client gets exactly its rate. A full bucket is the same as none: a hand goes round and forgets it. While there
+// are more than `maxClients`, the hand forgets any, which lets that client have a full bucket again, but bounds the
+// memory whatever number of addresses calls.
 
 export type Limiter = ReturnType<typeof createLimiter>
 
 /** `rate` tokens a second up to `burst`; `now` in milliseconds, never going back. */
 export function createLimiter(rate: number, burst: number, maxClients = 100_000, now = () => performance.now()) {
-  // In the order of use: the first was used longest ago.
   const fullAt = new Map<string, number>()
+  let hand = fullAt.entries()
 
   return {
     size: () => fullAt.size,
@@ -20,13 +20,12 @@ export function createLimiter(rate: number, burst: number, maxClients = 100_000,
       const tokens = Math.round((burst - (full - time) * rate / 1000) * 1e6) / 1e6
       const allowed = tokens >= 1
       const left = allowed ? tokens - 1 : tokens
-      fullAt.delete(client)
       fullAt.set(client, allowed ? full + 1000 / rate : full)
-      // At most two a call: more than one call adds, and no pause.
-      let checks = 2
-      for (const [oldest, at] of fullAt) {
-        if (checks-- === 0 || (at > time && fullAt.size <= maxClients)) break
-        fullAt.delete(oldest)
+      // Two a call: more than a call adds, and no pause.
+      for (let i = 0; i < 2; i++) {
+        const { value, done } = hand.next()
+        if (done) hand = fullAt.entries()
+        else if (value[1] <= time || fullAt.size > maxClients) fullAt.delete(value[0])
       }
       return {
         allowed,

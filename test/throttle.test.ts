@@ -108,3 +108,11 @@ test('whatever number of addresses calls, memory is bounded', () => {
   for (let i = 0; i < 600; i++) limiter.take('one')
   assert.equal(limiter.size(), 1)
 })
+
+test('whatever number of addresses calls, a call costs the same', () => {
+  const limiter = createLimiter(10, 10, 100_000, () => 0)
+  const start = performance.now()
+  for (let i = 0; i < 200_000; i++) limiter.take(`client ${i % 50_000}`)
+  const microseconds = (performance.now() - start) / 200
+  assert.ok(microseconds < 10, `${microseconds} µs a call`)
+})
