@@ -17,8 +17,7 @@ export type HealthDeps =
 export function healthRoutes({ document, ...deps }: HealthDeps & { document: () => object }): Route[] {
   let json: string | undefined
   const page = readFileSync(new URL('docs.html', import.meta.url), 'utf8')
-  const hash = (element: string) =>
-    createHash('sha256').update(page.split(RegExp(`</?${element}>`))[1]!).digest('base64')
+  const hash = (tag: string) => createHash('sha256').update(page.split(RegExp(`</?${tag}>`))[1]!).digest('base64')
   const headers = {
     'Cache-Control': 'public, max-age=300',
     'Content-Security-Policy':
@@ -70,6 +69,5 @@ function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps):
     ['event_loop_busy_seconds_total', 'Time that the event loop was busy.', loop.active / 1000],
     ['process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()],
     ['process_cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6],
-    ['process_start_time_seconds', 'Start, as Unix time.', performance.timeOrigin / 1000],
   ])
 }
