@@ -26,8 +26,7 @@ export function openApi(routes: Route[], { basePath, version }: { basePath: stri
     },
     servers: [{ url: basePath || '/', description: 'This instance: local, test or production', 'x-internal': false }],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
-    paths,
-    components: { schemas, securitySchemes, ...parts },
+    paths, components: { schemas, securitySchemes, ...parts },
   }
 }
 
@@ -78,14 +77,10 @@ function operation(route: Route, path: string, method: string) {
   for (const [status, spec] of Object.entries(replies)) responses[status] = success(route, spec)
   for (const code of failuresOf(route)) responses[failures[code].status] ??= failure(route, failures[code].status)
   return {
-    operationId: [method, ...path.match(/\w+/g)!].join('_'),
-    summary,
+    operationId: [method, ...path.match(/\w+/g)!].join('_'), tags: [tagOf(path)], summary, parameters, responses,
     description: [route.description, mayCall[access]].filter(Boolean).join(' '),
-    tags: [tagOf(path)],
     security: access === 'anyone' ? [{}] : access === 'optional' ? [{}, ...keys] : keys,
-    parameters,
     requestBody: body && { required: !route.bodyOptional, content: content(body.json) },
-    responses,
   }
 }
 
