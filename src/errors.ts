@@ -31,8 +31,8 @@ export const failures = {
 
 export type Code = keyof typeof failures
 
-/** What is wrong with one member of a body or query. */
-export type Fault = { field: string; message: string }
+/** What is wrong with one member of a body or query; a code where that tells more than the one of the whole. */
+export type Fault = { field: string; message: string; code?: Code | undefined }
 type Details = { faults?: Fault[]; retryAfterSeconds?: number; cause?: unknown }
 
 /** A failure whose every part is safe to show to the caller; anything else thrown is a 500. */

@@ -5,9 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from './database/pool.ts'
 import { AppError } from './errors.ts'
 import type { Hasher } from './hasher.ts'
-import { route, type Route } from './http/route.ts'
+import { route, type Access, type Route } from './http/route.ts'
 import type { Limiter } from './limiter.ts'
-import type { Gauge, Metrics } from './metrics.ts'
+import type { Metrics } from './metrics.ts'
+import { oneOf } from './schema.ts'
 
 export type HealthDeps =
   { db: Database; hasher: Hasher; limiter: Limiter | null; metrics: Metrics; version: string; commit: string }
@@ -16,8 +17,7 @@ export type HealthDeps =
 export function healthRoutes({ document, ...deps }: HealthDeps & { document: () => object }): Route[] {
   let json: string | undefined
   const page = readFileSync(new URL('docs.html', import.meta.url), 'utf8')
-  const hash = (element: string) =>
-    createHash('sha256').update(page.split(RegExp(`</?${element}>`))[1]!).digest('base64')
+  const hash = (tag: string) => createHash('sha256').update(page.split(RegExp(`</?${tag}>`))[1]!).digest('base64')
   const headers = {
     'Cache-Control': 'public, max-age=300',
     'Content-Security-Policy':
@@ -25,62 +25,49 @@ export function healthRoutes({ document, ...deps }: HealthDeps & { document: () 
       "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     'Referrer-Policy': 'no-referrer',
   }
-  const ok = { 200: { says: 'It works', body: { type: 'string', enum: ['OK'] } } }
-  const isHealthy = createHealthCheck(deps.db)
+  const late = new AppError('database_unavailable', { retryAfterSeconds: 1 })
+  const giveUp = () => sleep(1800, null, { ref: false }).then(() => Promise.reject(late))
+  let asking: Promise<unknown> | null = null
+  /** Asks the database once for all who ask meanwhile; fails within two seconds. */
+  const askDatabase = () =>
+    asking ??= Promise.race([deps.db.query('select'), giveUp()]).finally(() => { asking = null })
+
+  const ok = { status: 200, body: 'OK' }
+  const works = { throttled: false, replies: { 200: { says: 'It works', body: oneOf('OK').json } } } as const
+  const file = (path: string, access: Access, summary: string, type: string, text: () => string) =>
+    route('GET', path, access, summary, {
+      replies: { 200: { says: summary, raw: type.replace(/;.*/, '') } },
+      handle: () => ({ status: 200, headers: access === 'anyone' ? headers : {}, raw: { type, text: text() } }),
+    })
 
   return [
     ...['/healthcheck', '/users/healthcheck'].map((path) =>
-      route('GET', path, 'anyone', 'Whether the service and its database work', {
-        throttled: false, replies: ok, fails: ['database_unavailable'],
-        handle: () => isHealthy().then(() => ({ status: 200, body: 'OK' })),
-      })),
-    route('GET', '/livez', 'anyone', 'Whether the process works', {
-      throttled: false, replies: ok, handle: () => ({ status: 200, body: 'OK' }),
-    }),
-    route('GET', '/metrics', 'admin', 'Metrics for Prometheus', {
-      replies: { 200: { says: 'Text format 0.0.4', raw: 'text/plain' } },
-      handle: () => {
-        const text = deps.metrics.text(readGauges(deps))
-        return { status: 200, raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text } }
-      },
-    }),
-    route('GET', '/openapi.json', 'anyone', 'This document', {
-      replies: { 200: { says: 'OpenAPI 3.1', raw: 'application/json' } },
-      handle: () =>
-        ({ status: 200, headers, raw: { type: 'application/json', text: json ??= JSON.stringify(document()) } }),
-    }),
-    route('GET', '/docs', 'anyone', 'A page that shows this document and tries calls', {
-      replies: { 200: { says: 'One page that loads nothing from elsewhere', raw: 'text/html' } },
-      handle: () => ({ status: 200, headers, raw: { type: 'text/html; charset=utf-8', text: page } }),
-    }),
+      route('GET', path, 'anyone', 'Whether the service and its database work',
+        { ...works, fails: ['database_unavailable'], handle: () => askDatabase().then(() => ok) })),
+    route('GET', '/livez', 'anyone', 'Whether the process works', { ...works, handle: () => ok }),
+    file('/metrics', 'admin', 'Prometheus metrics', 'text/plain; version=0.0.4; charset=utf-8', () => numbers(deps)),
+    file('/openapi.json', 'anyone', 'This document', 'application/json', () => json ??= JSON.stringify(document())),
+    file('/docs', 'anyone', 'A page that shows this document and tries calls', 'text/html; charset=utf-8', () => page),
   ]
 }
 
-/** Asks the database once for all who ask meanwhile; fails within two seconds. */
-function createHealthCheck(db: Database): () => Promise<unknown> {
-  let asking: Promise<unknown> | null = null
-  async function giveUp() {
-    await sleep(1800, null, { ref: false })
-    throw new AppError('database_unavailable', { retryAfterSeconds: 1 })
-  }
-  return () => (asking ??= Promise.race([db.query('select'), giveUp()]).finally(() => { asking = null }))
-}
-
-function readGauges({ db, hasher, limiter, version, commit }: HealthDeps): Gauge[] {
+function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps): string {
   const [hashes, connections] = [hasher.load(), db.connections()]
-  const [memory, cpu, loop] = [process.memoryUsage(), process.cpuUsage(), performance.eventLoopUtilization()]
-  return [
+  const [cpu, loop] = [process.cpuUsage(), performance.eventLoopUtilization()]
+  return metrics.text([
     [`build_info{version="${version}",commit="${commit}"}`, 'The build that runs.', 1],
+    ['throttled_total', 'Requests refused by the throttle.', metrics.failures('throttled')],
+    ['overloaded_total', 'Requests refused because too many wait before them.', metrics.failures('overloaded')],
+    ['failed_logins_total', 'Wrong passwords and unknown addresses.', metrics.failures('invalid_credentials')],
+    ['login_throttled_total', 'Log-ins refused because of failed ones before.', metrics.failures('login_throttled')],
     ['password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight],
     ['password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued],
     ['database_connections', 'Connections to the database.', connections.total],
     ['database_connections_idle', 'Connections that nobody uses now.', connections.idle],
     ['database_waiting', 'Calls waiting for a connection.', connections.waiting],
-    ['throttle_clients', 'Clients whose bucket is not full.', limiter?.size() ?? 0],
+    ['throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0],
     ['event_loop_busy_seconds_total', 'Time that the event loop was busy.', loop.active / 1000],
-    ['process_resident_memory_bytes', 'Resident memory.', memory.rss],
-    ['process_heap_bytes', 'Heap in use.', memory.heapUsed],
+    ['process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()],
     ['process_cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6],
-    ['process_start_time_seconds', 'Start, as Unix time.', performance.timeOrigin / 1000],
-  ]
+  ])
 }

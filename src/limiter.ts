@@ -1,59 +1,38 @@
-// Token buckets, one for each client. A bucket refills continuously by the time that has passed,
-// clock and tokens always moved together, so that steady clients get exactly their rate. A full
-// bucket is the same as none and is forgotten. At most `maxClients` are kept; the one used longest
-// ago makes place, which lets that client have a full bucket again, but bounds the memory whatever
-// number of addresses calls.
+// Token buckets, one for each client, each kept as one number: when it will be full. So it refills continuously, and a
+// steady client gets exactly its rate. A full bucket is the same as none: a hand goes round and forgets it. While there
+// are more than `maxClients`, the hand forgets any, which lets that client have a full bucket again, but bounds the
+// memory whatever number of addresses calls.
 
-export interface Verdict {
-  allowed: boolean
-  left: number
-  /** Seconds until the bucket is full again. */
-  resetSeconds: number
-  /** Seconds until the next request is allowed; 0 when one is. */
-  retryAfterSeconds: number
-}
-
-export interface Limiter {
-  /** Takes one token of the client's bucket, if there is one. */
-  take(client: string): Verdict
-  size(): number
-}
+export type Limiter = ReturnType<typeof createLimiter>
 
 /** `rate` tokens a second up to `burst`; `now` in milliseconds, never going back. */
-export function createLimiter(
-  rate: number, burst: number, maxClients = 100_000, now: () => number = () => performance.now(),
-): Limiter {
-  // In the order of use: the first was used longest ago.
-  const buckets = new Map<string, { tokens: number; at: number }>()
-  const fullAfterMs = (burst / rate) * 1000
-
-  function forget(time: number) {
-    let checks = 2
-    for (const [client, { at }] of buckets) {
-      if (time - at < fullAfterMs && buckets.size <= maxClients) return
-      buckets.delete(client)
-      if (--checks === 0) return
-    }
-  }
+export function createLimiter(rate: number, burst: number, maxClients = 100_000, now = () => performance.now()) {
+  const fullAt = new Map<string, number>()
+  let hand = fullAt.entries()
 
   return {
-    take(client) {
+    size: () => fullAt.size,
+    /** Takes one token of the client's bucket, if there is one. `reset` is when it is full, `retry` when it has one. */
+    take(client: string) {
       const time = now()
-      const bucket = buckets.get(client) ?? { tokens: burst, at: time }
-      bucket.tokens = Math.min(burst, bucket.tokens + ((time - bucket.at) * rate) / 1000)
-      bucket.at = time
-      const allowed = bucket.tokens >= 1
-      if (allowed) bucket.tokens--
-      buckets.delete(client)
-      buckets.set(client, bucket)
-      forget(time)
+      const full = Math.max(fullAt.get(client) ?? 0, time)
+      // Rounded, so that fractions of a time cost nobody a whole token.
+      const tokens = Math.round((burst - (full - time) * rate / 1000) * 1e6) / 1e6
+      const allowed = tokens >= 1
+      const left = allowed ? tokens - 1 : tokens
+      fullAt.set(client, allowed ? full + 1000 / rate : full)
+      // Two a call: more than a call adds, and no pause.
+      for (let i = 0; i < 2; i++) {
+        const { value, done } = hand.next()
+        if (done) hand = fullAt.entries()
+        else if (value[1] <= time || fullAt.size > maxClients) fullAt.delete(value[0])
+      }
       return {
         allowed,
-        left: Math.floor(bucket.tokens),
-        resetSeconds: Math.ceil((burst - bucket.tokens) / rate),
-        retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil((1 - bucket.tokens) / rate)),
+        left: Math.floor(left),
+        resetSeconds: Math.ceil((burst - left) / rate),
+        retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil((1 - left) / rate)),
       }
     },
-    size: () => buckets.size,
   }
 }

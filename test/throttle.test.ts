@@ -70,6 +70,19 @@ test('a bucket refills by the time that passes, so that a steady client gets its
   assert.equal(allowed, 2 + Math.floor(199 * 0.6))
 })
 
+test('a whole burst fits, whatever fractions its rate and the clock have', () => {
+  for (const rate of [3, 7, 10, 999]) {
+    let now = 86_400_000.123457
+    const limiter = createLimiter(rate, 50, 10, () => now)
+    const left = Array.from({ length: 51 }, () => {
+      now += 1e-6
+      const verdict = limiter.take('c')
+      return verdict.allowed ? verdict.left : -1
+    })
+    assert.deepEqual(left, [...Array(50).keys(), -1].sort((a, b) => b - a), `${rate} a second`)
+  }
+})
+
 test('a verdict says what is left and how long to wait', () => {
   let now = 0
   const limiter = createLimiter(2, 4, 10, () => now)
@@ -94,4 +107,12 @@ test('whatever number of addresses calls, memory is bounded', () => {
   now += 60_000
   for (let i = 0; i < 600; i++) limiter.take('one')
   assert.equal(limiter.size(), 1)
+})
+
+test('whatever number of addresses calls, a call costs the same', () => {
+  const limiter = createLimiter(10, 10, 100_000, () => 0)
+  const start = performance.now()
+  for (let i = 0; i < 200_000; i++) limiter.take(`client ${i % 50_000}`)
+  const microseconds = (performance.now() - start) / 200
+  assert.ok(microseconds < 10, `${microseconds} µs a call`)
 })
