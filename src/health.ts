@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Database } from './database/pool.ts'
@@ -12,6 +13,9 @@ import { oneOf } from './schema.ts'
 
 export type HealthDeps =
   { db: Database; hasher: Hasher; limiter: Limiter | null; metrics: Metrics; version: string; commit: string }
+
+const loopDelay = monitorEventLoopDelay({ resolution: 20 })
+loopDelay.enable()
 
 /** Health, metrics, the document and the page that shows it; `document` is asked for once. */
 export function healthRoutes({ document, ...deps }: HealthDeps & { document: () => object }): Route[] {
@@ -53,7 +57,9 @@ export function healthRoutes({ document, ...deps }: HealthDeps & { document: () 
 
 function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps): string {
   const [hashes, connections] = [hasher.load(), db.connections()]
-  const [cpu, loop] = [process.cpuUsage(), performance.eventLoopUtilization()]
+  const cpu = process.cpuUsage()
+  const delay = Math.max(0, loopDelay.percentile(99) / 1e9 - 0.02)
+  loopDelay.reset()
   return metrics.text([
     [`build_info{version="${version}",commit="${commit}"}`, 'The build that runs.', 1],
     ['throttled_total', 'Requests refused by the throttle.', metrics.failures('throttled')],
@@ -66,7 +72,7 @@ function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps):
     ['database_connections_idle', 'Connections that nobody uses now.', connections.idle],
     ['database_waiting', 'Calls waiting for a connection.', connections.waiting],
     ['throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0],
-    ['event_loop_busy_seconds_total', 'Time that the event loop was busy.', loop.active / 1000],
+    ['event_loop_delay_seconds', 'How late the event loop was since this was last read: 99th percentile.', delay],
     ['process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()],
     ['process_cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6],
   ])
