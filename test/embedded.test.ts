@@ -6,9 +6,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import {
-  findPostgresBin, findPrivatePostgres, type PrivatePostgres, startPrivatePostgres,
-} from '../src/database/embedded.ts'
+import { findPostgresBin, findPrivatePostgres, startPrivatePostgres } from '../src/database/embedded.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
@@ -19,7 +17,7 @@ const inRoot = (name: string) => {
   directories.push(join(root, name, '.local'))
   return join(root, name, '.local')
 }
-const started: PrivatePostgres[] = []
+const started: Awaited<ReturnType<typeof startPrivatePostgres>>[] = []
 const children: ChildProcess[] = []
 
 after(async () => {

@@ -95,6 +95,18 @@ test('who loses a deadlock is tried again', async () => {
   assert.equal((await answer!).status, 201)
 })
 
+test('what fails beside the database within a transaction is no failure of it, and rolls it back', async () => {
+  const db = openDatabase({ ...postgres.as('user_service_manager'), poolSize: 1 }, () => {})
+  undo.push(() => db.stop())
+  for (const error of [Object.assign(new Error('no such file'), { code: 'ENOENT' }), new Error('timeout')]) {
+    await assert.rejects(db.transaction(async (tx) => {
+      await tx.query(`update users set email = 'undone' where id = $1`, [user.id])
+      throw error
+    }), error)
+    assert.equal((await db.query(`select from users where email = 'undone'`)).length, 0)
+  }
+})
+
 test('statements that a pooler forgot are not prepared again, however many were under way', async () => {
   const db = openDatabase(postgres.as('user_service_manager'), () => {})
   undo.push(() => db.stop())

@@ -127,3 +127,16 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
   assert.deepEqual(faults, {})
   assert.deepEqual(await findScans({ text: 'select from users where email like $1', values: ['%a%'] }), ['users'])
 })
+
+test('noting that keys were used touches no index', async () => {
+  const keys = await db.query<{ id: string }>('select id from api_keys order by random() limit 500')
+  const updates = async () => (await db.query<{ all: number; hot: number }>(`select n_tup_upd::int as all, n_tup_hot_upd::int as hot
+    from pg_stat_user_tables where relname = 'api_keys'`))[0]!
+  const before = await updates()
+  await db.transaction(async (tx) => {
+    await markUsed(tx, keys.map(({ id }) => id))
+    await tx.query(countNow)
+  })
+  const after = await updates()
+  assert.deepEqual([after.all - before.all, after.hot - before.hot], [500, 500])
+})

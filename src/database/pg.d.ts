@@ -2,32 +2,28 @@
 declare module 'pg' {
   import type { EventEmitter } from 'node:events'
 
-  interface ClientOptions {
+  type Options = {
     host?: string | undefined; port?: number; database?: string; user?: string; password?: string | undefined
     ssl?: false | { rejectUnauthorized: boolean; ca?: string }
     application_name?: string; keepAlive?: boolean; connectionTimeoutMillis?: number; query_timeout?: number
-  }
-  interface PoolOptions extends ClientOptions {
     max?: number; idleTimeoutMillis?: number; onConnect?: (client: Client) => Promise<void>
   }
-  export interface Query { text: string; values?: unknown[]; name?: string | undefined }
+  export type Query = { text: string; values?: unknown[]; name?: string | undefined }
   export class Client extends EventEmitter {
-    constructor(options: ClientOptions)
+    constructor(options: Options)
     connect(): Promise<void>
     query<Row>(query: Query): Promise<{ rows: Row[] }>
     end(): Promise<void>
+    release(close: boolean): void
   }
-  export class PoolClient extends Client { release(close: boolean): void }
   class Pool extends EventEmitter {
-    constructor(options: PoolOptions)
+    constructor(options: Options)
     /** Each new connection is made by what they are then. */
-    readonly options: PoolOptions
-    readonly totalCount: number
-    readonly idleCount: number
-    readonly waitingCount: number
-    connect(): Promise<PoolClient>
+    readonly options: Options
+    readonly totalCount: number; readonly idleCount: number; readonly waitingCount: number
+    connect(): Promise<Client>
     end(): Promise<void>
   }
-  const pg: { Client: typeof Client; Pool: typeof Pool }
+  const pg: { Client: typeof Client; Pool: typeof Pool; escapeIdentifier(name: string): string }
   export default pg
 }

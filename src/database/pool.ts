@@ -1,95 +1,78 @@
-import pg, { type Client, type PoolClient } from 'pg'
+import pg, { type Client } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
 
-/** Something that runs statements: the pool, or one open transaction. */
-export interface Db {
-  /** Runs one statement; `name` prepares it once per connection. Resolves with its rows. */
-  query<Row>(text: string, values?: unknown[], name?: string): Promise<Row[]>
-}
-
+/** What runs a statement, the pool or one open transaction; with `name` it is prepared, once per connection. */
+export type Db = { query<Row>(text: string, values?: unknown[], name?: string): Promise<Row[]> }
 export type Database = ReturnType<typeof openDatabase>
 
-// Each is below two seconds, so that a request that meets a dead database is answered within two.
-const connectTimeoutMs = 1500
-const requestTimeoutMs = 1900
-
 /**
- * Opens a pool that survives the loss of its server: a failure of the connection is the failure
- * `database_unavailable` of the call that met it, and the next call connects anew. Of several hosts it uses
- * the first that accepts writes, decided for each new connection. A statement may take `timeoutMs`; 0: no limit.
+ * Opens a pool that survives the loss of its server: the call that met it fails with `database_unavailable`, the next
+ * connects anew. Of several hosts it uses the first that accepts writes, decided for each new connection. Connecting
+ * ends within two seconds, so that a request to a dead database is answered, and so does a statement; 0: no limit.
  */
-export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = requestTimeoutMs) {
-  const { hosts, port, name: database, user, password, ssl, poolSize } = config
+export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => void, timeoutMs = 1900) {
+  const { hosts, name: database, poolSize: max } = config
   let host = 0
   let prepares = true
   const pool = new pg.Pool({
-    host: hosts[host], port, database, user, password, ssl, application_name: 'user-service', keepAlive: true,
-    connectionTimeoutMillis: connectTimeoutMs, query_timeout: timeoutMs, max: poolSize, idleTimeoutMillis: 60_000,
+    ...config, host: hosts[host], database, max, application_name: 'user-service', keepAlive: true,
+    connectionTimeoutMillis: 1500, query_timeout: timeoutMs, idleTimeoutMillis: 60_000,
     ...(hosts.length > 1 && { onConnect: refuseReadOnly }),
   })
   pool.on('error', onLost)
   // A connection that dies while it is checked out and idle would otherwise end the process.
   pool.on('connect', (client: Client) => client.on('error', () => {}))
 
-  async function connect(hostsLeft = hosts.length): Promise<PoolClient> {
+  async function connect(hostsLeft = hosts.length): Promise<Client> {
     const tried = host
-    try {
-      return await pool.connect()
-    } catch (error) {
+    return pool.connect().catch((error) => {
       if (tried === host) pool.options.host = hosts[host = (host + 1) % hosts.length]
       if (hostsLeft === 1) throw explain(error)
       return connect(hostsLeft - 1)
-    }
+    })
   }
 
   /** Runs `work` with a connection, which is closed afterwards when it can no longer be trusted. */
-  async function borrow<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+  async function borrow<T>(work: (db: Db) => Promise<T>): Promise<T> {
     const client = await connect()
-    try {
-      const result = await work(client)
-      client.release(false)
-      return result
-    } catch (error) {
-      client.release(isLost(error))
-      throw explain(error)
-    }
+    let close = false
+    const query = <Row>(text: string, values: unknown[] = [], name?: string) =>
+      client.query<Row>({ text, values, name }).then(({ rows }) => rows, (error) => { throw explain(error) })
+    return work({ query }).catch((error) => {
+      close = error.code === 'database_unavailable'
+      throw error
+    }).finally(() => client.release(close))
   }
 
-  async function query<Row>(text: string, values: unknown[] = [], name?: string): Promise<Row[]> {
-    try {
-      return (await borrow((client) => client.query<Row>({ text, values, name: prepares ? name : undefined }))).rows
-    } catch (error) {
+  const query = <Row>(text: string, values?: unknown[], name?: string): Promise<Row[]> =>
+    borrow((db) => db.query<Row>(text, values, prepares ? name : undefined)).catch((error) => {
       // A pooler in transaction mode hands out other connections than were prepared.
-      if (name === undefined || !hasCode(error, '26000', '42P05')) throw error
+      if (name === undefined || !['26000', '42P05'].includes(error.code)) throw error
       prepares = false
       return query(text, values)
-    }
-  }
+    })
+
+  /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
+  const transaction = <T>(work: (tx: Db) => Promise<T>, tries = 3): Promise<T> => borrow(async (tx) => {
+    await tx.query('begin')
+    const result = await work(tx).catch(async (error) => {
+      // A lost connection is closed, which rolls back too, and without waiting for an answer.
+      if (error.code !== 'database_unavailable') await tx.query('rollback')
+      throw error
+    })
+    await tx.query('commit')
+    return result
+  }).catch((error) => {
+    if (tries === 1 || !['40P01', '40001'].includes(error.code)) throw error
+    return transaction(work, tries - 1)
+  })
 
   return {
-    query,
-    /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
-    transaction: <T>(work: (tx: Db) => Promise<T>): Promise<T> => borrow((client) => transact(client, work)),
+    query, transaction,
     connections: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     stop: () => pool.end(),
-  }
-}
-
-async function transact<T>(client: Client, work: (tx: Db) => Promise<T>, tries = 3): Promise<T> {
-  const query = async <Row>(text: string, values: unknown[] = []) => (await client.query<Row>({ text, values })).rows
-  await query('begin')
-  try {
-    const result = await work({ query })
-    await query('commit')
-    return result
-  } catch (error) {
-    // A lost connection is closed, which rolls back too, and without waiting for an answer.
-    if (!isLost(error)) await query('rollback')
-    // Nothing was done of what lost a deadlock.
-    if (tries > 1 && hasCode(error, '40P01', '40001')) return transact(client, work, tries - 1)
-    throw error
   }
 }
 
@@ -111,24 +94,14 @@ export async function one<Row>(db: Db, text: string, values: unknown[] = [], cod
   return row
 }
 
-/** Whether `error` is the violation of the constraint of that name. */
-export const violates = (error: unknown, constraint: string) =>
-  hasCode(error, '23505', '23503') && (error as { constraint?: string }).constraint === constraint
-
-const hasCode = (error: unknown, ...codes: string[]) => codes.includes((error as { code?: string }).code ?? '')
-
 /**
- * Tells a database that cannot be used now from a statement that is wrong. SQLSTATEs: 08 lost connection,
- * 25006 read-only, 28 and 3D access, 53 out of resources, 55P03 and 57 stopped or timed out, 58 the server's
- * disk. Errors of the driver and of sockets have no SQLSTATE, and no severity.
+ * Whether the database cannot be used now: SQLSTATEs 08 lost connection, 25006 read-only, 28 and 3D access, 53 out of
+ * resources, 55P03 and 57 stopped or timed out, 58 disk. Errors of the driver and of sockets have no severity.
  */
-function isLost(error: unknown): boolean {
-  if (error instanceof AppError || !(error instanceof Error)) return false
-  const { code = '', severity } = error as { code?: string; severity?: string }
-  return severity !== undefined
-    ? /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
-    : /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(error.message)
+function isLost({ code = '', severity, message }: Error & { code?: string; severity?: string }): boolean {
+  return severity !== undefined ? /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
+    : /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(message)
 }
 
-const explain = (error: unknown) =>
+const explain = (error: Error) =>
   isLost(error) ? new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error }) : error

@@ -1,4 +1,4 @@
-import { one, violates, type Db } from '../database/pool.ts'
+import { one, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { nilUuid } from '../schema.ts'
 import { foldEmail, type User } from './rules.ts'
@@ -55,6 +55,6 @@ export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
   await one(tx, `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`, [id], 'last_admin')
 }
 
-function explain(error: unknown): never {
-  throw violates(error, 'users_email_key') ? new AppError('email_in_use') : error
+function explain(error: { constraint?: string }): never {
+  throw error.constraint === 'users_email_key' ? new AppError('email_in_use') : error
 }

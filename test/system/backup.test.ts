@@ -217,7 +217,7 @@ test('a restore brings every row back, with the rights and without what came lat
     '-p', main.at.DATABASE_PORT, '-U', 'user_service_admin', 'db_user_service'], { PGPASSWORD: passwords.ADMIN_PASSWORD })
   const before = await schema()
   await main.sql(`delete from users where email_lower > 'ünï5'; update users set role = 'admin' where email_lower < 'ünï2';
-    create table later (id integer references schema_migrations); insert into later values (1)`)
+    create table later (id text references schema_migrations); insert into later values ('0001_users')`)
   const { status, stdout, stderr } = await runCommand('restore', [first, '--yes'], owns)
 
   assert.equal(stderr, '')
