@@ -6,19 +6,18 @@ set -euo pipefail
 
 usage='Usage: bin/deploy.sh IMAGE:TAG | --roll-back [--yes]
 
-Deploys to the instance over SSH: pulls the image, applies its migrations, replaces the container
-user-service and waits until it is healthy. When a step fails, what ran before runs again, and the
-migrations of this deployment are taken back. --roll-back returns to the container before the last
-deployment; where that takes migrations back, with the data they hold, it wants --yes.
+Pulls the image on the instance, over SSH, applies its migrations, replaces the container user-service and
+waits until it is healthy. When a step fails, what ran before runs again, and the migrations of this deployment
+are taken back. --roll-back returns to the container before the last deployment; where that takes migrations
+back, with the data they hold, it wants --yes.
 
-Environment, with defaults
-  DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
-  DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
-  DEPLOY_CONFIG    /etc/user-service, of the user, with env (of the service), admin.env (of the
-                   migrations) and docker.options (published ports, memory, mounts), of mode 0600
-  DEPLOY_COMMANDS  /opt/user-service, where the commands for cron are renewed, in app/
-  DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
-  REGISTRY_USER, REGISTRY_PASSWORD       none; for the registry that IMAGE begins with, kept nowhere
+DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
+DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
+DEPLOY_CONFIG    /etc/user-service, with env (of the service), admin.env (of the migrations) and
+                 docker.options (published ports, memory, mounts), of the user and of mode 0600
+DEPLOY_COMMANDS  /opt/user-service, where the commands for cron are renewed, in app/
+DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
+REGISTRY_USER, REGISTRY_PASSWORD       none; for the registry that IMAGE begins with, kept nowhere
 Exit: 0 healthy, 1 failed, 2 misuse.'
 
 say() { echo "deploy: $1" >&2 || true; }
@@ -124,9 +123,8 @@ wait=${DEPLOY_WAIT:-60} migrate_wait=${DEPLOY_MIGRATE_WAIT:-600}
   declare -f
   echo 'set -euo pipefail; on_instance </dev/null'
 } | ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 \
-  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} \
-  ${DEPLOY_KEY_FILE:+-o IdentitiesOnly=yes -i "$DEPLOY_KEY_FILE"} \
-  -p "${DEPLOY_PORT:-22}" "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || {
+  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} -p "${DEPLOY_PORT:-22}" \
+  ${DEPLOY_KEY_FILE:+-o IdentitiesOnly=yes -i "$DEPLOY_KEY_FILE"} "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || {
   (($? != 255)) || fail "no connection to $DEPLOY_HOST, or it was lost: a deployment that began goes on there"
   exit 1
 }

@@ -1,43 +1,36 @@
-import { parseArgs, type ParseArgsConfig } from 'node:util'
+import { parseArgs } from 'node:util'
 
 import { createReader, localDirectory, privateDatabase, readDatabase, type Env } from '../config.ts'
 import { findPrivatePostgres } from '../database/embedded.ts'
 import { ExitError, exitWith } from '../errors.ts'
+import { signal } from './process.ts'
 
-type Options = NonNullable<ParseArgsConfig['options']>
-type Call<T extends Options> = {
-  flags: ReturnType<typeof parseArgs<{ options: T }>>['values']
-  words: string[]
-  env: Env
-  /** The signal that aborts at SIGTERM, SIGINT, SIGHUP and after that time: the command fails with that status. */
-  stopAfter(limitMs: number, status?: number): AbortSignal
-}
+const [flag, text] = [{ type: 'boolean' }, { type: 'string' }] as const
+/** The options of all commands: the pattern of each says which it takes. */
+const options = { help: flag, check: flag, 'max-age': text, quiet: flag, timeout: text, yes: flag } as const
+const readCall = () => ({ env: process.env as Env, ...parseArgs({ options, allowPositionals: true }) })
 
 /** The failure of a command that was called with the wrong words. */
 export const misuse = (message: string) => new ExitError(`${message}\nSee --help.`, 2)
 
 /**
- * Runs a command. When it fails, the sentence goes to stderr, and the exit status is 2 for misuse, else 1
- * or what an ExitError says. `--help` prints `usage`. What still waits for a server that hangs when the
- * command is stopped is left alone: the process ends all the same.
+ * Runs a command when its words and then the names of its options, sorted, match `pattern`, as in ` down 2 --yes`.
+ * When it fails, the sentence goes to stderr, and the exit status is 2 for misuse, else 1 or what an ExitError
+ * says. `--help` prints `usage`. What still waits for a server that hangs when the command is stopped is left
+ * alone: the process ends all the same.
  */
-export async function command<T extends Options>(usage: string, options: T, run: (call: Call<T>) => Promise<void>) {
-  const controller = new AbortController()
-  const { signal } = controller
+export async function command(
+  usage: string, pattern: RegExp, run: (call: ReturnType<typeof readCall>) => Promise<void>,
+) {
   const hangs = new Promise<never>((_, reject) => {
     signal.addEventListener('abort', () => void setTimeout(reject, 4000, signal.reason).unref())
   })
-  const stopAfter = (limitMs: number, status = 1) => {
-    const stop = (why: string) => controller.abort(new ExitError(why, status))
-    for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(name, () => stop(`got ${name}`))
-    setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`).unref()
-    return signal
-  }
   try {
-    const help = { help: { type: 'boolean', short: 'h' } } as const
-    const { values, positionals: words } = parseArgs({ options: { ...options, ...help }, allowPositionals: true })
-    if ('help' in values) return void process.stdout.write(usage)
-    await Promise.race([run({ flags: values as Call<T>['flags'], words, env: process.env, stopAfter }), hangs])
+    const call = readCall()
+    if (call.values.help) return console.log(usage)
+    const names = Object.keys(call.values).sort().map((name) => `--${name}`)
+    if (!pattern.test(['', ...call.positionals, ...names].join(' '))) throw misuse(`Say ${/: (.*)/.exec(usage)![1]}`)
+    await Promise.race([run(call), hangs])
   } catch (error) {
     const { code, message } = error as Error & { code?: string }
     const failure = signal.aborted ? signal.reason

@@ -6,18 +6,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createReader, readDatabase, type Env } from '../config.ts'
 import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { programEnv, run } from './process.ts'
+import { programEnv, run, signal } from './process.ts'
 
 /**
  * Lies beside a dump once all of it is in the bucket; a dump without one does not count. It has more than is
  * read here. `at`: when the snapshot was taken; `rows` of each table, `schema`: the last migration, in it.
  */
-export type Manifest = {
-  name: string; sha256: string; at: string; rows: Record<string, number>; schema: string; pgDump: string
-}
+export type Manifest = { name: string; sha256: string; at: string; rows: Record<string, number>; schema: string }
 export type Bucket = ReturnType<typeof readPlaces>['bucket']
-
-const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
 
 /** The rows of each table of the schema. */
 export async function countRows(db: Db): Promise<Record<string, number>> {
@@ -28,7 +24,7 @@ export async function countRows(db: Db): Promise<Record<string, number>> {
 }
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
-export function readPlaces(env: Env, user: string, signal: AbortSignal) {
+export function readPlaces(env: Env, user: string) {
   const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const database = readDatabase(reader, user)!
   const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
@@ -42,21 +38,17 @@ export function readPlaces(env: Env, user: string, signal: AbortSignal) {
   const options = Object.entries({ '--profile': reader.text('IAM_ROLE'), '--endpoint-url': endpoint })
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
   const aws = async (what: string, ...args: string[]) =>
-    (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
+    (await run(what, 'aws', [...args, ...options], programEnv(env))).stdout
   const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
   const bucket = {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
-    async put(file: string, as: string, tries = 3): Promise<void> {
+    async put(file: string, as: string) {
       const target = `${url}/${as}`
-      try {
-        await copy(`cannot upload to ${target}`, file, target)
-      } catch (error) {
-        if (tries === 1) throw error
-        await sleep(3000, undefined, { signal })
-        return bucket.put(file, as, tries - 1)
-      }
+      const upload = () => copy(`cannot upload to ${target}`, file, target)
+      const again = () => sleep(3000, undefined, { signal }).then(upload)
+      await upload().catch(again).catch(again)
       const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${name}`,
         `--key=${prefix}${as}`, '--query=ContentLength', '--output=text')
       const { size } = statSync(file)
@@ -94,7 +86,7 @@ export function parseDumpName(name: string): Date | null {
 /** Reads a manifest; throws when it is damaged or not the one of `name`. */
 export function parseManifest(text: string, name: string): Manifest {
   try {
-    const manifest = JSON.parse(text) as Manifest
+    const manifest = JSON.parse(text) as Manifest & { pgDump: string }
     const tables = Object.entries(manifest.rows)
     if (manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
       /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && !Number.isNaN(Date.parse(manifest.at)) &&
