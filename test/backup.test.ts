@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import pg from 'pg'
 
-import { parseDuration } from '../src/commands/process.ts'
+import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/s3.ts'
 import { createTestDatabase, undo } from './helpers.ts'
 import { runCommand, startCommand } from './s3.ts'

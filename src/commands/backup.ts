@@ -4,23 +4,22 @@ import { join } from 'node:path'
 import type { Env } from '../config.ts'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { command, misuse } from './command.ts'
-import { makeDirectory, parseDuration, postgresEnv, run, stopAfter } from './process.ts'
+import { command, misuse, makeDirectory, parseDuration, postgresEnv, run, stopAfter } from './command.ts'
 import { countRows, dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/backup.js [list [--max-age 1h]] [--quiet] [--timeout 15m]
 
-Dumps the database, reads the dump back, uploads it and then its manifest; a dump without a manifest
-does not count. list: the dumps in the bucket, newest first: name, age, size, whether complete.
+Dumps the database, reads the dump back, uploads it and then its manifest; a dump without a manifest does not
+count. list: the dumps in the bucket, newest first: name, age, size, whether complete.
 
   --timeout  give up after that long (90s, 15m, 1h)
   --max-age  exit status 4 when the newest complete dump is older, or there is none
   --quiet    say nothing when all is well
 
-Connects as user_service_user unless DATABASE_USER says otherwise, to DATABASE_URL or DATABASE_HOST
-(default localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI, to S3_BUCKET
-(default s3://user-service-database-dumps; a prefix may follow), under the profile IAM_ROLE if set.
-Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
+Connects as user_service_user unless DATABASE_USER says otherwise, to DATABASE_URL or DATABASE_HOST (default
+localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI, to S3_BUCKET (default
+s3://user-service-database-dumps; a prefix may follow), under the profile IAM_ROLE if set. Exit status: 0 done,
+1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
 
@@ -71,7 +70,6 @@ async function dump(tx: Db, file: string, env: Env) {
   if (!('users' in rows)) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
   const { schema } = await one<{ schema: string | null }>(
     tx, 'select max(name) as schema from user_service_schema.schema_migrations')
-
   await run('pg_dump failed', 'pg_dump', ['--format=custom', '--schema=user_service_schema', `--snapshot=${id}`,
     '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], env)
   // Reads every byte; --list would look at the table of contents alone.

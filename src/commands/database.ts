@@ -8,10 +8,9 @@ const usage = `Usage: node bin/database.js create | drop --yes
           user_service_user (the backup), the database and its schema; safe to repeat
   drop    the database with all data, and the roles
 
-Connects as a superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost),
-_PORT, _USER, _PASSWORD; the database to create is DATABASE_NAME (default db_user_service).
-create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment.
-Exit status: 0 done, 1 failed, 2 misuse.`
+create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment. Connects as a
+superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost), _PORT, _USER, _PASSWORD; the
+database is DATABASE_NAME (default db_user_service). Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command(usage, /^ (create|drop --yes)$/, async ({ positionals: [action], env }) => {
   const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
@@ -21,14 +20,10 @@ await command(usage, /^ (create|drop --yes)$/, async ({ positionals: [action], e
     if (action === 'create' && !reader.text(name)) reader.wrong(name, 'must be set')
     return reader.text(name) ?? ''
   }
-  const passwords = {
-    user_service_admin: secret('ADMIN_PASSWORD'),
-    user_service_manager: secret('MANAGER_PASSWORD'),
-    user_service_user: secret('USER_PASSWORD'),
-  }
+  const passwords = { user_service_admin: secret('ADMIN_PASSWORD'), user_service_manager: secret('MANAGER_PASSWORD'),
+    user_service_user: secret('USER_PASSWORD') }
   reader.finish()
-  if (action === 'create') await createDatabase({ ...server, name }, passwords)
-  else await dropDatabase({ ...server, name })
+  await (action === 'drop' ? dropDatabase({ ...server, name }) : createDatabase({ ...server, name }, passwords))
   console.log(action === 'drop' ? `Dropped ${name}`
     : `${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
 })

@@ -5,8 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
-import { command } from './command.ts'
-import { parseDuration, programEnv, run, signal, stop, stopAfter } from './process.ts'
+import { command, parseDuration, programEnv, run, signal, stop, stopAfter } from './command.ts'
 
 const usage = `Usage: node bin/monitor.js
 
@@ -53,7 +52,6 @@ await command(usage, /^$/, async ({ env }) => {
   const log = await docker(2, 'logs', '--timestamps', '--tail=50', id)
     .then(({ stdout, stderr }) => stdout + stderr, ({ message }: Error) => message)
   console.error(`${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`)
-
   await docker(2, 'restart', id)
   const startedAt = Date.now()
   const still = await watch(url, Infinity, startedAt + 60_000)
@@ -72,19 +70,15 @@ async function watch(url: string, tries: number, until: number) {
   }
 }
 
-async function ask(url: string): Promise<string | null> {
+function ask(url: string): Promise<string | null> {
   // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
   const limit = new AbortController()
   setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()
-  try {
-    const reply = await fetch(url, { redirect: 'manual', signal: limit.signal })
+  return fetch(url, { redirect: 'manual', signal: limit.signal }).then(async (reply) => {
     const body = await reply.text()
     if (reply.status === 200) return null
     return body.includes('"database_unavailable"') ? 'database_unavailable' : `status ${reply.status}`
-  } catch (error) {
-    const { message, cause } = error as Error & { cause?: { code?: string } }
-    return cause?.code ?? message
-  }
+  }).catch(({ message, cause }: Error & { cause?: { code?: string } }) => cause?.code ?? message)
 }
 
 /** Takes the right to restart: the directory after the last one, which only one of two monitors makes. */
@@ -92,11 +86,10 @@ function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
   const directory = join(env['XDG_STATE_HOME'] || join(homedir(), '.local/state'), 'user-service', name)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const last = Math.max(0, ...readdirSync(directory).map(Number))
-  const pathOf = (number: number) => join(directory, String(number))
-  const claimedAt = statSync(pathOf(last), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  const claimedAt = statSync(`${directory}/${last}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
   if (Math.abs(Date.now() - claimedAt) < cooldownMs) return false
   // Returns the first that it made, so nothing where the other was faster.
-  if (mkdirSync(pathOf(last + 1), { recursive: true }) === undefined) return false
-  rmSync(pathOf(last), { recursive: true, force: true })
+  if (mkdirSync(`${directory}/${last + 1}`, { recursive: true }) === undefined) return false
+  rmSync(`${directory}/${last}`, { recursive: true, force: true })
   return true
 }

@@ -1,6 +1,3 @@
-// A restore is one transaction of psql: it drops the schema, runs what pg_restore makes of the dump, compares
-// the row counts with the manifest, and commits. Whatever fails before, this process among it, leaves the
-// last line unsent, and PostgreSQL takes everything back.
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -10,25 +7,24 @@ import { startPrivatePostgres } from '../database/embedded.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { createDatabase } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
-import { command, misuse } from './command.ts'
-import { makeDirectory, postgresEnv, run, stopAfter } from './process.ts'
+import { command, misuse, makeDirectory, postgresEnv, run, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, readPlaces, type Bucket } from './s3.ts'
 
 const usage = `Usage: node bin/restore.js NAME|latest [--yes | --check]
 
-Downloads a dump and its manifest, checks the SHA-256, and puts the dump in the place of what the
-database holds, in one transaction: a failure leaves the database as it was. latest is the newest
-complete dump; node bin/backup.js list shows them all.
+Downloads a dump and its manifest, checks the SHA-256, and puts the dump in the place of what the database holds,
+in one transaction: a failure leaves the database as it was. latest: the newest complete one of backup.js list.
 
   --yes    although the database holds data, or the service is connected to it
   --check  a drill: restore into a PostgreSQL of its own, which is removed again
 
-Connects as user_service_admin, and reads the bucket, as node bin/backup.js --help says.
-Exit status: 0 done, 1 failed or refused, 2 misuse.`
+Connects as user_service_admin, else as node bin/backup.js --help says. Exit status: 0 done, 1 failed, 2 misuse.`
 
-// With the key psql takes no commands of its own from the dump, which could run programs (CVE-2025-8714); a
-// pg_restore without the option is too old, and says so by refusing it. In its first lines pg_restore 17 sets
-// what servers before do not know. Without this process, the parent, nothing is committed.
+// A restore is one transaction of psql: it drops the schema, runs what pg_restore makes of the dump, compares the
+// row counts with the manifest, and commits. Whatever fails before, this process among it, the parent, leaves the last
+// line unsent, and PostgreSQL takes everything back. With the key psql takes no commands of its own from the dump,
+// which could run programs (CVE-2025-8714); a pg_restore without the option is too old, and says so by refusing it.
+// In its first lines pg_restore 17 sets what servers before do not know.
 const script = `set -o pipefail
 { echo "$1" && pg_restore --file=- --no-owner --restrict-key="$2" "$3" | sed '1,30s/^SET transaction_timeout = 0;//' &&
   kill -0 $PPID && echo "$4"; } |
@@ -43,12 +39,8 @@ await command(usage, /^ \S+( --check| --yes)?$/, async ({ values: { yes, check }
   const { name, at, schema, rows } = await download(bucket, word, database.name, file)
   const counts = Object.entries(rows).map(([table, count]) => `${table} ${count}`).join(', ')
   const restoreInto = (place: DatabaseConfig) => restore(file, rows, postgresEnv(place, env))
-  if (check) {
-    await withScratch(database.name, restoreInto)
-    return console.log(`${name} can be restored: ${counts}`)
-  }
-  await restoreInto(database)
-  console.log(`Restored ${name} into ${database.name}: ${counts}
+  await (check ? withScratch(database.name, restoreInto) : restoreInto(database))
+  console.log(check ? `${name} can be restored: ${counts}` : `Restored ${name} into ${database.name}: ${counts}
 Changes after ${at} are gone; keys and passwords that were revoked since are valid again.
 Next: node bin/migrate.js up (the dump is at ${schema}), then restart the service.`)
 })
@@ -64,8 +56,8 @@ async function refuseUnlessUnused(db: Db) {
 
 /** Fetches a dump by its manifest; throws unless it is, byte for byte, the one that was uploaded. */
 async function download(bucket: Bucket, word: string, database: string, file: string) {
-  const newest = async () => (await bucket.list(database)).find(({ complete }) => complete)?.name
-  const name = word === 'latest' ? await newest() : word
+  const latest = word === 'latest' && (await bucket.list(database)).find(({ complete }) => complete)
+  const name = latest === false ? word : latest?.name
   if (name === undefined) throw new ExitError(`there is no complete dump of ${database} in ${bucket.url}`)
   await bucket.get(`${name}.json`, `${file}.json`)
   const manifest = parseManifest(readFileSync(`${file}.json`, 'utf8'), name)
@@ -88,10 +80,7 @@ async function restore(file: string, rows: Record<string, number>, env: NodeJS.P
 /** A PostgreSQL for the time of `work`, as empty as one where only database.js create has run. */
 async function withScratch(name: string, work: (database: DatabaseConfig) => Promise<void>) {
   const server = await startPrivatePostgres({ directory: makeDirectory(), say: () => {} })
-  try {
-    await createDatabase(privateDatabase(server, 'postgres', name))
-    await work(privateDatabase(server, 'user_service_admin', name))
-  } finally {
-    await server.stop()
-  }
+  await createDatabase(privateDatabase(server, 'postgres', name))
+    .then(() => work(privateDatabase(server, 'user_service_admin', name)))
+    .finally(() => server.stop())
 }

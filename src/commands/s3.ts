@@ -1,18 +1,14 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, statSync } from 'node:fs'
-import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, readDatabase, type Env } from '../config.ts'
 import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { programEnv, run, signal } from './process.ts'
+import { programEnv, run, signal } from './command.ts'
 
-/**
- * Lies beside a dump once all of it is in the bucket; a dump without one does not count. It has more than is
- * read here. `at`: when the snapshot was taken; `rows` of each table, `schema`: the last migration, in it.
- */
-export type Manifest = { name: string; sha256: string; at: string; rows: Record<string, number>; schema: string }
+/** Lies beside a dump once all of it is in the bucket. `at`: of the snapshot; `schema`: the last migration in it. */
+type Manifest = Record<'name' | 'sha256' | 'at' | 'schema' | 'pgDump', string> & { rows: Record<string, number> }
 export type Bucket = ReturnType<typeof readPlaces>['bucket']
 
 /** The rows of each table of the schema. */
@@ -32,7 +28,6 @@ export function readPlaces(env: Env, user: string) {
   if (!name) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
   const prefix = `${folder}/`.slice(1)
-
   // As an option too: the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
   const options = Object.entries({ '--profile': reader.text('IAM_ROLE'), '--endpoint-url': endpoint })
@@ -41,7 +36,7 @@ export function readPlaces(env: Env, user: string) {
     (await run(what, 'aws', [...args, ...options], programEnv(env))).stdout
   const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
-  const bucket = {
+  return { database, bucket: {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
     async put(file: string, as: string) {
@@ -66,8 +61,7 @@ export function readPlaces(env: Env, user: string) {
         return at === null ? [] : [{ name, at, size, complete: sizes.has(`${name}.json`) }]
       }).sort((a, b) => Number(b.at) - Number(a.at))
     },
-  }
-  return { database, bucket }
+  } }
 }
 
 const dumpPrefix = (database: string) => `${database.replace(/[^\w-]/g, '_')}_dump_`
@@ -86,7 +80,7 @@ export function parseDumpName(name: string): Date | null {
 /** Reads a manifest; throws when it is damaged or not the one of `name`. */
 export function parseManifest(text: string, name: string): Manifest {
   try {
-    const manifest = JSON.parse(text) as Manifest & { pgDump: string }
+    const manifest = JSON.parse(text) as Manifest
     const tables = Object.entries(manifest.rows)
     if (manifest.name === name && /^[0-9a-f]{64}$/.test(manifest.sha256) && tables.length > 0 &&
       /^\d+/.test(manifest.pgDump) && /^\w+$/.test(manifest.schema) && !Number.isNaN(Date.parse(manifest.at)) &&
@@ -98,6 +92,6 @@ export function parseManifest(text: string, name: string): Manifest {
 /** The SHA-256 of a file of any size. */
 export async function hashFile(file: string): Promise<string> {
   const hash = createHash('sha256')
-  await pipeline(createReadStream(file), hash)
+  for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer)
   return hash.digest('hex')
 }
