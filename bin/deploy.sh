@@ -6,20 +6,18 @@ set -euo pipefail
 
 usage='Usage: bin/deploy.sh IMAGE:TAG | --roll-back [--yes]
 
-Deploys to the instance over SSH: pulls the image, applies its migrations, replaces the container
-user-service and waits until it is healthy. When a step fails, what ran before runs again, and the
-migrations of this deployment are taken back. --roll-back returns to the container before the last
-deployment; where that takes migrations back, with the data they hold, it wants --yes.
+Pulls the image on the instance, over SSH, applies its migrations, replaces the container user-service and
+waits until it is healthy. When a step fails, what ran before runs again, and the migrations of this deployment
+are taken back. --roll-back returns to the container before the last deployment; where that takes migrations
+back, with the data they hold, it wants --yes. Exit: 0 healthy, 1 failed, 2 misuse.
 
-Environment, with defaults
-  DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
-  DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
-  DEPLOY_CONFIG    /etc/user-service, of the user, with env (of the service), admin.env (of the
-                   migrations) and docker.options (published ports, memory, mounts), of mode 0600
-  DEPLOY_COMMANDS  /opt/user-service, where the commands for cron are renewed, in app/
-  DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
-  REGISTRY_USER, REGISTRY_PASSWORD       none; for the registry that IMAGE begins with, kept nowhere
-Exit: 0 healthy, 1 failed, 2 misuse.'
+DEPLOY_HOST, DEPLOY_USER, DEPLOY_PORT  none, ubuntu, 22; the user may use docker
+DEPLOY_KEY_FILE, DEPLOY_KNOWN_HOSTS    what ssh finds itself
+DEPLOY_CONFIG    /etc/user-service, with env (of the service), admin.env (of the migrations) and
+                 docker.options (published ports, memory, mounts), of the user and of mode 0600
+DEPLOY_COMMANDS  /opt/user-service, where the commands for cron are renewed, in app/
+DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
+REGISTRY_USER, REGISTRY_PASSWORD       none; for the registry that IMAGE begins with, kept nowhere'
 
 say() { echo "deploy: $1" >&2 || true; }
 fail() { say "$1" && exit "${2:-1}"; }
@@ -31,7 +29,6 @@ migrate() { # WORD...: the image's bin/migrate.js, one at a time
   timeout -s KILL "$migrate_wait" docker run --rm --name user-service-migration "${confined[@]}" \
     --env-file "$config/admin.env" "$image" node bin/migrate.js "$@"
 }
-
 pending() { migrate status | sed '/ pending$/!d' | wc -l; }
 
 healthy() { # CONTAINER: whether it becomes healthy, as soon as that is certain
@@ -48,9 +45,8 @@ undo() { # of user-service-new: its migrations are pending again; what it replac
   local image count left status=0
   image=$(inspect user-service-new Config.Image) count=$(inspect user-service-new Config.Labels.migrations)
   docker stop user-service-new >/dev/null || status=1
-  if ! left=$(pending) || ! { ((left >= count)) || migrate down $((count - left)) --yes >/dev/null; }; then
-    say "the migrations of $image were not taken back" && status=1
-  fi
+  { left=$(pending) && { ((left >= count)) || migrate down $((count - left)) --yes >/dev/null; }; } ||
+    { say "the migrations of $image were not taken back" && status=1; }
   exists user-service || docker rename user-service-previous user-service 2>/dev/null || true
   ! exists user-service || { docker start user-service >/dev/null && healthy user-service; } || status=1
   ((status)) || docker rm user-service-new >/dev/null
@@ -73,8 +69,7 @@ give_up() { # WHY
 deploy() {
   if [[ $password ]]; then
     DOCKER_CONFIG=$(mktemp -d) && export DOCKER_CONFIG && trap 'rm -rf "$DOCKER_CONFIG"' EXIT
-    said=$(docker login -u "$user" --password-stdin "${image%%/*}" 2>&1 <<<"$password") ||
-      fail "nothing changed: $said"
+    said=$(docker login -u "$user" --password-stdin "${image%%/*}" 2>&1 <<<"$password") || fail "nothing changed: $said"
   fi
   docker pull -q "$image" >/dev/null || fail 'nothing changed: the image could not be pulled'
   count=$(pending) || fail 'nothing changed: the state of the database is not known'
@@ -85,10 +80,8 @@ deploy() {
   migrate up >/dev/null || give_up "a migration failed, or took more than $migrate_wait s"
   ! exists user-service || docker stop user-service >/dev/null || give_up 'the old container could not be stopped'
   { docker start user-service-new >/dev/null && healthy user-service-new; } || give_up "$image failed"
-  if exists user-service; then
-    docker rm -f user-service-previous >/dev/null 2>&1 || true
-    docker rename user-service user-service-previous
-  fi
+  docker rm -f user-service-previous >/dev/null 2>&1 || true
+  ! exists user-service || docker rename user-service user-service-previous
   docker rename user-service-new user-service
 }
 
@@ -124,9 +117,8 @@ wait=${DEPLOY_WAIT:-60} migrate_wait=${DEPLOY_MIGRATE_WAIT:-600}
   declare -f
   echo 'set -euo pipefail; on_instance </dev/null'
 } | ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 \
-  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} \
-  ${DEPLOY_KEY_FILE:+-o IdentitiesOnly=yes -i "$DEPLOY_KEY_FILE"} \
-  -p "${DEPLOY_PORT:-22}" "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || {
+  ${DEPLOY_KNOWN_HOSTS:+-o UserKnownHostsFile="$DEPLOY_KNOWN_HOSTS"} -p "${DEPLOY_PORT:-22}" \
+  ${DEPLOY_KEY_FILE:+-o IdentitiesOnly=yes -i "$DEPLOY_KEY_FILE"} "${DEPLOY_USER:-ubuntu}@$DEPLOY_HOST" bash -s || {
   (($? != 255)) || fail "no connection to $DEPLOY_HOST, or it was lost: a deployment that began goes on there"
   exit 1
 }

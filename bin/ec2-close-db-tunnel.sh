@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
 set -euo pipefail
-
 usage='Usage: bin/ec2-close-db-tunnel.sh
 
-Closes the tunnel that bin/ec2-open-db-tunnel.sh opened. That none is open is no error.
-Exit: 0 closed, 2 misuse.'
+Closes the tunnel that bin/ec2-open-db-tunnel.sh opened. That none is open is no error. Exit: 0 closed, 2 misuse.'
 [[ $* != --help ]] || { echo "$usage" && exit; }
 (($# == 0)) || { echo "$usage" >&2 && exit 2; }
 

@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 set -euo pipefail
-
 usage='Usage: bin/ec2-open-db-tunnel.sh HOST IDENTITY
 
-Opens an SSH tunnel in the background: 127.0.0.1:5000 here is the database of the instance HOST.
-IDENTITY is the private key of the instance. Opening it twice is no error.
-Environment: EC2_USER_NAME (ubuntu), SSH_PORT (what ssh finds itself), TUNNEL_PORT (5000), DATABASE_PORT (5432).
-Exit: 0 open, 1 could not be opened, 2 misuse. Close it with bin/ec2-close-db-tunnel.sh.'
+Opens an SSH tunnel in the background: 127.0.0.1:5000 here is the database of the instance HOST, whose private key
+IDENTITY is. Opening it twice is no error. Environment: EC2_USER_NAME (ubuntu), SSH_PORT (what ssh finds itself),
+TUNNEL_PORT (5000), DATABASE_PORT (5432). Exit: 0 open, 1 could not be opened, 2 misuse.'
 fail() { echo "ec2-open-db-tunnel: $1" >&2 && exit "${2:-1}"; }
 [[ $* != --help ]] || { echo "$usage" && exit; }
 [[ $# == 2 && $1 != -* ]] || fail 'say HOST and IDENTITY; see --help' 2

@@ -6,13 +6,11 @@ CI_PUBLIC_KEY=${CI_PUBLIC_KEY-}               # the deployments' key, ssh-ed2551
 EC2_USER_NAME=${EC2_USER_NAME:-ubuntu}        # who deploys and whose cron backs up; "admin" on Debian
 S3_BUCKET=${S3_BUCKET:-s3://user-service-database-dumps}
 
-usage='Usage: sudo [NAME=VALUE...] bin/ec2-setup-instance.sh     or as the user data of an instance
+usage='Usage: sudo [CI_PUBLIC_KEY=...] [EC2_USER_NAME=...] [S3_BUCKET=...] bin/ec2-setup-instance.sh, or as user data
 
-Installs PostgreSQL, Docker, the AWS CLI and Node; lets PostgreSQL listen on localhost and on the bridge
-of Docker, 172.17.0.1, and nowhere else; makes passwords and writes /etc/user-service (env, admin.env,
-cron.env, database.env, docker.options, 0600); admits CI_PUBLIC_KEY; has cron back up and monitor.
-Environment: CI_PUBLIC_KEY, EC2_USER_NAME (ubuntu), S3_BUCKET (s3://user-service-database-dumps).
-Exit: 0 done, 1 failed, 2 misuse.'
+Installs PostgreSQL, Docker, the AWS CLI and Node; lets PostgreSQL listen on localhost and on the bridge of Docker,
+172.17.0.1, and nowhere else; makes passwords and writes /etc/user-service (env, admin.env, cron.env, database.env,
+docker.options, 0600); admits CI_PUBLIC_KEY; has cron back up and monitor. Exit: 0 done, 1 failed, 2 misuse.'
 fail() { echo "ec2-setup-instance: $1" >&2 && exit "${2:-1}"; }
 [[ $* != --help ]] || { echo "$usage" && exit; }
 [[ $# == 0 && $EUID == 0 ]] || fail 'takes no words, and must run as root; see --help' 2
@@ -70,10 +68,8 @@ PATH=/usr/local/bin:/usr/bin:/bin:/snap/bin
 */5 * * * * $run bin/monitor.js 2>&1 | logger -t user-service-monitor
 END
 
-keys=$home/.ssh/authorized_keys
-if [[ $CI_PUBLIC_KEY ]] && ! grep -qsF "$CI_PUBLIC_KEY" "$keys"; then
+if [[ $CI_PUBLIC_KEY ]] && ! grep -qsF "$CI_PUBLIC_KEY" "$home/.ssh/authorized_keys"; then
   install -d -o "$EC2_USER_NAME" -m 700 "$home/.ssh"
-  echo "restrict $CI_PUBLIC_KEY" >>"$keys"
-  chown "$EC2_USER_NAME:" "$keys"
+  echo "restrict $CI_PUBLIC_KEY" | runuser -u "$EC2_USER_NAME" -- tee -a "$home/.ssh/authorized_keys" >/dev/null
 fi
 echo 'The instance is set up: next, create the database (README, "Deployment")'

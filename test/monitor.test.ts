@@ -152,6 +152,13 @@ describe('monitor', { concurrency: true }, () => {
     ])
   })
 
+  test('says that docker does not answer: 3', async () => {
+    const machine = await startMachine(500)
+    writeFileSync(machine.file('docker'), '#!/bin/sh\nsleep 100\n')
+
+    assert.deepEqual(await machine.run(), { status: 3, stdout: '', stderr: 'monitor: docker does not answer\n' })
+  })
+
   test('says what docker says when it cannot restart: 2', async () => {
     const machine = await startMachine(500)
     writeFileSync(machine.file('no-restart'), '')
@@ -171,6 +178,6 @@ describe('monitor', { concurrency: true }, () => {
       status: 2, stdout: '', stderr: 'monitor: Configuration: SERVICE_PORT must be a whole number from 1 to 65535; ' +
         'SERVICE_URL must be an address; SERVICE_NAME must name a container; MONITOR_COOLDOWN must be such as 10m, at least 5m\n',
     })
-    assert.deepEqual(word, { status: 2, stdout: '', stderr: 'monitor: monitor takes no words\nSee --help.\n' })
+    assert.deepEqual(word, { status: 2, stdout: '', stderr: 'monitor: Say node bin/monitor.js\nSee --help.\n' })
   })
 })

@@ -6,7 +6,7 @@ import { ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { createKey } from '../secrets.ts'
 import { findUserByEmail } from '../users/queries.ts'
-import { command, misuse, readCommandDatabase } from './command.ts'
+import { command, readCommandDatabase } from './command.ts'
 
 const usage = `Usage: node bin/admin.js create EMAIL | key EMAIL | generate
 
@@ -14,14 +14,10 @@ const usage = `Usage: node bin/admin.js create EMAIL | key EMAIL | generate
   key       a further key for the admin of that address, printed likewise
   generate  prints a new key that belongs to nobody yet, for BOOTSTRAP_ADMIN_KEY_FILE
 
-Reaches the database as the server does: DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _USER,
-_PASSWORD; without them, the private one of npm start while that runs.
-Exit status: 0 done, 1 failed, 2 misuse.
-`
+Reaches the database as the server does: DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _USER, _PASSWORD; without
+them, the private one of npm start while that runs. Exit status: 0 done, 1 failed, 2 misuse.`
 
-await command(usage, {}, async ({ words, env }) => {
-  const [action, email = ''] = words
-  if (!/^(generate|(create|key) \S+)$/.test(words.join(' '))) throw misuse('Say create EMAIL, key EMAIL or generate')
+await command(usage, /^ (generate|(create|key) \S+)$/, async ({ positionals: [action, email = ''], env }) => {
   if (action === 'generate') return console.log(createKey())
   console.log(await withDatabase(readCommandDatabase(env, 'user_service_manager'), async (database) => {
     await checkSchema(database)

@@ -1,49 +1,40 @@
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
+import type { Env } from '../config.ts'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { command, misuse } from './command.ts'
-import { findPostgres, makeDirectory, parseDuration, postgresEnv, run, type Surroundings } from './process.ts'
+import { command, misuse, makeDirectory, parseDuration, postgresEnv, run, stopAfter } from './command.ts'
 import { countRows, dumpName, hashFile, readPlaces, type Bucket } from './s3.ts'
 
-const usage = `Usage: node bin/backup.js [--quiet] [--timeout 15m]
-       node bin/backup.js list [--max-age 1h] [--quiet]
+const usage = `Usage: node bin/backup.js [list [--max-age 1h]] [--quiet] [--timeout 15m]
 
-Dumps the database, reads the dump back, uploads it and then its manifest; a dump without a manifest
-does not count. list: the dumps in the bucket, newest first: name, age, size, whether complete.
+Dumps the database, reads the dump back, uploads it and then its manifest; a dump without a manifest does not
+count. list: the dumps in the bucket, newest first: name, age, size, whether complete.
 
   --timeout  give up after that long (90s, 15m, 1h)
   --max-age  exit status 4 when the newest complete dump is older, or there is none
   --quiet    say nothing when all is well
 
-Connects as user_service_user unless DATABASE_USER says otherwise, to DATABASE_URL or DATABASE_HOST
-(default localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI, to S3_BUCKET
-(default s3://user-service-database-dumps; a prefix may follow), under the profile IAM_ROLE if set.
-Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.
-`
+Connects as user_service_user unless DATABASE_USER says otherwise, to DATABASE_URL or DATABASE_HOST (default
+localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS CLI, to S3_BUCKET (default
+s3://user-service-database-dumps; a prefix may follow), under the profile IAM_ROLE if set. Exit status: 0 done,
+1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
-const text = { type: 'string' } as const
-const options = { 'quiet': { type: 'boolean' }, 'timeout': { ...text, default: '15m' }, 'max-age': text } as const
 
-await command(usage, options, async ({ flags, words, env, stopAfter }) => {
-  const limitMs = parseDuration(flags.timeout)
-  const maxAgeMs = flags['max-age'] === undefined ? Infinity : parseDuration(flags['max-age'])
-  const lists = words[0] === 'list'
-  if (limitMs === null || maxAgeMs === null) throw misuse('Durations are such as 90s, 15m, 1h, 2d')
-  if (!/^(list)?$/.test(words.join(' '))) throw misuse('Say nothing, or list')
-  if (maxAgeMs !== Infinity && !lists) throw misuse('--max-age goes with list')
-  const say = flags.quiet ? () => {} : console.log
-
-  const signal = stopAfter(limitMs)
-  const { database, bucket } = readPlaces(env, 'user_service_user', signal)
-  if (lists) return list(bucket, database.name, maxAgeMs, say)
+await command(usage, /^( list( --max-age)?)?( --quiet)?( --timeout)?$/, async ({ values, positionals, env }) => {
+  const limitMs = parseDuration(values.timeout ?? '15m')
+  const maxAgeMs = values['max-age'] === undefined ? Infinity : parseDuration(values['max-age'])
+  if (limitMs === undefined || maxAgeMs === undefined) throw misuse('Durations are such as 90s, 15m, 1h, 2d')
+  const say = values.quiet ? () => {} : console.log
+  stopAfter(limitMs)
+  const { database, bucket } = readPlaces(env, 'user_service_user')
+  if (positionals.length > 0) return list(bucket, database.name, maxAgeMs, say)
   const file = join(makeDirectory(), 'dump.bck')
   await withDatabase(database, (db) => db.transaction(async (tx) => {
-    const { name, rows, ...facts } = await dump(tx, file, { env: postgresEnv(database, env), signal })
-    const { size } = statSync(file)
-    const manifest = { name, size, sha256: await hashFile(file), ...facts, rows }
+    const manifest = await dump(tx, file, postgresEnv(database, env))
+    const { name, size, rows } = manifest
     writeFileSync(`${file}.json`, `${JSON.stringify(manifest, null, 2)}\n`)
     await bucket.put(file, name)
     await bucket.put(`${file}.json`, `${name}.json`)
@@ -64,10 +55,10 @@ async function list(bucket: Bucket, database: string, maxAgeMs: number, say: (li
 }
 
 /**
- * Dumps the schema into `file`, and counts its rows in the very snapshot of the dump, which is the
- * transaction's. The lock is, too: it ends however this process ends.
+ * Dumps the schema into `file`, counts its rows in the very snapshot of the dump, which is the transaction's, and
+ * returns the manifest. The lock is the transaction's, too: it ends however this process ends.
  */
-async function dump(tx: Db, file: string, surroundings: Surroundings) {
+async function dump(tx: Db, file: string, env: Env) {
   await tx.query('set transaction isolation level repeatable read, read only')
   await tx.query('set local idle_in_transaction_session_timeout = 0')
   const { locked, id, at, database, server } = await one<{
@@ -79,16 +70,13 @@ async function dump(tx: Db, file: string, surroundings: Surroundings) {
   if (!('users' in rows)) throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
   const { schema } = await one<{ schema: string | null }>(
     tx, 'select max(name) as schema from user_service_schema.schema_migrations')
-
-  const pgDump = findPostgres('pg_dump', server)
-  await run('pg_dump failed', pgDump, ['--format=custom', '--schema=user_service_schema', `--snapshot=${id}`,
-    '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], surroundings)
+  await run('pg_dump failed', 'pg_dump', ['--format=custom', '--schema=user_service_schema', `--snapshot=${id}`,
+    '--lock-wait-timeout=60s', '--no-password', `--file=${file}`], env)
   // Reads every byte; --list would look at the table of contents alone.
-  const pgRestore = findPostgres('pg_restore', server)
-  await run('the dump cannot be read back', pgRestore, ['--file=/dev/null', file], surroundings)
-  const { stdout } = await run('pg_dump failed', pgDump, ['--version'], surroundings)
+  await run('the dump cannot be read back', 'pg_restore', ['--file=/dev/null', file], env)
+  const { stdout } = await run('pg_dump failed', 'pg_dump', ['--version'], env)
   return {
-    name: dumpName(database, at), database, at: at.toISOString(), server,
-    pgDump: /\d[\d.]*/.exec(stdout)?.[0] ?? '', schema: schema ?? 'none', rows,
+    name: dumpName(database, at), size: statSync(file).size, sha256: await hashFile(file), database,
+    at: at.toISOString(), server, pgDump: /\d[\d.]*/.exec(stdout)?.[0], schema: schema ?? 'none', rows,
   }
 }

@@ -1,42 +1,29 @@
 import { createReader, readDatabase } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
-import { command, misuse } from './command.ts'
+import { command } from './command.ts'
 
 const usage = `Usage: node bin/database.js create | drop --yes
 
   create  the roles user_service_admin (owns), user_service_manager (the service) and
           user_service_user (the backup), the database and its schema; safe to repeat
-  drop    the database with all data, and the roles; wants --yes
+  drop    the database with all data, and the roles
 
-Connects as a superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost),
-_PORT, _USER, _PASSWORD; the database to create is DATABASE_NAME (default db_user_service).
-create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment.
-Exit status: 0 done, 1 failed, 2 misuse.
-`
+create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment. Connects as a
+superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost), _PORT, _USER, _PASSWORD; the
+database is DATABASE_NAME (default db_user_service). Exit status: 0 done, 1 failed, 2 misuse.`
 
-await command(usage, { yes: { type: 'boolean' } }, async ({ flags, words, env }) => {
-  const [action] = words
-  if (!/^(create|drop)$/.test(words.join(' '))) throw misuse('Say create or drop')
-  if (action === 'drop' && !flags.yes) throw misuse('drop deletes all data: it wants --yes')
-
+await command(usage, /^ (create|drop --yes)$/, async ({ positionals: [action], env }) => {
   const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const server = readDatabase(reader, 'postgres')!
+  const name = reader.text('DATABASE_NAME') ?? server.name.replace(/^postgres$/, 'db_user_service')
   const secret = (name: string) => {
     if (action === 'create' && !reader.text(name)) reader.wrong(name, 'must be set')
     return reader.text(name) ?? ''
   }
-  const passwords = {
-    user_service_admin: secret('ADMIN_PASSWORD'),
-    user_service_manager: secret('MANAGER_PASSWORD'),
-    user_service_user: secret('USER_PASSWORD'),
-  }
-  const name = reader.text('DATABASE_NAME') ?? (server.name === 'postgres' ? 'db_user_service' : server.name)
+  const passwords = { user_service_admin: secret('ADMIN_PASSWORD'), user_service_manager: secret('MANAGER_PASSWORD'),
+    user_service_user: secret('USER_PASSWORD') }
   reader.finish()
-
-  if (action === 'drop') {
-    await dropDatabase({ ...server, name })
-    return console.log(`Dropped ${name}`)
-  }
-  await createDatabase({ ...server, name }, passwords)
-  console.log(`${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
+  await (action === 'drop' ? dropDatabase({ ...server, name }) : createDatabase({ ...server, name }, passwords))
+  console.log(action === 'drop' ? `Dropped ${name}`
+    : `${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
 })

@@ -1,23 +1,15 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, statSync } from 'node:fs'
-import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, readDatabase, type Env } from '../config.ts'
 import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { programEnv, run } from './process.ts'
+import { programEnv, run, signal } from './command.ts'
 
-/**
- * Lies beside a dump once all of it is in the bucket; a dump without one does not count. It has more than is
- * read here. `at`: when the snapshot was taken; `rows` of each table, `schema`: the last migration, in it.
- */
-export type Manifest = {
-  name: string; sha256: string; at: string; rows: Record<string, number>; schema: string; pgDump: string
-}
+/** Lies beside a dump once all of it is in the bucket. `at`: of the snapshot; `schema`: the last migration in it. */
+type Manifest = Record<'name' | 'sha256' | 'at' | 'schema' | 'pgDump', string> & { rows: Record<string, number> }
 export type Bucket = ReturnType<typeof readPlaces>['bucket']
-
-const passed = /^(AWS_|HOME$|LANG$|LC_|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|(https?|no)_proxy$)/i
 
 /** The rows of each table of the schema. */
 export async function countRows(db: Db): Promise<Record<string, number>> {
@@ -28,7 +20,7 @@ export async function countRows(db: Db): Promise<Record<string, number>> {
 }
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
-export function readPlaces(env: Env, user: string, signal: AbortSignal) {
+export function readPlaces(env: Env, user: string) {
   const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
   const database = readDatabase(reader, user)!
   const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
@@ -36,27 +28,22 @@ export function readPlaces(env: Env, user: string, signal: AbortSignal) {
   if (!name) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
   const prefix = `${folder}/`.slice(1)
-
   // As an option too: the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
   const options = Object.entries({ '--profile': reader.text('IAM_ROLE'), '--endpoint-url': endpoint })
     .flatMap(([option, value]) => value ? [`${option}=${value}`] : [])
   const aws = async (what: string, ...args: string[]) =>
-    (await run(what, 'aws', [...args, ...options], { env: programEnv(env, passed), signal })).stdout
+    (await run(what, 'aws', [...args, ...options], programEnv(env))).stdout
   const copy = (what: string, from: string, to: string) => aws(what, 's3', 'cp', '--only-show-errors', from, to)
 
-  const bucket = {
+  return { database, bucket: {
     url,
     /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
-    async put(file: string, as: string, tries = 3): Promise<void> {
+    async put(file: string, as: string) {
       const target = `${url}/${as}`
-      try {
-        await copy(`cannot upload to ${target}`, file, target)
-      } catch (error) {
-        if (tries === 1) throw error
-        await sleep(3000, undefined, { signal })
-        return bucket.put(file, as, tries - 1)
-      }
+      const upload = () => copy(`cannot upload to ${target}`, file, target)
+      const again = () => sleep(3000, undefined, { signal }).then(upload)
+      await upload().catch(again).catch(again)
       const stored = await aws(`cannot look at ${target}`, 's3api', 'head-object', `--bucket=${name}`,
         `--key=${prefix}${as}`, '--query=ContentLength', '--output=text')
       const { size } = statSync(file)
@@ -74,8 +61,7 @@ export function readPlaces(env: Env, user: string, signal: AbortSignal) {
         return at === null ? [] : [{ name, at, size, complete: sizes.has(`${name}.json`) }]
       }).sort((a, b) => Number(b.at) - Number(a.at))
     },
-  }
-  return { database, bucket }
+  } }
 }
 
 const dumpPrefix = (database: string) => `${database.replace(/[^\w-]/g, '_')}_dump_`
@@ -106,6 +92,6 @@ export function parseManifest(text: string, name: string): Manifest {
 /** The SHA-256 of a file of any size. */
 export async function hashFile(file: string): Promise<string> {
   const hash = createHash('sha256')
-  await pipeline(createReadStream(file), hash)
+  for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer)
   return hash.digest('hex')
 }

@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import {
-  chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync,
+  chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -284,10 +284,13 @@ test('a wrong key and a bucket that is not there are said in one sentence', asyn
 })
 
 test('a program that is missing is named', async () => {
+  for (const name of ['pg_dump', 'pg_restore']) symlinkSync(join(bin, name), join(folder, 'empty', name))
   const { status, stderr } = await runCommand('backup', [], { ...reads, PATH: join(folder, 'empty') })
 
   assert.match(stderr, /^backup: aws is not installed, or not in \/.*\n$/)
   assert.equal(status, 1)
+  const neither = await runCommand('backup', [], { ...reads, PATH: '/nowhere' })
+  assert.deepEqual(neither, { status: 1, stdout: '', stderr: 'backup: pg_dump is not installed, or not in /nowhere\n' })
   assertNothingLeft()
 })
 
