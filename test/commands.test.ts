@@ -25,7 +25,7 @@ function run(file: string, args: string[], env: Record<string, string> = {}): Pr
   })
 }
 
-for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monitor']) {
+for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monitor', 'audit']) {
   test(`${name} --help says how it is used`, async () => {
     const { status, stdout, stderr } = await run(`${name}.js`, ['--help'])
     assert.deepEqual([status, stderr], [0, ''])
@@ -118,4 +118,14 @@ test('a server that is not there is one clear sentence', async () => {
   const { status, stdout, stderr } = await run('migrate.js', ['up'], { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' })
   assert.deepEqual([status, stdout], [1, ''])
   assert.equal(stderr, 'migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1\n')
+})
+
+test('old audit events are removed by the owner’s command', async () => {
+  const app = await startTestApp()
+  await app.db.query(`insert into audit_events (action, at) select 'x', now() - n * interval '1 day' from generate_series(0, 9) n`)
+  const env = app.database.env as Record<string, string>
+  const pruned = await run('audit.js', ['prune', '5', '--yes'], env)
+  assert.deepEqual([pruned.status, pruned.stderr], [0, ''])
+  const [left] = await app.db.query<{ n: number }>('select count(*)::int as n from audit_events')
+  assert.equal(left!.n, 5)
 })

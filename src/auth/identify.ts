@@ -12,7 +12,7 @@ import { digestKey, isKey } from '../secrets.ts'
 
 /** With more, a small table would be scanned instead: 20 ms instead of 1 at 20,000 keys. */
 export const maxKeysPerStatement = 64
-const finding = { statements: 2, items: maxKeysPerStatement, waiting: 5000 }
+const finding = { statements: 4, items: maxKeysPerStatement, waiting: 5000 }
 const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
