@@ -7,8 +7,9 @@ import type { Access, Route } from '../src/http/route.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { createKey } from '../src/secrets.ts'
-import { startTestApp, type Answer } from './helpers.ts'
+import { type Answer, hashCheaply, startTestApp } from './helpers.ts'
 
+hashCheaply()
 const app = await startTestApp()
 const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 const [victim, formerAdmin, admin, another] = await Promise.all([app.user(), app.admin(), app.admin(), app.user()])

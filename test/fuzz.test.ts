@@ -7,9 +7,11 @@ import http from 'node:http'
 import { test } from 'node:test'
 
 import { createKey } from '../src/secrets.ts'
-import { startTestApp, undo } from './helpers.ts'
+import { hashCheaply, startTestApp, undo } from './helpers.ts'
 import { createRandom } from './random.ts'
 import type { Random } from './random.ts'
+
+hashCheaply()
 
 type Json = any
 const seed = Number(process.env['FUZZ_SEED'] ?? randomInt(2 ** 31))

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { randomBytes } from 'node:crypto'
+import { randomBytes, scryptSync } from 'node:crypto'
 import { after } from 'node:test'
 
 import pg from 'pg'
@@ -11,6 +11,7 @@ import { openDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { createLog } from '../src/log.ts'
+import { cost, formatHash } from '../src/secrets.ts'
 import { insertUser } from '../src/users/queries.ts'
 import type { NewUser } from '../src/users/queries.ts'
 import { checkDocumented } from './documented.ts'
@@ -19,6 +20,26 @@ import { undo, undoAll } from './undo.ts'
 /** A password that all rules allow, and its stored form. */
 export const password = 'correct horse battery staple'
 export const passwordHash = '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+
+const storedHash = { now: passwordHash }
+
+/** Has this file's passwords be hashed with a thousandth of the work, where that is not the point. */
+export function hashCheaply() {
+  cost.ln = 4
+  const salt = Buffer.alloc(16)
+  const hash = scryptSync(password, salt, 32, { N: 2 ** cost.ln, r: cost.r, p: cost.p })
+  storedHash.now = formatHash({ ...cost, salt, hash })
+}
+
+/** Runs `work` as if nothing had been said of cheap hashes. */
+export async function atFullCost(work: () => Promise<unknown>) {
+  const [{ ln }, { now }] = [cost, storedHash]
+  cost.ln = 14
+  storedHash.now = passwordHash
+  await work()
+  cost.ln = ln
+  storedHash.now = now
+}
 
 export interface Answer {
   status: number
@@ -112,7 +133,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     async user(options: Partial<NewUser> & { key?: string } = {}) {
       const { key, ...user } = options
       const email = `${randomBytes(6).toString('hex')}@example.org`
-      const created = await insertUser(db, { email, passwordHash, ...user })
+      const created = await insertUser(db, { email, passwordHash: storedHash.now, ...user })
       const made = await insertKey(db, { userId: created.id, kind: 'api', name: 'test', ...(key && { key }) })
       return { ...created, key: made.key, keyId: made.id }
     },

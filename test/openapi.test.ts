@@ -12,9 +12,10 @@ import { openApi } from '../src/openapi.ts'
 import { allRoutes } from '../src/routes.ts'
 import type { Deps } from '../src/routes.ts'
 import { check, type Schema } from '../src/schema.ts'
-import { createTestDatabase, password, startTestApp, undo } from './helpers.ts'
+import { createTestDatabase, hashCheaply, password, startTestApp, undo } from './helpers.ts'
 import type { TestApp } from './helpers.ts'
 
+hashCheaply()
 const origin = 'https://console.example.org'
 const app = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
 const admin = await app.admin()

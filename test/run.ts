@@ -32,7 +32,7 @@ try {
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   const loader = (process.features as { typescript?: unknown }).typescript ? [] : ['--import', import.meta.resolve('tsx')]
-  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', '--test-concurrency=3', ...flags, ...files], {
+  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', '--test-concurrency=4', ...flags, ...files], {
     stdio: 'inherit',
     env: {
       ...process.env,

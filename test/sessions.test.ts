@@ -3,8 +3,9 @@ import { scryptSync } from 'node:crypto'
 import { test } from 'node:test'
 
 import { formatHash } from '../src/secrets.ts'
-import { password, startTestApp } from './helpers.ts'
+import { atFullCost, hashCheaply, password, startTestApp } from './helpers.ts'
 
+hashCheaply()
 const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
 const admin = await app.admin()
 const login = (email: string, given = password, from = '192.0.2.1') =>
@@ -198,7 +199,7 @@ test('nor is it counted anew after a change of the address', async () => {
   assert.equal(await guess(), 'login_throttled')
 })
 
-test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', async () => {
+test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', () => atFullCost(async () => {
   const user = await app.user()
   const flood = Array.from({ length: 40 }, (_, i) => login(`flood${i}@example.org`, 'x', '203.0.113.1'))
   const mine = login(user.email, password, '203.0.113.2')
@@ -211,9 +212,9 @@ test('a flood of log-ins is refused at once past the queue, and shuts nobody els
   for (const { body, headers } of overloaded) {
     assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
   }
-})
+}))
 
-test('a password stored with less work is stored anew at log-in', async () => {
+test('a password stored with less work is stored anew at log-in', () => atFullCost(async () => {
   const salt = Buffer.alloc(16, 1)
   const hash = scryptSync(password, salt, 32, { N: 2 ** 12, r: 8, p: 1 })
   const user = await app.user({ passwordHash: formatHash({ ln: 12, r: 8, p: 1, salt, hash }) })
@@ -223,7 +224,7 @@ test('a password stored with less work is stored anew at log-in', async () => {
   assert.deepEqual(all.map(({ status }) => status), [201, 201, 201, 201])
   assert.match(await stored(), /^\$scrypt\$ln=14,r=8,p=5\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/)
   assert.equal((await login(user.email)).status, 201)
-})
+}))
 
 test('a stored password that asks for a gigabyte, or is none, lets nobody in', async () => {
   for (const passwordHash of ['$scrypt$ln=30,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$AAECAwQFBgcICQoLDA0ODw', 'plain', null]) {

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { password, startTestApp } from './helpers.ts'
+import { hashCheaply, password, startTestApp } from './helpers.ts'
 
+hashCheaply()
 const app = await startTestApp()
 const admin = await app.admin()
 const status = ({ status, body }: { status: number; body: any }) => ({ status, code: body?.code })
