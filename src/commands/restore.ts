@@ -21,7 +21,7 @@ in one transaction: a failure leaves the database as it was. latest: the newest 
 Connects as user_service_admin, else as node bin/backup.js --help says. Exit status: 0 done, 1 failed, 2 misuse.`
 
 // A restore is one transaction of psql: it drops the schema, runs what pg_restore makes of the dump, compares the
-// row counts with the manifest, and commits. Whatever fails before, this process among it, the parent, leaves the last
+// row counts with the manifest, and commits. Whatever fails before, or ends this process ($PPID), leaves the last
 // line unsent, and PostgreSQL takes everything back. With the key psql takes no commands of its own from the dump,
 // which could run programs (CVE-2025-8714); a pg_restore without the option is too old, and says so by refusing it.
 // In its first lines pg_restore 17 sets what servers before do not know.
