@@ -6,7 +6,7 @@ import { createIdentify } from './auth/identify.ts'
 import { localDirectory, privateDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
-import { openDatabase, withDatabase } from './database/pool.ts'
+import { openDatabase, withDatabase, type Database } from './database/pool.ts'
 import { createDatabase } from './database/setup.ts'
 import { ExitError } from './errors.ts'
 import { createHasher } from './hasher.ts'
@@ -38,8 +38,13 @@ export async function startApp(config: Config, log: Log) {
   try {
     const { database, admin } = config.database === null
       ? await startPrivately(undo) : { database: config.database, admin: config.bootstrap }
-    const db = openDatabase(database, report('warn', 'database connection lost'))
-    undo.push(() => db.stop())
+    // Keys are looked up on connections of their own: a burst of log-ins must not stand before them.
+    const forKeys = Math.min(4, Math.ceil(database.poolSize / 2))
+    const [keyDb, db] = [forKeys, Math.max(1, database.poolSize - forKeys)].map((poolSize) => {
+      const opened = openDatabase({ ...database, poolSize }, report('warn', 'database connection lost'))
+      undo.push(() => opened.stop())
+      return opened
+    }) as [Database, Database]
     // A database that starts at the same time has ten seconds.
     const isUp = () => db.query('select').then(() => true, ({ code }) =>
       code !== 'database_unavailable' || sleep(1000, false))
@@ -54,7 +59,7 @@ export async function startApp(config: Config, log: Log) {
     const pipeline = createPipeline({
       ...config,
       router: createRouter(allRoutes({ db, hasher, limiter, metrics, version, ...config })),
-      identify: createIdentify(db), readClient: createClientReader(config.trustedProxies),
+      identify: createIdentify(keyDb), readClient: createClientReader(config.trustedProxies),
       throttle: limiter && { limiter, policy: `"default";q=${config.rateLimit};w=1` },
       secure: config.tls !== null, log, metrics,
     })

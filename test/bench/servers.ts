@@ -6,6 +6,7 @@ import http from 'node:http'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { availableParallelism } from 'node:os'
+import type { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 import type { Env } from '../../src/config.ts'
@@ -42,7 +43,7 @@ const plain: Env = { PATH: process.env['PATH'] }
 /** Starts `node ARGS` and waits until `path` answers `status`. */
 export async function startServer(
   args: (port: number) => string[], path: string,
-  { env = {}, log = 'ignore', status = 200 }: { env?: Env; log?: number | 'ignore'; status?: number } = {},
+  { env = {}, log = 'ignore', status = 200 }: { env?: Env; log?: Writable | 'ignore'; status?: number } = {},
 ): Promise<Server> {
   const port = await findPort()
   const start = performance.now()
@@ -70,14 +71,19 @@ export async function startServer(
   return server
 }
 
-/** The service as it would run, its access log going into a file. */
-export function startService(
+/** The service as it would run: its access log goes through a pipe to who writes it into a file, as Docker's does. */
+export async function startService(
   database: { env: Env }, directory: string, env: Env = {}, { nodeArgs = [] as string[], tree = checkout } = {},
 ): Promise<Server> {
-  return startServer(() => [...nodeArgs, `${tree}/bin/start.js`], '/v1/healthcheck', {
+  const reader = spawn('cat', { stdio: ['pipe', openSync(`${directory}/access.log`, 'a'), 'inherit'] })
+  const server = await startServer(() => [...nodeArgs, `${tree}/bin/start.js`], '/v1/healthcheck', {
     env: { SERVER_HOST: '127.0.0.1', RATE_LIMIT: '1000000', SHUTDOWN_SECONDS: '1', ...database.env, ...env },
-    log: openSync(`${directory}/access.log`, 'a'),
+    log: reader.stdin!,
   })
+  // Ours; the service has its own, with which the reader ends.
+  reader.stdin!.destroy()
+  pin([reader.pid!], onOtherCores)
+  return server
 }
 
 function ask(port: number, path: string): Promise<number> {
