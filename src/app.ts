@@ -58,7 +58,7 @@ export async function startApp(config: Config, log: Log) {
     const metrics = createMetrics()
     const pipeline = createPipeline({
       ...config,
-      router: createRouter(allRoutes({ db, hasher, limiter, metrics, version, ...config })),
+      router: createRouter(allRoutes({ db, databases: [keyDb, db], hasher, limiter, metrics, version, ...config })),
       identify: createIdentify(keyDb), readClient: createClientReader(config.trustedProxies),
       throttle: limiter && { limiter, policy: `"default";q=${config.rateLimit};w=1` },
       secure: config.tls !== null, log, metrics,

@@ -12,7 +12,7 @@ import type { Metrics } from './metrics.ts'
 import { oneOf } from './schema.ts'
 
 export type HealthDeps =
-  { db: Database; hasher: Hasher; limiter: Limiter | null; metrics: Metrics; version: string; commit: string }
+  { db: Database; databases: Database[]; hasher: Hasher; limiter: Limiter | null; metrics: Metrics; version: string; commit: string }
 
 const loopDelay = monitorEventLoopDelay({ resolution: 20 })
 loopDelay.enable()
@@ -55,8 +55,9 @@ export function healthRoutes({ document, ...deps }: HealthDeps & { document: () 
   ]
 }
 
-function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps): string {
-  const [hashes, connections] = [hasher.load(), db.connections()]
+function numbers({ databases, hasher, limiter, metrics, version, commit }: HealthDeps): string {
+  const hashes = hasher.load()
+  const sum = (what: 'total' | 'idle' | 'waiting') => databases.reduce((n, each) => n + each.connections()[what], 0)
   const cpu = process.cpuUsage()
   const delay = Math.max(0, loopDelay.percentile(99) / 1e9 - 0.02)
   loopDelay.reset()
@@ -68,9 +69,9 @@ function numbers({ db, hasher, limiter, metrics, version, commit }: HealthDeps):
     ['login_throttled_total', 'Log-ins refused because of failed ones before.', metrics.failures('login_throttled')],
     ['password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight],
     ['password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued],
-    ['database_connections', 'Connections to the database.', connections.total],
-    ['database_connections_idle', 'Connections that nobody uses now.', connections.idle],
-    ['database_waiting', 'Calls waiting for a connection.', connections.waiting],
+    ['database_connections', 'Connections to the database.', sum('total')],
+    ['database_connections_idle', 'Connections that nobody uses now.', sum('idle')],
+    ['database_waiting', 'Calls waiting for a connection.', sum('waiting')],
     ['throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0],
     ['event_loop_delay_seconds', 'How late the event loop was since this was last read: 99th percentile.', delay],
     ['process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()],
