@@ -12,7 +12,8 @@ import type { Metrics } from './metrics.ts'
 import { oneOf } from './schema.ts'
 
 export type HealthDeps =
-  { db: Database; databases: Database[]; hasher: Hasher; limiter: Limiter | null; metrics: Metrics; version: string; commit: string }
+  { db: Database; databases: Database[]; hasher: Hasher; limiter: Limiter | null; metrics: Metrics } &
+  { version: string; commit: string }
 
 const loopDelay = monitorEventLoopDelay({ resolution: 20 })
 loopDelay.enable()
