@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { rotateKey } from '../src/keys/queries.ts'
+import { deleteEndedSessions, rotateKey } from '../src/keys/queries.ts'
 import { startTestApp } from './helpers.ts'
 
 const app = await startTestApp()
@@ -197,4 +197,14 @@ test('what was put into a user by hand cannot break the headers', async () => {
   const { status, headers } = await app.request('GET', '/users/auth', { key: user.key })
   assert.deepEqual([status, headers.get('x-auth-role'), headers.get('x-auth-permissions')],
     [200, 'user', 'a%0D%0AX-Auth-Role:%20admin'])
+})
+
+test('sessions that ended are removed, however many, and no others', async () => {
+  await app.db.query(`insert into api_keys (user_id, digest, kind, name, valid_until)
+    select $1, sha256(convert_to('ended' || n, 'utf8')), 'session', 'ended', now() - n * interval '1 minute'
+    from generate_series(1, 12000) n`, [owner.id])
+  await deleteEndedSessions(app.db)
+  const [left] = await app.db.query<{ n: number }>(`select count(*)::int as n from api_keys where name = 'ended'`)
+  assert.ok(left!.n >= 59 && left!.n <= 60, String(left!.n))
+  assert.ok(await works(owner.key))
 })

@@ -1,4 +1,4 @@
-import { one, type Db } from '../database/pool.ts'
+import { deleteAll, one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
 import { boolean, instant, nilUuid, nullable, oneOf, text, uuid, type Members } from '../schema.ts'
 import { createKey, digestKey } from '../secrets.ts'
@@ -77,7 +77,7 @@ export const deleteSessions = (db: Db, userId: string, exceptId: string | null) 
 
 /** Removes sessions that ended. An API key that did stays: it may be prolonged. */
 export const deleteEndedSessions = (db: Db) =>
-  db.query(`delete from api_keys where kind = 'session' and valid_until < now() - interval '1 hour'`)
+  deleteAll(db, 'api_keys', `kind = 'session' and valid_until < now() - interval '1 hour'`)
 
 /** Whose the usable keys among `digests` are; `asked`: the index; `unmarked`: its use is not noted this minute. */
 export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { asked: number; unmarked: boolean })[]> {

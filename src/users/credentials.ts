@@ -8,7 +8,7 @@
 import { createHash } from 'node:crypto'
 
 import { insertEvent } from '../audit/queries.ts'
-import type { Database, Db } from '../database/pool.ts'
+import { deleteAll, type Database, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
@@ -80,6 +80,5 @@ const countFailure = (tx: Db, account: Buffer, client: string, free: number) => 
   [account, client, free])
 
 /** Removes the counts that have been forgotten. */
-export const deleteForgottenFailures = (db: Db) => db.query(
-  `delete from login_failures where updated_at < now() - interval '15 minutes'
-   and updated_at + failures * interval '15 minutes' < now()`)
+export const deleteForgottenFailures = (db: Db) => deleteAll(db, 'login_failures',
+  `updated_at < now() - interval '15 minutes' and updated_at + failures * interval '15 minutes' < now()`)
