@@ -12,14 +12,15 @@ import { deleteAll, type Database, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
 import type { Origin } from '../http/route.ts'
-import { findUser, type StoredUser } from './queries.ts'
+import type { StoredUser } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 /**
- * `user`: null when nobody has the address, which must not be felt; `account`: what failures are counted by;
- * `next`: a new password, to store in place of the right one.
+ * `find`: the user, or null when nobody has the address, which must not be felt; `account`: what failures are counted
+ * by; `next`: a new password, to store in place of the right one.
  */
-type Attempt = { user: StoredUser | null; account: string; password: string; next?: string; origin: Origin }
+type Attempt =
+  { find: () => Promise<StoredUser | null>; account: string; password: string; next?: string; origin: Origin }
 
 /**
  * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
@@ -30,11 +31,15 @@ export async function checkPassword<T extends object>(
   deps: { db: Database; hasher: Hasher }, attempt: Attempt, work: (tx: Db, userId: string) => Promise<T>,
 ): Promise<T> {
   const { db, hasher } = deps
-  const { user, next, origin, origin: { client } } = attempt
+  const { find, next, origin, origin: { client } } = attempt
   const account = createHash('sha256').update(attempt.account).digest()
   const password = normalPassword(attempt.password)
-  await refuseWaiting(db, account, client)
-  const { right, renew } = await hasher.verify(password, user?.passwordHash ?? null, client)
+  let user = null as StoredUser | null
+  const { right, renew } = await hasher.verify(password, async () => {
+    await refuseWaiting(db, account, client)
+    user = await find()
+    return user?.passwordHash ?? null
+  }, client)
   const known = right && user?.enabled ? user : null
   const stored = known && (next !== undefined || renew) ? await hasher.hash(next ?? password, client) : null
   const done = await db.transaction(async (tx) => {
@@ -57,7 +62,7 @@ export async function checkPassword<T extends object>(
   })
   if (done === 'wrong') throw new AppError('invalid_credentials')
   // The user, or how its password is stored, was changed while this one was hashed: what holds now?
-  return done === 'changed' ? checkPassword(deps, { ...attempt, user: await findUser(db, user!.id) }, work) : done
+  return done === 'changed' ? checkPassword(deps, attempt, work) : done
 }
 
 async function refuseWaiting(db: Db, account: Buffer, client: string) {
