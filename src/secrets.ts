@@ -7,19 +7,13 @@
 //
 // A password is stored as PHC string format has it. Parameters read from a stored string are bounded before they are
 // used: whoever can write one row must not be able to ask for a gigabyte.
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
+import { crc32 } from 'node:zlib'
 
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 const encode = (value: bigint, length: number): string =>
   length === 0 ? '' : encode(value / 62n, length - 1) + alphabet[Number(value % 62n)]
 const decode = (digits: string) => [...digits].reduce((value, digit) => value * 62 + alphabet.indexOf(digit), 0)
-
-/** CRC-32, by a table of what a byte becomes in eight steps; Node has one only from 20.15 on. */
-const divide = (rest: number, steps = 8): number =>
-  steps === 0 ? rest : divide((rest >>> 1) ^ (rest & 1 && 0xedb88320), steps - 1)
-const table = Int32Array.from({ length: 256 }, (_, byte) => divide(byte))
-const crc32 = (text: string) =>
-  ~Buffer.from(text).reduce((crc, byte) => (crc >>> 8) ^ table[(crc ^ byte) & 255]!, -1) >>> 0
 
 /** A new random key, in the form that is shown once. */
 export function createKey(): string {
@@ -31,7 +25,7 @@ export function createKey(): string {
 export const isKey = (key: string) =>
   /^usk_[0-9A-Za-z]{49}$/.test(key) && decode(key.slice(47)) === crc32(key.slice(4, 47))
 
-export const digestKey = (key: string) => createHash('sha256').update(key).digest()
+export const digestKey = (key: string) => hash('sha256', key, 'buffer')
 
 /** A password's parameters, salt and hash. `ln` is log2 of scrypt's N. */
 export type PasswordHash = { ln: number; r: number; p: number; salt: Buffer; hash: Buffer }

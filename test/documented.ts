@@ -10,7 +10,8 @@ const document: any = openApi(allRoutes({ signup: 'open' } as Deps), { basePath:
 /** Fails unless the OpenAPI document has this status, and this code, for the operation. */
 export function checkDocumented(method: string, path: string, status: number, code: string | undefined) {
   const bare = path.replace(/\?.*$/, '')
-  const known = Object.keys(document.paths).sort((a, b) => a.split('{').length - b.split('{').length)
+  const countIds = (path: string) => path.replace('{path}', '').split('{').length
+  const known = Object.keys(document.paths).sort((a, b) => countIds(a) - countIds(b))
     .find((each) => new RegExp(`^${each.replace(/\{path\}/g, '.+').replace(/\{\w+\}/g, '[^/]+')}$`).test(bare))
   const operation = document.paths[known ?? '']?.[method === 'HEAD' ? 'get' : method.toLowerCase()]
   if (!operation) return

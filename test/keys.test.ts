@@ -180,6 +180,16 @@ test('forward-auth tells who asks, in every header always', async () => {
   }
 })
 
+test('whatever is below forward-auth is forward-auth, also where other routes have ids', async () => {
+  const { key } = await app.user()
+  for (const below of ['keys', `keys/${admin.keyId}`, `keys/${admin.keyId}/rotate`, 'healthcheck', '']) {
+    for (const method of ['GET', 'POST', 'DELETE']) {
+      const { status, headers } = await app.request(method, `/users/auth/${below}`, { key })
+      assert.deepEqual([below, status, headers.get('x-auth-key-kind')], [below, 200, 'api'])
+    }
+  }
+})
+
 test('what is required of who asks must all hold', async () => {
   const user = await app.user({ permissions: ['a', 'b'] })
   const ask = async (query: string, key = user.key) => (await app.request('GET', `/users/auth?${query}`, { key })).status

@@ -20,10 +20,10 @@ export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => 
   const mark = createBatch(marking, async (keyIds: string[]) => (await markUsed(db, keyIds), []))
   const find = createBatch(finding, async (digests: Buffer[]) => {
     const callers: (Caller | undefined)[] = []
-    for (const { asked, unmarked, ...caller } of await findCallers(db, digests)) {
-      callers[asked] = caller
+    for (const caller of await findCallers(db, digests)) {
+      callers[caller.asked] = caller
       // A use that cannot be noted is no reason to refuse it, and the next one is noted.
-      if (unmarked) mark(caller.keyId).catch(() => {})
+      if (caller.unmarked) mark(caller.keyId).catch(() => {})
     }
     return callers
   })

@@ -7,9 +7,8 @@ export type Match =
   | null
 
 /**
- * Finds a route by a linear scan over the paths, those without parameters first. Paths are compared
- * as they were sent: nothing is decoded, `//`, `..`, another case or a slash at the end are other
- * paths. `ANY` takes every method.
+ * Finds a route by its path, one without parameters before those with. Paths are compared as they were sent: nothing is
+ * decoded, `//`, `..`, another case or a slash at the end are other paths. `ANY` takes every method.
  */
 export function createRouter(routes: Route[]): (method: string, path: string) => Match {
   const rank = (path: string) => (path.includes('{') ? 1 : 0)
@@ -18,17 +17,15 @@ export function createRouter(routes: Route[]): (method: string, path: string) =>
     const source = path.replaceAll('.', '\\.').replace(/\{(\w+)\}/g, '(?<$1>[^/]+)').replace(/\/\*$/, '/.*')
     const found = routes.filter((route) => route.path === path)
     const methods = found.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
-    return { pattern: RegExp(`^${source}$`), routes: found, allow: [...methods, 'OPTIONS'].join(', ') }
+    return { path, pattern: RegExp(`^${source}$`), routes: found, allow: [...methods, 'OPTIONS'].join(', ') }
   })
+  const exact = new Map(entries.map((entry) => [entry.path, entry]))
 
   return (method, path) => {
+    const entry = exact.get(path) ?? entries.find(({ pattern }) => pattern.test(path))
+    if (entry === undefined) return null
     const wanted = method === 'HEAD' ? 'GET' : method
-    for (const { pattern, routes, allow } of entries) {
-      const found = pattern.exec(path)
-      if (found === null) continue
-      const route = routes.find((each) => each.method === wanted || each.method === 'ANY')
-      return route === undefined ? { allow } : { route, params: { ...found.groups } }
-    }
-    return null
+    const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
+    return route === undefined ? { allow: entry.allow } : { route, params: { ...entry.pattern.exec(path)!.groups } }
   }
 }

@@ -96,7 +96,7 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { aske
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */
 export const markUsed = (db: Db, keyIds: string[]) => db.query(
   `update api_keys set last_used_at = date_trunc('minute', now())
-   where (select set_config('synchronous_commit', 'off', true)) = 'off' and id in (
-     select id from api_keys where id = any($1::uuid[])
-       and (last_used_at is null or last_used_at < date_trunc('minute', now())) for update skip locked)`,
+   where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
+     select ctid from api_keys where id = any($1::uuid[])
+       and (last_used_at is null or last_used_at < date_trunc('minute', now())) for no key update skip locked))`,
   [keyIds])
