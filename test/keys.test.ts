@@ -45,8 +45,11 @@ for (const [name, body, fields] of [
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
   ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
 ] as const) {
-  test(`a key with ${name} is refused`, async () => {
+  test(`a key with ${name} is refused, and not made`, async () => {
+    const count = async () => (await app.request('GET', keys, { key: owner.key })).details.length
+    const before = await count()
     const { status, body: answer } = await app.request('POST', keys, { key: owner.key, body })
+    assert.equal(await count(), before)
     assert.deepEqual([status, answer.code, answer.details, answer.errors.map(({ field }: any) => field)],
       [400, 'invalid_body', 'Invalid request body', fields])
   })

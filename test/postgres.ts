@@ -13,9 +13,9 @@ import { undo } from './undo.ts'
 
 export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>
 
-/** A PostgreSQL to do harm to, with the service's database in it; `settings` beside those of production. */
-export async function startOwnPostgres(settings: Record<string, string> = {}) {
-  const directory = mkdtempSync(join(tmpdir(), 'user-service-own-'))
+/** A PostgreSQL to do harm to, below `parent`, with the service's database; `settings` beside those of production. */
+export async function startOwnPostgres(settings: Record<string, string> = {}, parent = tmpdir()) {
+  const directory = mkdtempSync(join(parent, 'user-service-own-'))
   // Where it listens stays the same when it is started again.
   const host = join(directory, 'socket')
   mkdirSync(host)
@@ -44,7 +44,7 @@ export async function startOwnPostgres(settings: Record<string, string> = {}) {
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   return {
-    directory, as, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
+    directory, as, isAlive, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
     /** Runs one statement as the superuser. */
     sql: <Row>(text: string) => withDatabase(as('postgres'), (db) => db.query<Row>(text)),
     /** Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown. */

@@ -85,7 +85,7 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { aske
     `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", u.id as "userId",
        u.email, u.role, u.permissions, u.version, u.created_at as "createdAt",
        u.updated_at as "updatedAt",
-       (k.last_used_at is null or k.last_used_at < date_trunc('minute', now())) as unmarked
+       k.last_used_at is distinct from date_trunc('minute', now()) as unmarked
      from unnest($1::bytea[]) with ordinality as a (digest, asked)
      join api_keys k on k.digest = a.digest
      join users u on u.id = k.user_id
@@ -98,5 +98,5 @@ export const markUsed = (db: Db, keyIds: string[]) => db.query(
   `update api_keys set last_used_at = date_trunc('minute', now())
    where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
      select ctid from api_keys where id = any($1::uuid[])
-       and (last_used_at is null or last_used_at < date_trunc('minute', now())) for no key update skip locked))`,
+       and last_used_at is distinct from date_trunc('minute', now()) for no key update skip locked))`,
   [keyIds])

@@ -1,14 +1,12 @@
 import { audited, insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/page.ts'
 import { route, type Route } from '../http/route.ts'
-import { boolean, digits, instant, integer, nullable, object, refined } from '../schema.ts'
+import { boolean, digits, instant, integer, nullable, object } from '../schema.ts'
 import { deleteKey, insertKey, keyText, listKeys, members, name, rotateKey, updateKey } from './queries.ts'
 
-const future = refined(instant, {}, (value, wrong) => {
-  if (value.getTime() <= Date.now()) wrong('must be in the future')
-  return value
-})
+const past = { field: 'validUntil', message: 'must be in the future' }
 const key = { title: 'Key', ...object(members).json }
 const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
 
@@ -21,11 +19,15 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) => listKeys(db, id, page)),
   }),
   route('POST', '/users/{id}/keys', 'self', 'Make a further key', {
-    body: object({ name }, { validUntil: nullable(future) }),
+    body: object({ name }, { validUntil: nullable(instant) }),
     replies: { 201: { says: 'The key, shown this once', body: newKey } },
     fails: ['user_not_found'],
-    handle: ({ body, ...call }) => audited(db, 'key.created', 201, call, (tx) =>
-      insertKey(tx, { userId: call.params.id, kind: 'api', ...body })),
+    handle: ({ body, ...call }) => audited(db, 'key.created', 201, call, async (tx) => {
+      const made = await insertKey(tx, { userId: call.params.id, kind: 'api', ...body })
+      // By the database's clock, which will judge it; what is thrown here undoes it.
+      if (made.validUntil && made.validUntil <= made.createdAt) throw new AppError('invalid_body', { faults: [past] })
+      return made
+    }),
   }),
   route('PATCH', '/users/{id}/keys/{keyId}', 'self', 'Rename a key, switch it off or on, change its end', {
     description: 'The end of a session comes no later for it.',

@@ -65,10 +65,12 @@ export async function checkPassword<T extends object>(
   return done === 'changed' ? checkPassword(deps, attempt, work) : done
 }
 
+/** What was counted in what is now the future, before the clock was put back, makes nobody wait for its return. */
 async function refuseWaiting(db: Db, account: Buffer, client: string) {
   const [row] = await db.query<{ seconds: number }>(
     `select ceil(extract(epoch from wait_until - now()))::int as seconds from login_failures
-     where account = $1 and client in ($2, '') and wait_until > now() order by wait_until desc limit 1`,
+     where account = $1 and client in ($2, '') and wait_until > now() and updated_at < now() + interval '5 minutes'
+     order by wait_until desc limit 1`,
     [account, client])
   if (row !== undefined) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
 }
@@ -81,7 +83,7 @@ const countFailure = (tx: Db, account: Buffer, client: string, free: number) => 
        select n, case when n < $3::int then '-infinity'
          else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
        from (select least($3::int + 10, 1 + greatest(0, old.failures
-         - trunc(extract(epoch from now() - old.updated_at) / 900)::int)) as n) as counted)`,
+         - greatest(0, trunc(extract(epoch from now() - old.updated_at) / 900))::int)) as n) as counted)`,
   [account, client, free])
 
 /** Removes the counts that have been forgotten. */
