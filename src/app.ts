@@ -56,9 +56,11 @@ export async function startApp(config: Config, log: Log) {
     undo.push(() => hasher.stop())
     const limiter = config.rateLimit === 0 ? null : createLimiter(config.rateLimit, config.rateLimitBurst)
     const metrics = createMetrics()
+    let stopping = false
     const pipeline = createPipeline({
       ...config,
-      router: createRouter(allRoutes({ db, databases: [keyDb, db], hasher, limiter, metrics, version, ...config })),
+      router: createRouter(allRoutes({ db, databases: [keyDb, db], hasher, limiter, metrics, version,
+        isStopping: () => stopping, ...config })),
       identify: createIdentify(keyDb), readClient: createClientReader(config.trustedProxies),
       throttle: limiter && { limiter, policy: `"default";q=${config.rateLimit};w=1` },
       secure: config.tls !== null, log, metrics,
@@ -68,6 +70,8 @@ export async function startApp(config: Config, log: Log) {
     undo.push(() => clearInterval(cleaning))
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
+    // Whoever connects in the very moment in which nobody accepts any more is reset: first balancers are to look away.
+    undo.push(() => (stopping = true) && sleep(config.drainSeconds * 1000))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
     if (config.database === null) console.error(welcome(url))

@@ -92,6 +92,7 @@ export function readConfig(env: Env) {
     sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
     passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
     bootstrap: pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE', (email, keyFile) => ({ email, keyFile })),
+    drainSeconds: integer('DRAIN_SECONDS', 0, 0, 3600),
     shutdownSeconds: integer('SHUTDOWN_SECONDS', 10, 0, 3600),
     logLevel: choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
     commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown', // the image sets it

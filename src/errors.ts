@@ -26,6 +26,7 @@ export const failures = {
   headers_too_large: { status: 431, sentence: 'Request header fields too large' },
   internal: { status: 500, sentence: 'Internal error' },
   overloaded: { status: 503, sentence: 'Service overloaded' },
+  stopping: { status: 503, sentence: 'Service stopping' },
   database_unavailable: { status: 503, sentence: 'Database unavailable' },
 } as const satisfies Record<string, { status: number; sentence: string }>
 

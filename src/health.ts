@@ -13,7 +13,7 @@ import { oneOf } from './schema.ts'
 
 export type HealthDeps =
   { db: Database; databases: Database[]; hasher: Hasher; limiter: Limiter | null; metrics: Metrics } &
-  { version: string; commit: string }
+  { version: string; commit: string; isStopping(): boolean }
 
 const loopDelay = monitorEventLoopDelay({ resolution: 20 })
 loopDelay.enable()
@@ -34,8 +34,10 @@ export function healthRoutes({ document, ...deps }: HealthDeps & { document: () 
   const giveUp = () => sleep(1800, null, { ref: false }).then(() => Promise.reject(late))
   let asking: Promise<unknown> | null = null
   /** Asks the database once for all who ask meanwhile; fails within two seconds. */
-  const askDatabase = () =>
-    asking ??= Promise.race([deps.db.query('select'), giveUp()]).finally(() => { asking = null })
+  const askDatabase = () => {
+    if (deps.isStopping()) throw new AppError('stopping', { retryAfterSeconds: 1 })
+    return asking ??= Promise.race([deps.db.query('select'), giveUp()]).finally(() => { asking = null })
+  }
 
   const ok = { status: 200, body: 'OK' }
   const works = { throttled: false, replies: { 200: { says: 'It works', body: oneOf('OK').json } } } as const
@@ -48,7 +50,7 @@ export function healthRoutes({ document, ...deps }: HealthDeps & { document: () 
   return [
     ...['/healthcheck', '/users/healthcheck'].map((path) =>
       route('GET', path, 'anyone', 'Whether the service and its database work',
-        { ...works, fails: ['database_unavailable'], handle: () => askDatabase().then(() => ok) })),
+        { ...works, fails: ['database_unavailable', 'stopping'], handle: async () => (await askDatabase(), ok) })),
     route('GET', '/livez', 'anyone', 'Whether the process works', { ...works, handle: () => ok }),
     file('/metrics', 'admin', 'Prometheus metrics', 'text/plain; version=0.0.4; charset=utf-8', () => numbers(deps)),
     file('/openapi.json', 'anyone', 'This document', 'application/json', () => json ??= JSON.stringify(document())),

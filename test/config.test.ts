@@ -51,6 +51,7 @@ const mistakes: [string, Env][] = [
   ['SESSION_SECONDS', { SESSION_SECONDS: '1h' }],
   ['PASSWORD_MIN_LENGTH', { PASSWORD_MIN_LENGTH: '7' }],
   ['BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE', { BOOTSTRAP_ADMIN_EMAIL: 'secret@x' }],
+  ['DRAIN_SECONDS', { DRAIN_SECONDS: '-1' }],
   ['SHUTDOWN_SECONDS', { SHUTDOWN_SECONDS: '' + 1e9 }],
   ['LOG_LEVEL', { LOG_LEVEL: 'secret' }],
   ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production' }],

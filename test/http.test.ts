@@ -17,6 +17,17 @@ test('an answer is an envelope with the id of the request', async () => {
   })
 })
 
+test('with DRAIN_SECONDS a stop begins with health checks that fail, while all else is served', async () => {
+  const own = await startTestApp({ DRAIN_SECONDS: '1' }, app.database)
+  const stopped = own.stop()
+  const paths = ['/healthcheck', '/users/healthcheck', '/livez', '/users']
+  const answers = await Promise.all(paths.map((path) => own.request('GET', path, { key })))
+  assert.deepEqual(answers.map(({ status, body: { code } }) => code ?? status), ['stopping', 'stopping', 200, 200])
+  assert.equal(answers[0]!.headers.get('retry-after'), '1')
+  await stopped
+  await assert.rejects(own.request('GET', '/livez'))
+})
+
 test('a caller’s request id is kept when it has the form, else replaced', async () => {
   const ask = async (id: string) =>
     (await app.request('GET', '/livez', { headers: { 'x-request-id': id } })).headers.get('x-request-id')!

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { checkSchema, migrateDown, migrateUp, readMigrations, readStatus } from '../src/database/migrate.ts'
 import { openDatabase, withDatabase } from '../src/database/pool.ts'
@@ -115,4 +116,28 @@ test('a migration may take longer than a request', async () => {
   const slow = { ...first!, up: `${first!.up}; select pg_sleep(2.5);` }
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin')
   assert.deepEqual(await withDatabase(config, (db) => migrateUp(db, [slow])), ['0001_users'])
+})
+
+test('a migration that waits for the end of a dump holds up no request, and is applied afterwards', async () => {
+  await migrateUp(await createEmpty())
+  const open = (user: string, timeoutMs?: number) => {
+    const opened = openDatabase(connectTo(`test_migrate_${process.pid}_${made}`, user), () => {}, timeoutMs)
+    undo.push(() => opened.stop())
+    return opened
+  }
+  const [owner, backup] = [open('user_service_admin', 0), open('user_service_user', 0)]
+  const service = open('user_service_manager')
+  const more = { name: '0003_more', hash: 'more', up: 'alter table users add column more text', down: '' }
+  let migrating
+  await backup.transaction(async (dump) => {
+    await dump.query('select from users')
+    migrating = migrateUp(owner, [...readMigrations(), more])
+    const waiting = `select from pg_locks where relation = 'users'::regclass and not granted`
+    for (let tries = 0; (await backup.query(waiting)).length === 0; tries++) {
+      assert.ok(tries < 300, 'nobody waits')
+      await sleep(10)
+    }
+    await service.query('select from users')
+  })
+  assert.deepEqual(await migrating, ['0003_more'])
 })

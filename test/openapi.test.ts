@@ -297,6 +297,7 @@ test('every operation fails as the document says, and in no way that it does not
   const own = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
   const broken = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
   const slow = await startTestApp({ RATE_LIMIT: '1', CORS_ORIGINS: origin }, app.database)
+  const stopping = await startTestApp({ DRAIN_SECONDS: '1', CORS_ORIGINS: origin }, app.database)
   const boss = await own.admin()
   const lost = await broken.admin()
   await broken.db.query('alter table users rename to gone')
@@ -316,7 +317,10 @@ test('every operation fails as the document says, and in no way that it does not
   const taken = { email: stranger.email, password }
   const nobody = { email: 'nobody@example.org', password }
   const wrong = { password: 'another fine password', currentPassword: 'wrong' }
+  const stopped = stopping.stop()
   for (const [code, name, ask] of [
+    ['stopping', 'get /healthcheck', { on: stopping }],
+    ['stopping', 'get /users/healthcheck', { on: stopping }],
     ['invalid_email', 'post /users', { body: { email: 'ada', password } }],
     ['invalid_password', 'post /users', { body: { email: 'a@b', password: 'short' } }],
     ['forbidden', 'post /users', { body: { email: 'a@b', password, role: 'admin' } }],
@@ -344,6 +348,7 @@ test('every operation fails as the document says, and in no way that it does not
   ] as [string, string, Ask][]) {
     assert.equal((await call(name, ask)).body.code, code, name)
   }
+  await stopped
 
   // What no caller can bring about at will: a full queue, a race, a fault of the program.
   const never = /(overloaded|^delete \/users\/sessions key_not_found|(healthcheck|livez|openapi.json|docs) internal)$/

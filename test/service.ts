@@ -1,13 +1,14 @@
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 import type { Env } from '../src/config.ts'
 import { undo } from './undo.ts'
 
-const start = fileURLToPath(new URL('../bin/start.js', import.meta.url))
+const root = fileURLToPath(new URL('..', import.meta.url))
 
 export interface Service {
   child: ChildProcess
@@ -26,6 +27,8 @@ export interface ServiceOptions {
   /** Instead of node and the launcher: a command that ends in them. */
   before?: string[]
   nodeFlags?: string[]
+  /** Where another version of the service lies. */
+  version?: string
   /** What the log is written to, instead of a pipe that is read. */
   stdout?: number
 }
@@ -36,7 +39,7 @@ export interface ServiceOptions {
  */
 export async function startService(env: Env, options: ServiceOptions = {}): Promise<Service> {
   const [command = process.execPath, ...args] = [
-    ...options.before ?? [], process.execPath, ...options.nodeFlags ?? [], start,
+    ...options.before ?? [], process.execPath, ...options.nodeFlags ?? [], join(options.version ?? root, 'bin/start.js'),
   ]
   const child = spawn(command, args, {
     env: { PATH: process.env['PATH'], SERVER_HOST: '127.0.0.1', SERVER_PORT: '0', RATE_LIMIT: '0', ...env },

@@ -8,8 +8,8 @@ import { atFullCost, hashCheaply, password, startTestApp } from './helpers.ts'
 hashCheaply()
 const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
 const admin = await app.admin()
-const login = (email: string, given = password, from = '192.0.2.1') =>
-  app.request('POST', '/users/sessions', { body: { email, password: given }, headers: { 'x-forwarded-for': from } })
+const login = (email: string, given = password, from = '192.0.2.1', at = app) =>
+  at.request('POST', '/users/sessions', { body: { email, password: given }, headers: { 'x-forwarded-for': from } })
 /** A user whose password costs little to be found wrong. */
 const guessable = () => app.user({ passwordHash: `$scrypt$ln=4,r=8,p=1$${'A'.repeat(22)}$${'A'.repeat(43)}` })
 const read = async (id: string, key: string) => (await app.request('GET', `/users/${id}`, { key })).status
@@ -105,6 +105,20 @@ test('after five failures in a row an account makes that client wait, whether it
       `select failures from login_failures where client = '192.0.2.7' order by updated_at desc limit 1`)
     assert.equal(row!.failures, 5, 'an attempt during the wait does not count')
   }
+})
+
+test('failed log-ins and sessions are the same for all instances', async () => {
+  const other = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' }, app.database)
+  const { email } = await guessable()
+  const guess = async (at: typeof app) => (await login(email, 'wrong', '192.0.2.10', at)).body.code
+  for (const each of [app, other, app, other, app]) assert.equal(await guess(each), 'invalid_credentials')
+  for (const each of [app, other]) assert.equal(await guess(each), 'login_throttled')
+
+  const owner = await app.user()
+  const { details: { key } } = await login(owner.email, password, '192.0.2.11', other)
+  assert.equal(await read(owner.id, key), 200)
+  assert.equal((await app.request('DELETE', '/users/sessions', { key })).status, 204)
+  assert.equal((await other.request('GET', '/users/auth', { key })).status, 401)
 })
 
 test('the wait doubles, to 15 minutes; a success clears it', async () => {

@@ -62,6 +62,14 @@ for (const [name, trusted, forwarded, same] of clients) {
   })
 }
 
+test('each instance has buckets of its own', async () => {
+  const one = await startTestApp({ RATE_LIMIT: '1' })
+  const two = await startTestApp({ RATE_LIMIT: '1' }, one.database)
+  const statuses = []
+  for (const app of [one, one, two, two]) statuses.push((await app.request('GET', '/users')).status)
+  assert.deepEqual(statuses, [401, 429, 401, 429])
+})
+
 test('a bucket refills by the time that passes, so that a steady client gets its rate', () => {
   let now = 0
   const limiter = createLimiter(1, 2, 10, () => now)

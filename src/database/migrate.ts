@@ -4,6 +4,7 @@
 // is refused, and so is a database that knows files which this code does not.
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
 import type { Database, Db } from './pool.ts'
@@ -11,6 +12,7 @@ import type { Database, Db } from './pool.ts'
 type Migration = ReturnType<typeof readMigrations>[number]
 const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
+const lockTimeout = '55P03'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
 export function readMigrations() {
@@ -30,20 +32,28 @@ export const migrateUp = (db: Database, all = readMigrations()) => migrate(db, '
 export const migrateDown = (db: Database, count: number, all = readMigrations()) => migrate(db, 'down', count, all)
 
 async function migrate(db: Database, way: 'up' | 'down', count: number, all: Migration[]) {
-  const step = () => db.transaction(async (tx) => {
+  const step = (): Promise<string | null> => db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520601)')
+    // Requests queue behind a lock that is waited for, such as for the end of a dump. So not as long as they can wait,
+    // but for longer than the second after which an autovacuum gives way.
+    await tx.query(`set local lock_timeout = '1100ms'`)
     const applied = await countApplied(tx, all)
     const migration = all[way === 'up' ? applied : applied - 1]
     if (!migration) return null
     const { name, hash, [way]: text } = migration
     await tx.query(text).catch((error) => {
-      const { message, position }: Error & { position?: string } = error.cause ?? error
+      const { code, message, position }: Error & { code?: string; position?: string } = error.cause ?? error
+      if (code === lockTimeout) throw error
       const line = text.slice(0, Number(position ?? 0)).split('\n').length
       throw new ExitError(`sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`)
     })
     await tx.query(way === 'up' ? `insert into ${table} (name, hash) values ($1, $2)`
       : `delete from ${table} where name = $1 and hash = $2`, [name, hash])
     return name
+  }).catch(async (error) => {
+    if (error.cause?.code !== lockTimeout) throw error
+    await sleep(2000)
+    return step()
   })
   const done: string[] = []
   for (let name; done.length < count && (name = await step());) done.push(name)
@@ -70,7 +80,7 @@ async function countApplied(db: Db, all: Migration[]): Promise<number> {
   for (const [index, { name, hash }] of history.entries()) {
     const known = all[index]
     if (!known) throw new ExitError(`The database is ahead: ${name} is not known to this version. ` +
-      'Run the version that knows it, there: node bin/migrate.js down --yes')
+      'Start one that knows it, or go back, there: node bin/migrate.js down --yes')
     if (name !== known.name || hash !== known.hash) throw new ExitError(`The file sql/${known.name}.up.sql ` +
       `is not the one that was applied as ${name}. Restore it; see: node bin/migrate.js status`)
   }

@@ -1,0 +1,145 @@
+// Needs haproxy. Several instances on one database: replaced one by one under load, and started during a migration.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { cpSync, symlinkSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import { createKey } from '../../src/secrets.ts'
+import { undo } from '../helpers.ts'
+import { startOwnPostgres } from '../postgres.ts'
+import { startService } from '../service.ts'
+import type { Service } from '../service.ts'
+import { createClient } from '../soak/client.ts'
+import type { Slot } from '../soak/client.ts'
+import { createLoad } from '../soak/load.ts'
+import { verify } from '../soak/verify.ts'
+import { freePort, root, run } from '../sshd.ts'
+
+const postgres = await startOwnPostgres()
+const admin = createKey()
+const keyFile = join(postgres.directory, 'admin-key')
+writeFileSync(keyFile, admin, { mode: 0o600 })
+const start = (version: string, port = 0) => startService({
+  ...postgres.env, SERVER_PORT: String(port), DRAIN_SECONDS: '1', TRUSTED_PROXIES: '127.0.0.1', RATE_LIMIT: '20',
+  BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
+}, { version })
+const migrate = (version: string) => run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], postgres.env)
+
+/** Another version of the service, this one with further migrations; returns where it lies. */
+function makeVersion(name: string, migrations: Record<string, string>) {
+  const version = join(postgres.directory, name)
+  for (const each of ['package.json', 'src', 'bin', 'sql']) {
+    cpSync(join(root, each), join(version, each), { recursive: true })
+  }
+  symlinkSync(join(root, 'node_modules'), join(version, 'node_modules'))
+  for (const [file, up] of Object.entries(migrations)) {
+    writeFileSync(join(version, `sql/${file}.up.sql`), up)
+    writeFileSync(join(version, `sql/${file}.down.sql`), '')
+  }
+  return version
+}
+
+async function until(what: string, isSo: () => unknown) {
+  const deadline = performance.now() + 20_000
+  for (; !await isSo(); await sleep(20)) assert.ok(performance.now() < deadline, what)
+}
+const isHealthy = (url: string) => fetch(`${url}/healthcheck`).then(({ ok }) => ok, () => false)
+
+/** HAProxy before instances on `ports`, of which so many are up; returns where it is found. */
+async function startBalancer(ports: number[], up: number) {
+  const port = await freePort()
+  const path = join(postgres.directory, 'haproxy.cfg')
+  writeFileSync(path, `defaults
+  mode http
+  timeout connect 1s
+  timeout client 30s
+  timeout server 30s
+  timeout check 2s
+listen user-service
+  bind 127.0.0.1:${port}
+  monitor-uri /settled/healthcheck
+  monitor fail if { nbsrv gt ${up} }
+  option httpchk GET /v1/healthcheck
+  option redispatch 1
+  default-server check inter 200ms fall 2 rise 1
+${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`)
+  const haproxy = spawn('haproxy', ['-db', '-f', path], { stdio: 'ignore' })
+  const ended = once(haproxy, 'exit').catch(() => assert.fail('These tests need haproxy'))
+  undo.push(async () => haproxy.kill('SIGKILL') && await ended)
+  await until('haproxy does not know who is up', () => isHealthy(`http://127.0.0.1:${port}/settled`))
+  return `http://127.0.0.1:${port}/v1`
+}
+
+const column = { '0003_more': 'alter table user_service_schema.users add column more text' }
+
+test('two instances are replaced by a version that migrates, under load, and no request fails', async (t) => {
+  const next = makeVersion('next', column)
+  const ports = await Promise.all(Array.from({ length: 4 }, freePort))
+  const old = [await start(root, ports[0]), await start(root, ports[1])]
+  const slot = (name: string, service: Service, url = service.url): Slot => ({
+    name, instance: { service: { ...service, url }, agent: new http.Agent(), killed: false },
+    isUp: true, troubles: 0, troubled: 0,
+  })
+  const balanced = slot('the balancer', old[0]!, await startBalancer(ports, 2))
+  const client = createClient([balanced])
+  const load = createLoad(client, admin)
+  let isOver = false
+  const living = Array.from({ length: 12 }, (_, i) => load.live(i, () => isOver))
+  undo.push(() => { isOver = true })
+  const moreChanges = (from = load.changes.length) => until('no changes', () => load.changes.length >= from + 30)
+
+  await moreChanges()
+  assert.equal((await migrate(next)).stdout, '0003_more applied\n')
+  await moreChanges()
+  const restarted = await start(root)
+  assert.equal(await restarted.ended, 1)
+  assert.match(restarted.said(), /The database is ahead: 0003_more is not known to this version\. Start one that knows/)
+  const instances: Service[] = []
+  for (const [i, service] of old.entries()) {
+    const { url } = instances[i] = await start(next, ports[2 + i])
+    await until('the next one is not well', () => isHealthy(url))
+    await moreChanges()
+    assert.equal(await service.kill(), 0, service.said())
+    await moreChanges()
+  }
+  isOver = true
+  await Promise.all(living)
+
+  const slots = [balanced, ...instances.map((each, i) => slot(`new instance ${i}`, each))]
+  const { changes, revoked } = await verify(client, slots, load, admin)
+  const { requests } = client.figures
+  t.diagnostic(`${requests} requests, ${changes} changes found, ${revoked} revoked keys refused`)
+  // What a health check says of an instance that stops is for the balancer, but the load asks it, too.
+  assert.deepEqual(client.wrong.filter((what) => !what.endsWith('GET /healthcheck at the balancer: 503 stopping')), [])
+  assert.ok(requests > 500 && changes > 150 && revoked > 10)
+  const errors = [...old, ...instances].flatMap(({ log }) => log.filter((line) => line.includes('"level":"error"')))
+  assert.deepEqual(errors, [])
+  for (const each of instances) assert.equal(await each.kill(), 0)
+})
+
+test('who starts during a migration ends and says so, who knows no more than what is applied serves', async () => {
+  const next = makeVersion('serving', column)
+  const goOn = `user_service_schema.login_failures where client = 'go on'`
+  const later = makeVersion('later', { ...column, '0004_quick': 'select', '0005_waiting':
+    `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$` })
+  const serving = await start(next)
+  const migrations = [migrate(later)]
+  await until('no migration waits', async () =>
+    (await postgres.sql(`select from pg_stat_activity where query like 'do $$%' and state = 'active'`)).length > 0)
+  migrations.push(migrate(later))
+  const early = await Promise.all([1, 2, 3].map(() => start(later)))
+  for (const each of early) {
+    assert.equal(await each.ended, 1)
+    assert.match(each.said(), /The database is behind: 1 migrations are to be applied/)
+  }
+  assert.ok(await isHealthy(serving.url))
+  await postgres.sql(`insert into user_service_schema.login_failures values ('', 'go on', 1, now())`)
+  const said = (await Promise.all(migrations)).map(({ stdout }) => stdout)
+  assert.deepEqual(said, ['0004_quick applied\n0005_waiting applied\n', 'Nothing to do\n'])
+  const all = await Promise.all([1, 2, 3, 4].map(() => start(later)))
+  for (const { url } of [serving, ...all]) assert.ok(await isHealthy(url))
+})
