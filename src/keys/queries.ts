@@ -99,4 +99,4 @@ export const markUsed = (db: Db, keyIds: string[]) => db.query(
    where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
      select ctid from api_keys where id = any($1::uuid[])
        and last_used_at is distinct from date_trunc('minute', now()) for no key update skip locked))`,
-  [keyIds])
+  [keyIds], 'mark-used')
