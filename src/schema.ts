@@ -66,12 +66,12 @@ export const oneOf = <const T extends string>(...choices: T[]) =>
     choices.find((choice) => choice === value))
 
 const instantPattern = /^(?!0000)(\d{4}-\d\d-\d\d)t\d\d:\d\d:\d\d(\.\d{1,9})?(z|[+-]\d\d:\d\d)$/i
-/** An instant by RFC 3339 and the calendar: to Date, February 31 is March 3. */
+/** An instant by RFC 3339 and the calendar, in UTC to the millisecond: to Date, February 31 is March 3. */
 export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35 },
   'must be an instant such as 2030-01-31T12:00:00Z', (value) => {
     const [given, day = ''] = instantPattern.exec(typeof value === 'string' ? value : '') ?? []
     const date = new Date(given?.toUpperCase() ?? NaN)
-    return date.getUTCFullYear() <= 9999 && new Date(day).toJSON()?.startsWith(day) ? date : undefined
+    return date.getUTCFullYear() <= 9999 && new Date(day).toJSON()?.startsWith(day) ? date.toJSON() : undefined
   })
 
 export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({

@@ -25,6 +25,18 @@ test('an owner makes a further key, shown this once', async () => {
   assert.ok(createdAt)
 })
 
+test('an instant is shown in UTC to the millisecond, whatever the time zone of the session; infinity is none', async () => {
+  for (const zone of ['UTC', 'Asia/Kolkata', 'America/St_Johns']) {
+    const [row] = await app.db.transaction(async (tx) => {
+      await tx.query(`set local timezone = '${zone}'`)
+      return tx.query(`select '2026-01-31T23:59:59.98765Z'::timestamptz as a, '2026-07-01T00:00:00.5Z'::timestamptz as b,
+        '1999-12-31T23:59:59Z'::timestamptz as c, 'infinity'::timestamptz as d, null::timestamptz as e`)
+    })
+    assert.deepEqual({ ...row! },
+      { a: '2026-01-31T23:59:59.987Z', b: '2026-07-01T00:00:00.500Z', c: '1999-12-31T23:59:59.000Z', d: null, e: null })
+  }
+})
+
 test('a key with an end works until then', async () => {
   const validUntil = inSeconds(1.5)
   const { details } = await app.request('POST', keys, { key: owner.key, body: { name: 'short', validUntil } })

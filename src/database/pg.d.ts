@@ -7,6 +7,7 @@ declare module 'pg' {
     ssl?: false | { rejectUnauthorized: boolean; ca?: string }
     application_name?: string; keepAlive?: boolean; connectionTimeoutMillis?: number; query_timeout?: number
     max?: number; idleTimeoutMillis?: number; onConnect?: (client: Client) => Promise<void>
+    types?: { getTypeParser(type: number, format?: string): (text: string) => unknown }
   }
   export type Query = { text: string; values?: unknown[]; name?: string | undefined }
   export class Client extends EventEmitter {
@@ -24,6 +25,9 @@ declare module 'pg' {
     connect(): Promise<Client>
     end(): Promise<void>
   }
-  const pg: { Client: typeof Client; Pool: typeof Pool; escapeIdentifier(name: string): string }
+  const pg: {
+    Client: typeof Client; Pool: typeof Pool; escapeIdentifier(name: string): string
+    types: Required<Options>['types'] & { builtins: { TIMESTAMPTZ: number } }
+  }
   export default pg
 }

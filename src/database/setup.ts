@@ -27,6 +27,8 @@ export async function createDatabase(config: DatabaseConfig, passwords: Partial<
       alter role user_service_manager set idle_in_transaction_session_timeout = '10s';
       -- Planning the look-up of a key anew each time would cost more than the look-up.
       alter role user_service_manager set plan_cache_mode = force_generic_plan;
+      -- What instants are quickest read in.
+      alter role user_service_manager set timezone = 'UTC';
       alter ${database} set search_path = user_service_schema;
       revoke all on ${database} from public;
       grant connect on ${database} to ${roles.join(', ')}`)

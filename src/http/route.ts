@@ -8,7 +8,7 @@ import type { Client } from './client.ts'
 export interface Caller {
   keyId: string; keyKind: 'api' | 'session'
   userId: string; email: string; role: 'user' | 'admin'; permissions: string[]
-  version: number; createdAt: Date; updatedAt: Date
+  version: number; createdAt: string; updatedAt: string
 }
 
 /**

@@ -19,7 +19,7 @@ const columns = `id, kind, name, enabled, valid_until as "validUntil",
 
 /** `seconds`: it ends so long from now, by the database's clock; `key`: one that was made elsewhere. */
 type KeyOptions =
-  Pick<Key, 'kind' | 'name'> & { userId: string; validUntil?: Date | null; seconds?: number; key?: string }
+  Pick<Key, 'kind' | 'name'> & { userId: string; validUntil?: string | null; seconds?: number; key?: string }
 
 /** Makes a key; throws `user_not_found` when there is no such user. */
 export async function insertKey(db: Db, { userId, kind, name, validUntil, seconds, key = createKey() }: KeyOptions) {
