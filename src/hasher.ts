@@ -8,6 +8,7 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 
 import { AppError } from './errors.ts'
@@ -31,6 +32,7 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 export function createHasher(maxThreads = availableParallelism()) {
   let queue: Place[] = [] // its first is the next; clients are in the order of their turns
   const isBusy = new Map<Worker, boolean>()
+  let lastArrival: Promise<unknown> = Promise.resolve()
   const placesOf = (client: string) => queue.filter((place) => place.client === client).length
 
   function startThread(): Worker {
@@ -63,6 +65,8 @@ export function createHasher(maxThreads = availableParallelism()) {
   })
 
   async function withThread<T>(client: string, work: (thread: Worker) => Promise<T>): Promise<T> {
+    // One a turn of the event loop: a flood, which is mostly refused, must not hold up the requests beside it.
+    await (lastArrival = lastArrival.then(() => nextTurn()))
     const thread = await waitForThread(client)
     return work(thread).finally(() => {
       if (isBusy.has(thread)) isBusy.set(thread, false)

@@ -2,7 +2,7 @@
 // and measures. What it prints is only as good as the machine is quiet; ratios within a round are
 // the least sensitive to that.
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -41,11 +41,17 @@ if (values.help || only.some((name) => !requests.includes(name) && !(name in cas
 }
 const users = Number(values.users ?? (quick ? 100_000 : 1_000_000))
 
+const readLinux = (path: string) => existsSync(path) ? readFileSync(path, 'utf8').trim() : ''
+
 const directory = mkdtempSync(join(tmpdir(), 'user-service-bench-'))
 const postgres = await startPostgres(directory)
 try {
   const version = /\d+[\d.]*/.exec(execFileSync(`${findPostgresBin('initdb')}/postgres`, ['--version'], { encoding: 'utf8' }))![0]
   console.log(`Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, load average ${loadavg()[0]!.toFixed(1)}`)
+  if (readLinux('/proc/sys/kernel/sched_autogroup_enabled') === '1') {
+    console.log('Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That makes tails beside' +
+      ' log-ins longer, by up to 0.1 s; off: sysctl kernel.sched_autogroup_enabled=0')
+  }
   const start = performance.now()
   const database = await fillDatabase(postgres, users, quick ? 40_000 : 400_000)
   console.log(`${users} users and keys made in ${Math.round((performance.now() - start) / 1000)} s`)
