@@ -39,6 +39,9 @@ for cluster in /etc/postgresql/*/main; do
   rule='host db_user_service user_service_admin,user_service_manager 172.17.0.0/16 scram-sha-256'
   grep -qxF "$rule" "$cluster/pg_hba.conf" || echo "$rule" >>"$cluster/pg_hba.conf"
 done
+# Before the threads that hash passwords: a look-up of a key must not wait for them.
+install -D -m 644 /dev/stdin /etc/systemd/system/postgresql@.service.d/user-service.conf <<<$'[Service]\nCPUWeight=1000'
+systemctl daemon-reload
 systemctl enable --now docker cron
 systemctl restart postgresql
 ip -4 address show docker0 | grep -q 'inet 172.17.0.1/16' ||

@@ -57,7 +57,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     },
     fails: ['user_not_found'],
     async handle({ caller, params: { id }, headers }) {
-      const found = id === caller.userId ? { ...caller, id, enabled: true } : await findUser(db, id)
+      const found = id === caller.userId ? userOf(caller) : await findUser(db, id)
       if (found === null) throw new AppError('user_not_found')
       const ETag = etag(found)
       return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
@@ -127,6 +127,10 @@ function requireAdminFor(caller: Caller | null, body: object) {
 }
 
 const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
+
+/** Member by member: to copy a row as it is would cost more than to find it. */
+const userOf = ({ userId: id, email, role, permissions, version, createdAt, updatedAt }: Caller): User =>
+  ({ id, email, role, permissions, enabled: true, version, createdAt, updatedAt })
 
 function payload(user: User, apiKeys: string[] = []) {
   const { id, email, role, permissions, enabled, version, createdAt, updatedAt } = user
