@@ -3,8 +3,7 @@
 //
 // The queue is bounded and fair. Clients take turns; each has at most 16 places, all together 32. When one too many
 // comes, the client with most places loses its last, the one that comes where others have as many: so no client, nor
-// a few together, can keep another out, and who loses its place is told at once: nothing is looked up
-// for a password before its turn has come.
+// a few together, can keep another out. Who gets no place is told at once, before anything is looked up.
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
@@ -53,22 +52,30 @@ export function createHasher(maxThreads = availableParallelism()) {
     place.start(thread)
   }
 
-  const waitForThread = (client: string) => new Promise<Worker>((start, refuse) => {
-    const place = { client, start, refuse }
+  function leave(place: Place, error: Error) {
+    queue = queue.filter((each) => each !== place)
+    place.refuse(error)
+  }
+
+  /** Does `prepare` while it waits for its turn, then `work`; throws `overloaded`, or at once what `prepare` throws. */
+  async function withThread<P, T>(
+    client: string, prepare: () => Promise<P>, work: (thread: Worker, prepared: P) => Promise<T>,
+  ): Promise<T> {
+    // One a turn of the event loop: a flood, which is mostly refused, must not hold up the requests beside it.
+    await (lastArrival = lastArrival.then(() => nextTurn()))
+    let place!: Place
+    const turn = new Promise<Worker>((start, refuse) => { place = { client, start, refuse } })
     queue.push(place)
     if (queue.length > maxQueued || placesOf(client) > maxQueuedPerClient) {
       const longest = [place, ...queue].reduce((a, b) => (placesOf(b.client) > placesOf(a.client) ? b : a)).client
-      const [last] = queue.splice(queue.findLastIndex((each) => each.client === longest), 1)
-      last!.refuse(new AppError('overloaded', { retryAfterSeconds: 3 }))
+      leave(queue.findLast((each) => each.client === longest)!, new AppError('overloaded', { retryAfterSeconds: 3 }))
     }
+    if (!queue.includes(place)) await turn
+    const prepared = prepare()
+    prepared.catch((error) => leave(place, error))
     next()
-  })
-
-  async function withThread<T>(client: string, work: (thread: Worker) => Promise<T>): Promise<T> {
-    // One a turn of the event loop: a flood, which is mostly refused, must not hold up the requests beside it.
-    await (lastArrival = lastArrival.then(() => nextTurn()))
-    const thread = await waitForThread(client)
-    return work(thread).finally(() => {
+    const thread = await turn
+    return prepared.then((value) => work(thread, value)).finally(() => {
       if (isBusy.has(thread)) isBusy.set(thread, false)
       thread.unref()
       next()
@@ -84,17 +91,14 @@ export function createHasher(maxThreads = availableParallelism()) {
 
   return {
     /** Hashes a password at today's cost; throws `overloaded` when the queue is full. */
-    hash: (password: string, client: string) => withThread(client, async (thread) => {
-      const salt = randomBytes(16)
-      return formatHash({ ...cost, salt, hash: await scrypt(thread, password, salt, 32) })
-    }),
+    hash: (password: string, client: string) => withThread(client, async () => randomBytes(16), async (thread, salt) =>
+      formatHash({ ...cost, salt, hash: await scrypt(thread, password, salt, 32) })),
     /**
-     * Compares with what `find` gives, once it is this one's turn; with the work of today's cost where that is null.
-     * `renew`: the right one should be stored anew. Throws `overloaded` when the queue is full, and what `find` throws.
+     * Compares with what `find` gives, and with the work of today's cost where that is null. `renew`: the right one
+     * should be stored anew. Throws `overloaded` when the queue is full, without calling `find`; and what that throws.
      */
     verify: (password: string, find: () => Promise<string | null>, client: string) =>
-      withThread(client, async (thread) => {
-        const stored = await find()
+      withThread(client, find, async (thread, stored) => {
         const known = stored === null ? null : parseHash(stored)
         const { salt, hash, ...parameters } = known ?? { ...cost, salt: randomBytes(16), hash: randomBytes(32) }
         const isEqual = timingSafeEqual(await scrypt(thread, password, salt, hash.length, parameters), hash)

@@ -5,13 +5,14 @@ import { openSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { openDatabase } from '../src/database/pool.ts'
 import type { Db } from '../src/database/pool.ts'
 import { createKey } from '../src/secrets.ts'
-import { startTestApp, undo } from './helpers.ts'
+import { password, startTestApp, undo } from './helpers.ts'
 import { startOwnPostgres } from './postgres.ts'
 import { startProxy } from './proxy.ts'
 import { open } from './raw.ts'
@@ -130,6 +131,20 @@ test('while PostgreSQL is down every answer is a 503, and once it is up the serv
 test('while PostgreSQL is frozen answers come within two seconds, and then the service goes on', async () => {
   postgres.freeze()
   await isUnavailable(check, read, change).finally(() => postgres.thaw())
+  await isBack()
+})
+
+test('while PostgreSQL is frozen a flood of log-ins is answered within two seconds, too', async () => {
+  postgres.freeze()
+  const start = performance.now()
+  const login = () => app.request('POST', '/users/sessions', { body: { email: 'ada@example.org', password } })
+  const answers = await Promise.all(Array.from({ length: 40 }, login)).finally(() => postgres.thaw())
+  const ms = performance.now() - start
+  assert.ok(ms < 3000, `${ms} ms`)
+  const count = (code: string) => answers.filter(({ body }) => body.code === code).length
+  // Of one client two are hashed, if there are as many cores, and 16 wait.
+  assert.ok(count('overloaded') >= 40 - 16 - availableParallelism(), `${count('overloaded')} refused`)
+  assert.equal(count('overloaded') + count('database_unavailable'), 40)
   await isBack()
 })
 
