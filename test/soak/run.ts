@@ -67,8 +67,11 @@ async function soak(): Promise<boolean> {
   const client = createClient(slots)
   const load = createLoad(client, admin)
   const { fail, insist } = client
-  const body = { email: 'nobody@example.org', password: 'guess' }
-  const nobodyLogsIn = (at: Slot) => load.change(['session.failed'], 'POST', '/users/sessions', { at, status: 401, body })
+  // Each at an address of its own: who guesses at one for half an hour is told to wait, from wherever it comes.
+  let nobodies = 0
+  const nobodyLogsIn = (at: Slot) => load.change(['session.failed'], 'POST', '/users/sessions', {
+    at, status: 401, body: { email: `nobody${++nobodies}@example.org`, password: 'guess' },
+  })
 
   /** What an instance to which nobody is connected holds open. */
   async function measure(at: Slot) {
