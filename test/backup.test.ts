@@ -1,6 +1,6 @@
 // What needs neither an S3 server nor pg_dump; the rest is in test/system.
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -18,8 +18,9 @@ undo.push(() => rmSync(folder, { recursive: true }))
 const { db, env } = await createTestDatabase()
 const base = { ...env, PATH: `${folder}:/usr/bin:/bin` }
 
-/** Puts a program in the place of the AWS CLI. */
-const fakeAws = (script: string) => writeFileSync(join(folder, 'aws'), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+/** Puts a program in the place of another. */
+const fake = (name: string, script: string) => writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+const fakeAws = (script: string) => fake('aws', script)
 
 test('words and options that are not understood are misuse', async () => {
   const calls = [
@@ -89,6 +90,21 @@ test('the AWS CLI is told the endpoint and the profile, and never learns the dat
     '--output=json --profile=db-backup --endpoint-url=http://127.0.0.1:2')
   const names = variables.map((line) => line.split('=')[0]).filter((name) => !['PWD', 'SHLVL', '_', 'OLDPWD'].includes(name!))
   assert.deepEqual(names.sort(), ['AWS_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'PATH', 'https_proxy'])
+})
+
+test('a backup puts a dump into the bucket, and then what is in it', async () => {
+  const bucket = mkdtempSync(join(folder, 'bucket-'))
+  fake('pg_dump', `for each; do case $each in --file=*) echo dump >"\${each#--file=}";; --version) echo 'pg_dump 15.1'; esac; done`)
+  fake('pg_restore', '')
+  fakeAws(`case $1 in s3) cp "$4" "${bucket}/\${5##*/}";; *) for each; do case $each in --key=*) wc -c <"${bucket}/\${each#--key=}"; esac; done; esac`)
+  const { status, stdout, stderr } = await runCommand('backup', [], { ...base, S3_BUCKET: 's3://bucket' })
+  for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))
+
+  assert.match(`${status} ${stderr}${stdout}`, /^0 Backed up 0 users to s3:\/\/bucket\/test_\w+_dump_[\d_-]{19}\.bck: /)
+  const [dump, manifest] = readdirSync(bucket).sort()
+  const { name, at, rows, pgDump, schema } = parseManifest(readFileSync(join(bucket, manifest!), 'utf8'), dump!)
+  assert.deepEqual([name, pgDump, schema, rows['users']], [dump, '15.1', '0002_audit', 0])
+  assert.equal(dumpName(env['DATABASE_NAME']!, new Date(at)), name)
 })
 
 test('a bucket without dumps is an empty list, and too old for an alarm', async () => {

@@ -62,7 +62,7 @@ async function dump(tx: Db, file: string, env: Env) {
   await tx.query('set transaction isolation level repeatable read, read only')
   await tx.query('set local idle_in_transaction_session_timeout = 0')
   const { locked, id, at, database, server } = await one<{
-    locked: boolean; id: string; at: Date; database: string; server: string
+    locked: boolean; id: string; at: string; database: string; server: string
   }>(tx, `select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
     current_database() as database, current_setting('server_version') as server`)
   if (!locked) throw new ExitError('another backup is still running', 3)
@@ -76,7 +76,7 @@ async function dump(tx: Db, file: string, env: Env) {
   await run('the dump cannot be read back', 'pg_restore', ['--file=/dev/null', file], env)
   const { stdout } = await run('pg_dump failed', 'pg_dump', ['--version'], env)
   return {
-    name: dumpName(database, at), size: statSync(file).size, sha256: await hashFile(file), database,
-    at: at.toISOString(), server, pgDump: /\d[\d.]*/.exec(stdout)?.[0], schema: schema ?? 'none', rows,
+    name: dumpName(database, new Date(at)), size: statSync(file).size, sha256: await hashFile(file), database,
+    at, server, pgDump: /\d[\d.]*/.exec(stdout)?.[0], schema: schema ?? 'none', rows,
   }
 }
