@@ -14,7 +14,7 @@ import { AppError } from './errors.ts'
 import { cost, formatHash, isWeaker, parseHash } from './secrets.ts'
 
 export type Hasher = ReturnType<typeof createHasher>
-type Place = { client: string; start: (thread: Worker) => void; refuse: (error: Error) => void }
+type Place = { client: string; ready: boolean; start: (thread: Worker) => void; refuse: (error: Error) => void }
 
 const maxQueued = 32
 const maxQueuedPerClient = 16
@@ -31,7 +31,7 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 export function createHasher(maxThreads = availableParallelism()) {
   let queue: Place[] = [] // its first is the next; clients are in the order of their turns
   const isBusy = new Map<Worker, boolean>()
-  let lastArrival: Promise<unknown> = Promise.resolve()
+  let lastRefusal: Promise<unknown> = Promise.resolve()
   const placesOf = (client: string) => queue.filter((place) => place.client === client).length
 
   function startThread(): Worker {
@@ -41,41 +41,52 @@ export function createHasher(maxThreads = availableParallelism()) {
   }
 
   function next() {
-    const [place, ...others] = queue
-    if (place === undefined) return
+    const place = queue.find(({ ready }) => ready)
     const [idle] = [...isBusy].find(([, busy]) => !busy) ?? []
-    const thread = idle ?? (isBusy.size < maxThreads ? startThread() : null)
-    if (thread === null) return
+    if (place === undefined || (idle === undefined && isBusy.size >= maxThreads)) return
     // The other clients have their turns before the rest of this one's.
-    queue = others.sort((a, b) => Number(a.client === place.client) - Number(b.client === place.client))
-    isBusy.set(thread, true)
-    place.start(thread)
+    leave(place)
+    queue.sort((a, b) => Number(a.client === place.client) - Number(b.client === place.client))
+    try {
+      const thread = idle ?? startThread()
+      isBusy.set(thread, true)
+      place.start(thread)
+    } catch (error) {
+      place.refuse(error as Error) // There may be no thread to be had.
+      next()
+    }
   }
 
-  function leave(place: Place, error: Error) {
-    queue = queue.filter((each) => each !== place)
-    place.refuse(error)
-  }
+  const leave = (place: Place) => { queue = queue.filter((each) => each !== place) }
 
-  /** Does `prepare` while it waits for its turn, then `work`; throws `overloaded`, or at once what `prepare` throws. */
+  /** Has `prepare` done first, and then, in its turn, `work`; throws `overloaded`, or at once what `prepare` throws. */
   async function withThread<P, T>(
     client: string, prepare: () => Promise<P>, work: (thread: Worker, prepared: P) => Promise<T>,
   ): Promise<T> {
-    // One a turn of the event loop: a flood, which is mostly refused, must not hold up the requests beside it.
-    await (lastArrival = lastArrival.then(() => nextTurn()))
     let place!: Place
-    const turn = new Promise<Worker>((start, refuse) => { place = { client, start, refuse } })
+    let prepared!: P
+    const turn = new Promise<Worker>((start, refuse) => { place = { client, ready: false, start, refuse } })
     queue.push(place)
     if (queue.length > maxQueued || placesOf(client) > maxQueuedPerClient) {
       const longest = [place, ...queue].reduce((a, b) => (placesOf(b.client) > placesOf(a.client) ? b : a)).client
-      leave(queue.findLast((each) => each.client === longest)!, new AppError('overloaded', { retryAfterSeconds: 3 }))
+      const last = queue.findLast((each) => each.client === longest)!
+      leave(last)
+      // One a turn of the event loop: the answers to a flood must not hold up the requests beside it.
+      lastRefusal = lastRefusal.then(() => nextTurn())
+        .then(() => last.refuse(new AppError('overloaded', { retryAfterSeconds: 3 })))
     }
-    if (!queue.includes(place)) await turn
-    const prepared = prepare()
-    prepared.catch((error) => leave(place, error))
-    next()
+    if (queue.includes(place)) {
+      prepare().then((value) => {
+        prepared = value
+        place.ready = true
+        next()
+      }, (error) => {
+        leave(place)
+        place.refuse(error)
+      })
+    }
     const thread = await turn
-    return prepared.then((value) => work(thread, value)).finally(() => {
+    return work(thread, prepared).finally(() => {
       if (isBusy.has(thread)) isBusy.set(thread, false)
       thread.unref()
       next()

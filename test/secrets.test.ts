@@ -69,18 +69,32 @@ test('a password fits what was stored of it, and no other does', async () => {
   assert.notEqual(await hasher.hash('a password', 'c'), stored)
 })
 
+test('who is still looked up holds up nobody, and is refused at once when that fails', async () => {
+  const alone = createHasher(1)
+  undo.push(() => alone.stop())
+  let found!: (stored: string) => void
+  const slow = alone.verify('x', () => new Promise((resolve) => { found = resolve }), 'a')
+  const failing = alone.verify('x', () => Promise.reject(new Error('down')), 'a')
+  await assert.rejects(failing, /down/)
+  assert.equal((await alone.verify('a password', async () => phc, 'b')).renew, false)
+  assert.deepEqual(alone.load(), { inFlight: 0, queued: 1 })
+  found(phc)
+  assert.equal((await slow).right, false)
+  assert.deepEqual(alone.load(), { inFlight: 0, queued: 0 })
+})
+
 test('clients take turns, and no few of them can shut another out', async () => {
   const order: string[] = []
   const cheap = phc.replace('ln=14', 'ln=12')
   const ask = (client: string) => verify('x', cheap, client).then(() => order.push(client), () => order.push(`no ${client}`))
   const asked = ['a', 'b'].flatMap((client) => Array.from({ length: 20 }, () => ask(client)))
-  while (order.length < 40 - 34) await nextTurn()
-  assert.deepEqual([order.length, hasher.load()], [40 - 34, { inFlight: 2, queued: 32 }])
-  asked.push(ask('late'))
-  while (order.length < 41 - 34) await nextTurn()
+  const refused = () => order.filter((client) => client.startsWith('no ')).length
+  while (refused() < 40 - 32) await nextTurn()
+  assert.deepEqual([order.length, hasher.load()], [40 - 32, { inFlight: 2, queued: 30 }])
+  asked.push(ask('a'), ask('b'), ask('late'))
   assert.equal(hasher.load().queued, 32)
   await Promise.all(asked)
   const answered = order.filter((client) => !client.startsWith('no '))
   assert.ok(answered.indexOf('late') <= 6, `late was number ${answered.indexOf('late')}`)
-  assert.equal(order.filter((client) => client.startsWith('no ')).length, 41 - 34)
+  assert.deepEqual([refused(), order.includes('no late')], [43 - 34, false])
 })
