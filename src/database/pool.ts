@@ -1,10 +1,12 @@
+import { hash } from 'node:crypto'
+
 import pg, { type Client } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
 
-/** What runs a statement, the pool or one open transaction; with `name` it is prepared, once per connection. */
-export type Db = { query<Row>(text: string, values?: unknown[], name?: string): Promise<Row[]> }
+/** What runs a statement, the pool or one open transaction; `prepared`: once per connection. */
+export type Db = { query<Row>(text: string, values?: unknown[], prepared?: boolean): Promise<Row[]> }
 export type Database = ReturnType<typeof openDatabase>
 
 /**
@@ -38,18 +40,20 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
   async function borrow<T>(work: (db: Db) => Promise<T>): Promise<T> {
     const client = await connect()
     let close = false
-    const query = <Row>(text: string, values: unknown[] = [], name?: string) =>
-      client.query<Row>({ text, values, name }).then(({ rows }) => rows, (error) => { throw explain(error) })
+    // Named for its text: behind a pooler another version may have prepared another one.
+    const query = <Row>(text: string, values: unknown[] = [], prepared = false) =>
+      client.query<Row>({ text, values, name: prepared ? hash('sha256', text, 'base64url') : undefined })
+        .then(({ rows }) => rows, (error) => { throw explain(error) })
     return work({ query }).catch((error) => {
       close = error.code === 'database_unavailable'
       throw error
     }).finally(() => client.release(close))
   }
 
-  const query = <Row>(text: string, values?: unknown[], name?: string): Promise<Row[]> =>
-    borrow((db) => db.query<Row>(text, values, prepares ? name : undefined)).catch((error) => {
+  const query = <Row>(text: string, values?: unknown[], prepared = false): Promise<Row[]> =>
+    borrow((db) => db.query<Row>(text, values, prepared && prepares)).catch((error) => {
       // A pooler in transaction mode hands out other connections than were prepared.
-      if (name === undefined || !['26000', '42P05'].includes(error.code)) throw error
+      if (!prepared || !['26000', '42P05'].includes(error.code)) throw error
       prepares = false
       return query(text, values)
     })
@@ -80,9 +84,9 @@ export function openDatabase(config: DatabaseConfig, onLost: (error: Error) => v
 const getTypeParser: typeof pg.types.getTypeParser = (type, format) => {
   const parse = pg.types.getTypeParser(type, format)
   if (type !== pg.types.builtins.TIMESTAMPTZ) return parse
-  return (text) => text.endsWith('+00')
+  return (text) => text.endsWith('+00') && text[4] === '-'
     ? `${text.slice(0, 10)}T${text.slice(11, 19)}.${text.slice(20, -3).padEnd(3, '0').slice(0, 3)}Z`
-    : (parse(text) as Date).toJSON?.() ?? null // In another time zone; or `infinity`, which is no date.
+    : (parse(text) as Date).toJSON?.() ?? null // In another time zone or far away; `infinity` is no date.
 }
 
 async function refuseReadOnly(client: Client) {

@@ -90,7 +90,7 @@ export function findCallers(db: Db, digests: Buffer[]): Promise<(Caller & { aske
      join api_keys k on k.digest = a.digest
      join users u on u.id = k.user_id
      where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())`,
-    [digests], 'find-callers')
+    [digests], true)
 }
 
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */
@@ -99,4 +99,4 @@ export const markUsed = (db: Db, keyIds: string[]) => db.query(
    where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
      select ctid from api_keys where id = any($1::uuid[])
        and last_used_at is distinct from date_trunc('minute', now()) for no key update skip locked))`,
-  [keyIds], 'mark-used')
+  [keyIds], true)
