@@ -40,7 +40,7 @@ for cluster in /etc/postgresql/*/main; do
   grep -qxF "$rule" "$cluster/pg_hba.conf" || echo "$rule" >>"$cluster/pg_hba.conf"
 done
 # Before the threads that hash passwords: a look-up of a key must not wait for them.
-install -D -m 644 /dev/stdin /etc/systemd/system/postgresql@.service.d/user-service.conf <<<$'[Service]\nCPUWeight=1000'
+install -D -m 644 /dev/stdin /etc/systemd/system/system-postgresql.slice.d/user-service.conf <<<$'[Slice]\nCPUWeight=1000'
 systemctl daemon-reload
 systemctl enable --now docker cron
 systemctl restart postgresql

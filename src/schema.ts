@@ -71,7 +71,8 @@ export const instant = rule({ type: 'string', format: 'date-time', maxLength: 35
   'must be an instant such as 2030-01-31T12:00:00Z', (value) => {
     const [given, day = ''] = instantPattern.exec(typeof value === 'string' ? value : '') ?? []
     const date = new Date(given?.toUpperCase() ?? NaN)
-    return date.getUTCFullYear() <= 9999 && new Date(day).toJSON()?.startsWith(day) ? date.toJSON() : undefined
+    const year = date.getUTCFullYear()
+    return year > 0 && year <= 9999 && new Date(day).toJSON()?.startsWith(day) ? date.toJSON() : undefined
   })
 
 export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({

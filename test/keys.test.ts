@@ -30,10 +30,12 @@ test('an instant is shown in UTC to the millisecond, whatever the time zone of t
     const [row] = await app.db.transaction(async (tx) => {
       await tx.query(`set local timezone = '${zone}'`)
       return tx.query(`select '2026-01-31T23:59:59.98765Z'::timestamptz as a, '2026-07-01T00:00:00.5Z'::timestamptz as b,
-        '1999-12-31T23:59:59Z'::timestamptz as c, 'infinity'::timestamptz as d, null::timestamptz as e`)
+        '1999-12-31T23:59:59Z'::timestamptz as c, 'infinity'::timestamptz as d, null::timestamptz as e,
+        '12026-01-01Z'::timestamptz as f`)
     })
     assert.deepEqual({ ...row! },
-      { a: '2026-01-31T23:59:59.987Z', b: '2026-07-01T00:00:00.500Z', c: '1999-12-31T23:59:59.000Z', d: null, e: null })
+      { a: '2026-01-31T23:59:59.987Z', b: '2026-07-01T00:00:00.500Z', c: '1999-12-31T23:59:59.000Z', d: null, e: null,
+        f: '+012026-01-01T00:00:00.000Z' })
   }
 })
 
@@ -53,6 +55,7 @@ for (const [name, body, fields] of [
   ['a control character', { name: 'a\nb' }, ['name']],
   ['an end in the past', { name: 'x', validUntil: '2020-01-01T00:00:00Z' }, ['validUntil']],
   ['an end on 30 February', { name: 'x', validUntil: '2030-02-30T00:00:00Z' }, ['validUntil']],
+  ['an end before the year 1', { name: 'x', validUntil: '0001-01-01T00:00:00+01:00' }, ['validUntil']],
   ['an end past the year 9999', { name: 'x', validUntil: '9999-12-31T23:59:59-12:00' }, ['validUntil']],
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
   ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
