@@ -71,6 +71,7 @@ async function keep(work: () => ReturnType<typeof ask>) {
   }
 }
 const load = Promise.all([keep(signUp), ...Array.from({ length: 8 }, () => keep(makeKey))])
+load.catch(() => {}) // Told by whoever waits for it.
 async function until(what: string, isSo: () => unknown, seconds = 15) {
   for (const deadline = performance.now() + seconds * 1000; !await isSo(); await Promise.race([load, sleep(50)])) {
     assert.ok(performance.now() < deadline, `not ${what}`)
