@@ -58,6 +58,7 @@ for (const [name, body, fields] of [
   ['an end before the year 1', { name: 'x', validUntil: '0001-01-01T00:00:00+01:00' }, ['validUntil']],
   ['an end past the year 9999', { name: 'x', validUntil: '9999-12-31T23:59:59-12:00' }, ['validUntil']],
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
+  ['an end in the past and no name', { validUntil: '2020-01-01T00:00:00Z' }, ['name', 'validUntil']],
   ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
 ] as const) {
   test(`a key with ${name} is refused, and not made`, async () => {
