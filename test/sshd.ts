@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -37,11 +37,14 @@ export async function succeed(file: string, args: string[], env: NodeJS.ProcessE
   return stdout.trim()
 }
 
-/** A port that nobody listens on now. */
+let lastPort = randomInt(20_000, 32_000)
+
+/** A port that nobody listens on now, below those that the kernel gives to whoever asks for any. */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
+  const port = ++lastPort
+  const server = createServer().listen(port, '127.0.0.1')
+  const isFree = await once(server, 'listening').then(() => true, () => false)
+  if (!isFree) return freePort()
   server.close()
   await once(server, 'close')
   return port

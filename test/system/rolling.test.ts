@@ -43,9 +43,9 @@ function makeVersion(name: string, migrations: Record<string, string>) {
   return version
 }
 
-async function until(what: string, isSo: () => unknown) {
+async function until(what: () => string, isSo: () => unknown) {
   const deadline = performance.now() + 20_000
-  for (; !await isSo(); await sleep(20)) assert.ok(performance.now() < deadline, what)
+  for (; !await isSo(); await sleep(20)) assert.ok(performance.now() < deadline, what())
 }
 const isHealthy = (url: string) => fetch(`${url}/healthcheck`).then(({ ok }) => ok, () => false)
 
@@ -67,10 +67,13 @@ listen user-service
   option redispatch 1
   default-server check inter 200ms fall 2 rise 1
 ${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`)
-  const haproxy = spawn('haproxy', ['-db', '-f', path], { stdio: 'ignore' })
+  const haproxy = spawn('haproxy', ['-db', '-f', path], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let said = ''
+  haproxy.stderr.on('data', (chunk: Buffer) => { said += chunk.toString() })
   const ended = once(haproxy, 'exit').catch(() => assert.fail('These tests need haproxy'))
   undo.push(async () => haproxy.kill('SIGKILL') && await ended)
-  await until('haproxy does not know who is up', () => isHealthy(`http://127.0.0.1:${port}/settled`))
+  const settled = until(() => `haproxy does not know who is up: ${said}`, () => isHealthy(`http://127.0.0.1:${port}/settled`))
+  await Promise.race([settled, ended.then(() => assert.fail(`haproxy has ended: ${said}`))])
   return `http://127.0.0.1:${port}/v1`
 }
 
@@ -90,7 +93,7 @@ test('two instances are replaced by a version that migrates, under load, and no 
   let isOver = false
   const living = Array.from({ length: 12 }, (_, i) => load.live(i, () => isOver))
   undo.push(() => { isOver = true })
-  const moreChanges = (from = load.changes.length) => until('no changes', () => load.changes.length >= from + 30)
+  const moreChanges = (from = load.changes.length) => until(() => 'no changes', () => load.changes.length >= from + 30)
 
   await moreChanges()
   assert.equal((await migrate(next)).stdout, '0003_more applied\n')
@@ -101,7 +104,7 @@ test('two instances are replaced by a version that migrates, under load, and no 
   const instances: Service[] = []
   for (const [i, service] of old.entries()) {
     const { url } = instances[i] = await start(next, ports[2 + i])
-    await until('the next one is not well', () => isHealthy(url))
+    await until(() => 'the next one is not well', () => isHealthy(url))
     await moreChanges()
     assert.equal(await service.kill(), 0, service.said())
     await moreChanges()
@@ -123,12 +126,13 @@ test('two instances are replaced by a version that migrates, under load, and no 
 
 test('who starts during a migration ends and says so, who knows no more than what is applied serves', async () => {
   const next = makeVersion('serving', column)
+  await migrate(next)
   const goOn = `user_service_schema.login_failures where client = 'go on'`
   const later = makeVersion('later', { ...column, '0004_quick': 'select', '0005_waiting':
     `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$` })
   const serving = await start(next)
   const migrations = [migrate(later)]
-  await until('no migration waits', async () =>
+  await until(() => 'no migration waits', async () =>
     (await postgres.sql(`select from pg_stat_activity where query like 'do $$%' and state = 'active'`)).length > 0)
   migrations.push(migrate(later))
   const early = await Promise.all([1, 2, 3].map(() => start(later)))
