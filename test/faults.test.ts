@@ -373,3 +373,36 @@ for (const [name, how] of [
     assert.deepEqual([last.level, last.message, /^Error: outside\n/.test(last.error)], ['error', 'fatal', true])
   })
 }
+
+test('where the system has no thread to give, a log-in fails alone; so do hashes under way on one that dies', async () => {
+  const program = `
+    import threads from 'node:worker_threads'
+    import { syncBuiltinESMExports } from 'node:module'
+    let isNone = true
+    const given = []
+    threads.Worker = class extends threads.Worker {
+      constructor(...args) {
+        if (isNone) throw (isNone = false, new Error('no thread to be had'))
+        super(...args)
+        given.push(this)
+      }
+    }
+    syncBuiltinESMExports()
+    // What no thread can hash.
+    process.on('SIGUSR2', () => given.forEach((thread) => thread.postMessage({})))`
+  const service = await startService(postgres.env, { nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`] })
+  const headers = { 'content-type': 'application/json' }
+  const body = JSON.stringify({ email: user.email, password })
+  const logIn = async () => (await fetch(`${service.url}/users/sessions`, { method: 'POST', headers, body })).status
+  assert.equal(await logIn(), 500)
+  assert.deepEqual(await Promise.all([logIn(), logIn(), logIn()]), [201, 201, 201])
+
+  service.child.kill('SIGUSR2')
+  const during = await Promise.all([logIn(), logIn(), logIn()])
+  assert.ok(during.every((status) => status === 201 || status === 500), during.join())
+  assert.deepEqual(await Promise.all([logIn(), logIn(), logIn()]), [201, 201, 201])
+  assert.equal(await service.kill(), 0)
+  const errors = service.log.filter((line) => line.includes('"level":"error"'))
+  assert.match(errors[0]!, /no thread to be had/)
+  assert.equal(errors.length, 1 + during.filter((status) => status === 500).length)
+})
