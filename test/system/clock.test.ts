@@ -20,8 +20,9 @@ test('a leap of its clock lifts no throttle, cuts nobody, ends and prolongs no k
   })
   let n = 0
   async function ask(method: string, path: string, key = '', body?: object, from = `192.0.2.${++n % 250}`) {
+    const limitMs = method === 'POST' ? 10_000 : 3000 // A hash has to wait for a busy machine.
     const response = await fetch(service.url + path, {
-      method, ...(body && { body: JSON.stringify(body) }), signal: AbortSignal.timeout(3000),
+      method, ...(body && { body: JSON.stringify(body) }), signal: AbortSignal.timeout(limitMs),
       headers: { 'x-forwarded-for': from, 'content-type': 'application/json', ...(key && { 'x-api-key': key }) },
     })
     const { details } = JSON.parse(await response.text() || '{}')

@@ -24,7 +24,8 @@ const admin = createKey()
 const keyFile = join(postgres.directory, 'admin-key')
 writeFileSync(keyFile, admin, { mode: 0o600 })
 const start = (version: string, port = 0) => startService({
-  ...postgres.env, SERVER_PORT: String(port), DRAIN_SECONDS: '1', TRUSTED_PROXIES: '127.0.0.1', RATE_LIMIT: '20',
+  ...postgres.env, SERVER_PORT: String(port), DRAIN_SECONDS: '1', SHUTDOWN_SECONDS: '30', // hashes wait for a busy machine
+  TRUSTED_PROXIES: '127.0.0.1', RATE_LIMIT: '20',
   BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
 }, { version })
 const migrate = (version: string) => run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], postgres.env)
