@@ -23,7 +23,6 @@ import { createKey } from './secrets.ts'
 import { deleteForgottenFailures } from './users/credentials.ts'
 
 export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
-const adminKeyFile = `${localDirectory}/admin-key`
 
 /**
  * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs them last-first,
@@ -36,8 +35,8 @@ export async function startApp(config: Config, log: Log) {
     for (const each of undo.splice(0).reverse()) await Promise.resolve(each()).catch(report('error', 'stopping failed'))
   }
   try {
-    const { database, admin } = config.database === null
-      ? await startPrivately(undo) : { database: config.database, admin: config.bootstrap }
+    const database = config.database ?? await startPrivately(undo)
+    const admin = config.database === null ? findAdmin(config.bootstrap) : config.bootstrap
     // Keys are looked up on connections of their own: a burst of log-ins must not stand before them.
     const forKeys = Math.min(4, Math.ceil(database.poolSize / 2))
     const [keyDb, db] = [forKeys, Math.max(1, database.poolSize - forKeys)].map((poolSize) => {
@@ -74,7 +73,7 @@ export async function startApp(config: Config, log: Log) {
     undo.push(() => (stopping = true) && sleep(config.drainSeconds * 1000))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
-    if (config.database === null) console.error(welcome(url))
+    if (config.database === null) console.error(welcome(url, admin!.keyFile))
     return { url: listener.url, rereadTls: listener.rereadTls, stop }
   } catch (error) {
     await stop()
@@ -89,11 +88,19 @@ async function startPrivately(undo: (() => unknown)[]) {
   const as = (user: string) => privateDatabase(postgres, user)
   await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
-  if (!existsSync(adminKeyFile)) writeFileSync(adminKeyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
-  return { database: as('user_service_manager'), admin: { email: 'admin@localhost', keyFile: adminKeyFile } }
+  return as('user_service_manager')
 }
 
-const welcome = (url: string) =>
+/** The first admin of the private database: the one that is configured, else one with a key of our own. */
+function findAdmin(configured: Config['bootstrap']) {
+  const keyFile = `${localDirectory}/admin-key`
+  const isOurs = existsSync(keyFile)
+  if (configured && !isOurs) return configured
+  if (!isOurs) writeFileSync(keyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
+  return { email: 'admin@localhost', keyFile }
+}
+
+const welcome = (url: string, keyFile: string) =>
   `user-service is at ${url} with a private database; its API is shown at ${url}/docs
-The admin's key is in ${adminKeyFile}. Try:
-  curl -H "X-Api-Key: $(cat '${adminKeyFile}')" ${url}/users`
+The admin's key is in ${keyFile}. Try:
+  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`

@@ -36,6 +36,8 @@ export function createReader(env: Env) {
     integer: (name: string, fallback: number, min: number, max: number) =>
       read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) =>
         /^\d{1,15}$/.test(given) && Number(given) >= min && Number(given) <= max ? Number(given) : undefined),
+    file: (name: string) =>
+      read(name, undefined, 'names a file that cannot be read', (path) => readFileSync(path, 'utf8')),
     choice: <const T extends string>(name: string, choices: readonly [T, ...T[]]) =>
       read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) => choices.find((each) => each === given)),
     pair<T>(one: string, other: string, make: (one: string, other: string) => T) {
@@ -49,13 +51,14 @@ export function createReader(env: Env) {
 }
 
 /** How to reach the database, or null, for a private one, when neither DATABASE_URL nor DATABASE_HOST is set. */
-export function readDatabase({ text, read, integer, choice }: ReturnType<typeof createReader>, defaultUser: string) {
+export function readDatabase(reader: ReturnType<typeof createReader>, defaultUser: string) {
+  const { text, read, integer, file, choice } = reader
   const url = read('DATABASE_URL', undefined,
     'must be postgres://user:password@host:port/name, without parameters but host: see DATABASE_SSL', parseUrl)
-  const ca = read('DATABASE_CA_FILE', undefined, 'names a file that cannot be read', (it) => readFileSync(it, 'utf8'))
+  const ca = file('DATABASE_CA_FILE')
   const mode = choice('DATABASE_SSL', ['disable', 'require', 'verify-full'])
   const database = {
-    hosts: url?.hosts ?? split(text('DATABASE_HOST') ?? ''),
+    hosts: url?.hosts ?? read('DATABASE_HOST', [], 'must name a host', parseHosts),
     port: url?.port ?? integer('DATABASE_PORT', 5432, 1, 65_535),
     name: url?.name ?? text('DATABASE_NAME') ?? 'db_user_service',
     user: url?.user ?? text('DATABASE_USER') ?? defaultUser,
@@ -74,7 +77,7 @@ export const privateDatabase = (
 /** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
 export function readConfig(env: Env) {
   const reader = createReader(env)
-  const { text, wrong, read, integer, choice, pair } = reader
+  const { text, wrong, read, integer, file, choice, pair } = reader
   const database = readDatabase(reader, 'user_service_manager')
   if (!database && env['NODE_ENV'] === 'production') wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
@@ -83,7 +86,10 @@ export function readConfig(env: Env) {
     host: text('SERVER_HOST') ?? (database ? undefined : '127.0.0.1'),
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
     basePath: read('SERVER_BASE_PATH', '/v1', 'must be a path such as /v1', parseBasePath),
-    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => ({ certFile, keyFile })),
+    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => {
+      for (const name of ['TLS_CERT_FILE', 'TLS_KEY_FILE']) file(name)
+      return { certFile, keyFile }
+    }),
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: read('TRUSTED_PROXIES', null, 'must be addresses or networks such as 10.0.0.0/8', parseProxies),
@@ -102,6 +108,7 @@ export function readConfig(env: Env) {
 }
 
 const split = (given: string) => given.split(',').map((each) => each.trim()).filter((each) => each !== '')
+const parseHosts = (given: string) => (split(given).length > 0 ? split(given) : undefined)
 const parseBasePath = (given: string) => /^(\/[\w.~-]+)*$/.exec(given.replace(/^\/*/, '/').replace(/\/+$/, ''))?.[0]
 const parseOrigins = (given: string) =>
   split(given).every((origin) => new URL(origin).origin === origin) ? split(given) : undefined

@@ -26,12 +26,14 @@ export const rule = <T>(json: JsonSchema, message: string, parse: (value: unknow
 
 /** A `rule` with more rules: `refine` returns the value to use and says what is `wrong`, which is told as `code`. */
 export const refined = <T>(
-  base: Schema<T>, json: JsonSchema, refine: (value: T, wrong: (message: string) => void) => T, code?: Code,
+  base: Schema<T>, json: JsonSchema,
+  refine: (value: T, wrong: (message: string, member?: string) => void) => T, code?: Code,
 ): Schema<T> => ({
   json: { ...base.json, ...json },
   check(value, field, faults) {
     const checked = base.check(value, field, faults)
-    return checked === undefined ? checked : refine(checked, (message) => faults.push({ field, message, code }))
+    const wrong = (message: string, member = field) => void faults.push({ field: member, message, code })
+    return checked === undefined ? checked : refine(checked, wrong)
   },
 })
 

@@ -91,6 +91,13 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
   }
 })
 
+test('a host that is not this one is a wrong setting, and not echoed', async () => {
+  const database = await createTestDatabase()
+  for (const SERVER_HOST of ['192.0.2.1', 'secret!!']) {
+    await assert.rejects(startTestApp({ SERVER_HOST }, database), { message: 'SERVER_HOST is no address of this machine', status: 2 })
+  }
+})
+
 test('the first admin has the key in the file, is made once by whoever starts, and needs no file later', async () => {
   const database = await createTestDatabase()
   const file = join(directory, 'first-key')

@@ -42,6 +42,7 @@ const mistakes: [string, Env][] = [
   ['SERVER_PORT', { SERVER_PORT: '65536' }],
   ['SERVER_BASE_PATH', { SERVER_BASE_PATH: '/a b' }],
   ['TLS_CERT_FILE and TLS_KEY_FILE', { TLS_CERT_FILE: '/secret' }],
+  ['TLS_CERT_FILE', { TLS_CERT_FILE: '/secret', TLS_KEY_FILE: '/etc/passwd' }],
   ['RATE_LIMIT', { RATE_LIMIT: '-1' }],
   ['RATE_LIMIT_BURST', { RATE_LIMIT_BURST: '0' }],
   ['TRUSTED_PROXIES', { TRUSTED_PROXIES: '10.0.0.0/8, secret' }],
@@ -55,7 +56,7 @@ const mistakes: [string, Env][] = [
   ['SHUTDOWN_SECONDS', { SHUTDOWN_SECONDS: '' + 1e9 }],
   ['LOG_LEVEL', { LOG_LEVEL: 'secret' }],
   ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production' }],
-  ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production', DATABASE_HOST: ',' }],
+  ['DATABASE_HOST', { DATABASE_HOST: ' , ' }],
 ]
 
 const failure = (env: Env) => {
@@ -77,6 +78,7 @@ for (const [name, env] of mistakes) {
 }
 
 test('all mistakes are told in one message', () => {
-  const { message } = failure({ SERVER_PORT: 'x', RATE_LIMIT: 'x', SIGNUP: 'x' })
-  assert.deepEqual(message.match(/SERVER_PORT|RATE_LIMIT|SIGNUP/g), ['RATE_LIMIT', 'SERVER_PORT', 'SIGNUP'])
+  const { message } = failure({ SERVER_PORT: 'x', RATE_LIMIT: 'x', SIGNUP: 'x', TLS_CERT_FILE: '/x', TLS_KEY_FILE: '/x' })
+  assert.deepEqual(message.match(/SERVER_PORT|RATE_LIMIT|SIGNUP|TLS_\w+/g),
+    ['RATE_LIMIT', 'SERVER_PORT', 'TLS_CERT_FILE', 'TLS_KEY_FILE', 'SIGNUP'])
 })

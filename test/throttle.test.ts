@@ -27,6 +27,18 @@ test('health checks and forward-auth are not throttled', async () => {
   }
 })
 
+test('nor is any other method on a health check', async () => {
+  const app = await startTestApp({ RATE_LIMIT: '1' })
+  await app.request('GET', '/users')
+  for (const path of ['/healthcheck', '/users/healthcheck', '/livez']) {
+    for (const [method, status] of [['OPTIONS', 204], ['POST', 405]] as const) {
+      const answer = await app.request(method, path)
+      assert.deepEqual([answer.status, answer.headers.get('ratelimit')], [status, null], `${method} ${path}`)
+    }
+  }
+  assert.equal((await app.request('OPTIONS', '/users')).status, 429)
+})
+
 test('what does not exist is throttled as well, before any key is looked at', async () => {
   const app = await startTestApp({ RATE_LIMIT: '2' })
   const statuses = []

@@ -192,7 +192,7 @@ for (const [what, bad, reason] of unusable) {
 
 test('files that are not there are refused with the name of the settings', async () => {
   await assert.rejects(startTestApp({ TLS_CERT_FILE: '/nowhere', TLS_KEY_FILE: '/nowhere' }, database),
-    /^Error: TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ENOENT/)
+    /^Error: Configuration: TLS_CERT_FILE names a file that cannot be read; TLS_KEY_FILE names a file that cannot be read$/)
 })
 
 test('SIGHUP renews, or logs why not; a start with such a pair ends with status 2', async () => {

@@ -50,6 +50,8 @@ for (const [name, body, code, fields] of [
   ['a password of 129 characters', { email: 'a@b', password: 'x'.repeat(129) }, 'invalid_password', ['password']],
   ['a common password', { email: 'a@b', password: 'PassWord123' }, 'invalid_password', ['password']],
   ['the address as the password', { email: 'ada@example.org', password: 'ADA@example.org' }, 'invalid_password', ['password']],
+  ['the address as the password beside another fault', { email: 'ada@example.org', password: 'ada@example.org', x: 1 }, 'invalid_body',
+    ['x', 'password']],
   ['both at fault', { email: 'a', password: 'b' }, 'invalid_email', ['email', 'password']],
   ['text that is not JSON', '{"email":', 'invalid_body', ['body']],
 ] as const) {

@@ -20,13 +20,17 @@ export const insertEvent = (tx: Db, { action, actor, subject, keyId, changes = [
 
 type Acting = { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
 
-/** Does `work` and writes its event in one transaction; answers with the key that it gives, if any. */
+/**
+ * Does `work` and writes its event, but where there are no `changes`, in one transaction; answers with the key that it
+ * gives, if any.
+ */
 export const audited = (
   db: Database, action: NewEvent['action'], status: number, { caller, origin, params: { id: subject, keyId } }: Acting,
   work: (tx: Db) => Promise<{ id: string } | void>, changes?: string[],
 ): Promise<Reply> => db.transaction(async (tx) => {
   const body = await work(tx)
-  await insertEvent(tx, { action, actor: caller.userId, subject, keyId: keyId ?? body?.id, changes, origin })
+  const event = { action, actor: caller.userId, subject, keyId: keyId ?? body?.id, changes, origin }
+  if (changes?.length !== 0) await insertEvent(tx, event)
   return { status, body }
 })
 

@@ -91,7 +91,9 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
   })
 
   await new Promise<void>((resolve, reject) => {
-    server.once('error', ({ message }) => reject(new ExitError(`Cannot listen: ${message}`)))
+    server.once('error', ({ code, message }: Error & { code?: string }) => reject(
+      code === 'ENOTFOUND' || code === 'EAI_AGAIN' || code === 'EADDRNOTAVAIL'
+        ? new ExitError('SERVER_HOST is no address of this machine', 2) : new ExitError(`Cannot listen: ${message}`)))
     server.listen({ port, ...(host !== undefined && { host }) }, resolve)
   })
   const bound = server.address() as AddressInfo

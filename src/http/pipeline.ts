@@ -60,7 +60,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const [target, search] = splitTarget(req.url!)
     const found = target.startsWith(`${basePath}/`) ? router(method, target.slice(basePath.length)) : null
     if (found && 'route' in found) exchange.route = found.route
-    if (exchange.route?.throttled !== false && throttle !== null) {
+    const isThrottled = found === null || ('route' in found ? found.route : found).throttled !== false
+    if (isThrottled && throttle !== null) {
       const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(origin.client)
       headers['RateLimit-Policy'] = throttle.policy
       headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`

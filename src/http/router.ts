@@ -3,7 +3,7 @@ import type { Route } from './route.ts'
 export type Match =
   | { route: Route; params: Record<string, string> }
   /** The path is known, the method is not. */
-  | { allow: string }
+  | { allow: string; throttled: boolean }
   | null
 
 /**
@@ -17,7 +17,9 @@ export function createRouter(routes: Route[]): (method: string, path: string) =>
     const source = path.replaceAll('.', '\\.').replace(/\{(\w+)\}/g, '(?<$1>[^/]+)').replace(/\/\*$/, '/.*')
     const found = routes.filter((route) => route.path === path)
     const methods = found.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
-    return { path, pattern: RegExp(`^${source}$`), routes: found, allow: [...methods, 'OPTIONS'].join(', ') }
+    const throttled = found.some((each) => each.throttled !== false)
+    const other = { allow: [...methods, 'OPTIONS'].join(', '), throttled }
+    return { path, pattern: RegExp(`^${source}$`), routes: found, other }
   })
   const exact = new Map(entries.map((entry) => [entry.path, entry]))
 
@@ -26,6 +28,6 @@ export function createRouter(routes: Route[]): (method: string, path: string) =>
     if (entry === undefined) return null
     const wanted = method === 'HEAD' ? 'GET' : method
     const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
-    return route === undefined ? { allow: entry.allow } : { route, params: { ...entry.pattern.exec(path)!.groups } }
+    return route === undefined ? entry.other : { route, params: { ...entry.pattern.exec(path)!.groups } }
   }
 }

@@ -12,7 +12,8 @@ import { list, object, oneOf, uuid } from '../schema.ts'
 import { checkPassword } from './credentials.ts'
 import { deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser } from './queries.ts'
 import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
-import { anyText, email, members, newPassword, refuseEmailAsPassword, reserved, type User } from './rules.ts'
+import { anyText, email, isEmail, members, newPassword, notTheEmail } from './rules.ts'
+import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
 
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
@@ -23,13 +24,12 @@ type Deps = { db: Database; hasher: Hasher; basePath: string; signup: 'open' | '
 export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => [
   route('POST', '/users', signup === 'open' ? 'optional' : 'admin', 'Create a user with a first key', {
     description: 'Only an admin may give `role`, `permissions` and `enabled`.',
-    body: object({ email, password: newPassword(passwordMinLength) }, reserved),
+    body: refusingEmailAsPassword(object({ email, password: newPassword(passwordMinLength) }, reserved)),
     bodySentence: 'Invalid user syntax',
     replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
     fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
     async handle({ caller, body: { password, ...given }, origin }) {
       requireAdminFor(caller, given)
-      refuseEmailAsPassword(password, given.email)
       const passwordHash = await hasher.hash(password, origin.client)
       return db.transaction(async (tx) => {
         const user = await insertUser(tx, { ...given, passwordHash })
@@ -91,7 +91,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       }
       if (password === undefined) return db.transaction((tx) => change(tx))
       const user = await lock(db, id, headers)
-      refuseEmailAsPassword(password, body.email ?? user.email)
+      if (isEmail(password, body.email ?? user.email)) throw new AppError('invalid_password', emailAsPassword)
       if (own && user.passwordHash !== null) {
         if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
         const attempt = { find: () => findUser(db, id), account: id, password: currentPassword, next: password, origin }
@@ -119,6 +119,7 @@ async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<S
   return user
 }
 
+const emailAsPassword = { faults: [{ field: 'password', message: notTheEmail }] }
 const missingCurrent = { faults: [{ field: 'currentPassword', message: 'is missing' }] }
 
 function requireAdminFor(caller: Caller | null, body: object) {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
-import { AppError } from '../errors.ts'
-import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid, type Members } from '../schema.ts'
+import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid } from '../schema.ts'
+import type { Members, Schema } from '../schema.ts'
 
 const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
 const common = new Set(commonText.replace(/^#.*\n/, '').trim().split(/\s+/))
@@ -39,11 +39,16 @@ export const newPassword = (minLength: number) =>
 
 export const normalPassword = (password: string) => password.normalize('NFKC')
 
-/** Throws `invalid_password` when the password is the address. */
-export function refuseEmailAsPassword(password: string, email: string): void {
-  if (foldEmail(password) !== foldEmail(email.normalize('NFKC'))) return
-  throw new AppError('invalid_password', { faults: [{ field: 'password', message: 'must not be the email' }] })
-}
+/** Whether a password is the address. */
+export const isEmail = (password: string, email: string) => foldEmail(password) === foldEmail(email.normalize('NFKC'))
+export const notTheEmail = 'must not be the email'
+
+/** A body in which the password is not the address. */
+export const refusingEmailAsPassword = <T extends { email?: string; password?: string }>(body: Schema<T>) =>
+  refined(body, {}, (given, wrong) => {
+    if (given.password && given.email && isEmail(given.password, given.email)) wrong(notTheEmail, 'password')
+    return given
+  }, 'invalid_password')
 
 /** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
 const permission = text(1, 64, /^[A-Za-z0-9._:/*-]+$/, 'must have 1 to 64 letters, digits and . _ : / * -')
