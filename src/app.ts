@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { bootstrap } from './auth/bootstrap.ts'
+import { bootstrap, type FirstAdmin } from './auth/bootstrap.ts'
 import { createIdentify } from './auth/identify.ts'
 import { localDirectory, privateDatabase, type Config } from './config.ts'
 import { startPrivatePostgres } from './database/embedded.ts'
@@ -19,9 +19,10 @@ import { createLimiter } from './limiter.ts'
 import { describeError, type Log } from './log.ts'
 import { createMetrics } from './metrics.ts'
 import { allRoutes } from './routes.ts'
-import { createKey } from './secrets.ts'
 import { deleteForgottenFailures } from './users/credentials.ts'
 
+/** Of the private database, unless another is configured. */
+const ownAdmin: FirstAdmin = { email: 'admin@localhost', keyFile: `${localDirectory}/admin-key`, makesFile: true }
 export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
 
 /**
@@ -36,7 +37,7 @@ export async function startApp(config: Config, log: Log) {
   }
   try {
     const database = config.database ?? await startPrivately(undo)
-    const admin = config.database === null ? findAdmin(config.bootstrap) : config.bootstrap
+    const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     // Keys are looked up on connections of their own: a burst of log-ins must not stand before them.
     const forKeys = Math.min(4, Math.ceil(database.poolSize / 2))
     const [keyDb, db] = [forKeys, Math.max(1, database.poolSize - forKeys)].map((poolSize) => {
@@ -73,7 +74,7 @@ export async function startApp(config: Config, log: Log) {
     undo.push(() => (stopping = true) && sleep(config.drainSeconds * 1000))
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
-    if (config.database === null) console.error(welcome(url, admin!.keyFile))
+    if (config.database === null) console.error(welcome(url, admin!))
     return { url: listener.url, rereadTls: listener.rereadTls, stop }
   } catch (error) {
     await stop()
@@ -91,16 +92,7 @@ async function startPrivately(undo: (() => unknown)[]) {
   return as('user_service_manager')
 }
 
-/** The first admin of the private database: the one that is configured, else one with a key of our own. */
-function findAdmin(configured: Config['bootstrap']) {
-  const keyFile = `${localDirectory}/admin-key`
-  const isOurs = existsSync(keyFile)
-  if (configured && !isOurs) return configured
-  if (!isOurs) writeFileSync(keyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
-  return { email: 'admin@localhost', keyFile }
-}
-
-const welcome = (url: string, keyFile: string) =>
+const welcome = (url: string, { email, keyFile }: FirstAdmin) =>
   `user-service is at ${url} with a private database; its API is shown at ${url}/docs
-The admin's key is in ${keyFile}. Try:
-  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`
+` + (existsSync(keyFile) ? `The admin's key is in ${keyFile}. Try:
+  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users` : `For an admin's key: node bin/admin.js key ${email}`)

@@ -1,11 +1,11 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
-import { isKey } from '../secrets.ts'
+import { createKey, isKey } from '../secrets.ts'
 import { insertUser } from '../users/queries.ts'
 import { email as emailSchema } from '../users/rules.ts'
 
@@ -23,9 +23,13 @@ export const createAdmin = (db: Database, address: string, readFirstKey?: () => 
     return made
   })
 
+/** `makesFile`: the file is made, with a new key, where there is none. */
+export type FirstAdmin = { email: string; keyFile: string; makesFile?: true }
+
 /** Creates the first admin, once, however many instances start, or throws; where there is one, no file is needed. */
-export const bootstrap = (db: Database, { email, keyFile }: { email: string; keyFile: string }) =>
+export const bootstrap = (db: Database, { email, keyFile, makesFile }: FirstAdmin) =>
   createAdmin(db, email, () => {
+    if (makesFile && !existsSync(keyFile)) writeFileSync(keyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
     const key = readFileSync(keyFile, 'utf8').trim()
     if (!isKey(key)) throw new Error('the file must hold a key: node bin/admin.js generate > FILE')
     return key
