@@ -86,10 +86,8 @@ export function readConfig(env: Env) {
     host: text('SERVER_HOST') ?? (database ? undefined : '127.0.0.1'),
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
     basePath: read('SERVER_BASE_PATH', '/v1', 'must be a path such as /v1', parseBasePath),
-    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => {
-      for (const name of ['TLS_CERT_FILE', 'TLS_KEY_FILE']) file(name)
-      return { certFile, keyFile }
-    }),
+    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) =>
+      (file('TLS_CERT_FILE'), file('TLS_KEY_FILE'), { certFile, keyFile })),
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: read('TRUSTED_PROXIES', null, 'must be addresses or networks such as 10.0.0.0/8', parseProxies),

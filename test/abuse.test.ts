@@ -577,3 +577,18 @@ test('every line of the log is one record, and none holds what was sent', () => 
     assert.ok(![password, 'usk_', 'evil', 'jndi', 'drop table'].some((text) => line.includes(text)), line)
   }
 })
+
+test('a request whose connection was reset is not done without an address', async () => {
+  const { id, key } = await app.user()
+  for (let i = 0; i < 20; i++) {
+    const body = JSON.stringify({ name: `reset ${i}` })
+    const socket = open(app.url)
+    await once(socket, 'connect')
+    socket.write(`POST /v1/users/${id}/keys HTTP/1.1\r\n${h}X-Api-Key: ${key}\r\n${json}Content-Length: ${body.length}\r\n\r\n${body}`)
+    socket.resetAndDestroy()
+  }
+  await app.request('GET', `/users/${id}`, { key })
+  await sleep(100)
+  const events = await app.db.query(`select from audit_events where subject = $1 and address = ''`, [id])
+  assert.equal(events.length, 0)
+})

@@ -1,13 +1,15 @@
 // Every route x every kind of caller x ids that exist and that do not: what comes back follows from the
 // route's `access` alone, so that nobody reaches, guesses or probes another, and a refusal leaves no trace.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import http from 'node:http'
 import { test } from 'node:test'
 
 import type { Access, Route } from '../src/http/route.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { createKey } from '../src/secrets.ts'
-import { type Answer, hashCheaply, startTestApp } from './helpers.ts'
+import { type Answer, hashCheaply, password, startTestApp } from './helpers.ts'
 
 hashCheaply()
 const app = await startTestApp()
@@ -117,4 +119,38 @@ test('the keys of another cannot be reached by way of oneself, nor told from key
   const list = await app.request('GET', `/users/${another.id}/keys?after=${victim.keyId}`, { key: another.key })
   assert.doesNotMatch(list.text, new RegExp(victim.keyId))
   assert.deepEqual(await state(), before)
+})
+
+/** Sends the headers of a request, waits until the body is asked for, does `meanwhile`, and sends the body. */
+async function hold(method: string, path: string, key: string, body: object, meanwhile: () => Promise<unknown>) {
+  const text = JSON.stringify(body)
+  const request = http.request(`${app.url}/v1${path}`, { method, headers: {
+    'X-Api-Key': key, 'Content-Type': 'application/json', 'Content-Length': text.length, 'Expect': '100-continue' } })
+  request.flushHeaders()
+  await once(request, 'continue', { signal: AbortSignal.timeout(3000) })
+  await meanwhile()
+  request.end(text)
+  const [response] = await once(request, 'response') as [http.IncomingMessage]
+  return response.resume().statusCode
+}
+
+test('who may not act any more does not, also with a request that began before', async () => {
+  const [boss, one, two, user] = [await app.admin(), await app.admin(), await app.admin(), await app.user()]
+  const as = (method: string, path: string, body?: object) => app.request(method, path, { key: boss.key, body })
+  const take = (id: string, body: object) => async () => assert.equal((await as('PATCH', `/users/${id}`, body)).status, 200)
+
+  assert.equal(await hold('PATCH', `/users/${one.id}`, one.key, { role: 'admin', enabled: true },
+    take(one.id, { role: 'user', enabled: false })), 401)
+  const { role, enabled } = (await as('GET', `/users/${one.id}`)).details
+  assert.deepEqual([role, enabled], ['user', false])
+
+  const address = 'made-late@example.org'
+  assert.equal(await hold('PATCH', `/users/${user.id}`, two.key, { role: 'admin' }, take(two.id, { role: 'user' })), 403)
+  assert.equal(await hold('POST', '/users', two.key, { email: address, password }, take(two.id, { enabled: false })), 401)
+  assert.deepEqual((await as('GET', `/users?email=${address}`)).details, [])
+
+  const { details: { key: session } } = await app.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  assert.equal(await hold('POST', `/users/${user.id}/keys`, session, { name: 'late' },
+    take(user.id, { password: 'a new and longer one' })), 401)
+  assert.deepEqual((await as('GET', `/users/${user.id}/keys`)).details.map(({ name }: { name: string }) => name), ['test'])
 })

@@ -1,4 +1,5 @@
-import type { Database, Db } from '../database/pool.ts'
+import { one, type Database, type Db } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
 
 /** `actor`: whose key acted, null for nobody's; `changes`: names, never values; `origin`: null for a command. */
@@ -18,16 +19,25 @@ export const insertEvent = (tx: Db, { action, actor, subject, keyId, changes = [
    values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
   [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
 
+/**
+ * Throws `key_invalid` or `forbidden` when the caller may no longer act: since its key was looked up, it may have taken
+ * 15 s to send a body. Call it in the transaction of a change, after what may have to wait.
+ */
+export async function requireStill(tx: Db, { keyId, role: had }: Caller): Promise<void> {
+  const { role } = await one<Caller>(tx,
+    `select role from users join api_keys on user_id = users.id where api_keys.id = $1::uuid and users.enabled
+       and api_keys.enabled and (valid_until is null or valid_until > clock_timestamp())`, [keyId], 'key_invalid')
+  if (had === 'admin' && role !== had) throw new AppError('forbidden')
+}
+
 type Acting = { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
 
-/**
- * Does `work` and writes its event, but where there are no `changes`, in one transaction; answers with the key that it
- * gives, if any.
- */
+/** Does `work` and writes its event, unless `changes` is empty, in one transaction; answers with its key, if any. */
 export const audited = (
   db: Database, action: NewEvent['action'], status: number, { caller, origin, params: { id: subject, keyId } }: Acting,
   work: (tx: Db) => Promise<{ id: string } | void>, changes?: string[],
 ): Promise<Reply> => db.transaction(async (tx) => {
+  await requireStill(tx, caller)
   const body = await work(tx)
   const event = { action, actor: caller.userId, subject, keyId: keyId ?? body?.id, changes, origin }
   if (changes?.length !== 0) await insertEvent(tx, event)

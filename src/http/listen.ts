@@ -34,6 +34,8 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
 
   function take(req: IncomingMessage, res: ServerResponse) {
     const { socket } = req
+    // Reset meanwhile: nobody waits for an answer, and what is done must have an address.
+    if (socket.remoteAddress === undefined) return void socket.destroy()
     const fault = findFault(req)
     if (stopping || fault) res.shouldKeepAlive = false
     let peer = peers.get(socket)
@@ -64,6 +66,8 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
     : https.createServer({ ...options, ...tlsSettings, ...readTls(tls), handshakeTimeout: 5000 }, take)
   // A client that says it sends no more still waits for its answers.
   Object.assign(server, { maxConnections: 10_000, httpAllowHalfOpen: true })
+  // Who has a connection for nothing gives way to who has none.
+  server.on('drop', () => server.closeIdleConnections())
   server.on('checkContinue', take)
   server.on('checkExpectation', take)
   server.on('clientError', (error: Error & { code?: string }, socket: Socket) => {
@@ -91,9 +95,8 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
   })
 
   await new Promise<void>((resolve, reject) => {
-    server.once('error', ({ code, message }: Error & { code?: string }) => reject(
-      code === 'ENOTFOUND' || code === 'EAI_AGAIN' || code === 'EADDRNOTAVAIL'
-        ? new ExitError('SERVER_HOST is no address of this machine', 2) : new ExitError(`Cannot listen: ${message}`)))
+    server.once('error', ({ message }) => reject(/ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message)
+      ? new ExitError('SERVER_HOST is no address of this machine', 2) : new ExitError(`Cannot listen: ${message}`)))
     server.listen({ port, ...(host !== undefined && { host }) }, resolve)
   })
   const bound = server.address() as AddressInfo

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { audited, insertEvent } from '../audit/queries.ts'
+import { audited, insertEvent, requireStill } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from '../hasher.ts'
@@ -32,6 +32,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       requireAdminFor(caller, given)
       const passwordHash = await hasher.hash(password, origin.client)
       return db.transaction(async (tx) => {
+        if (caller) await requireStill(tx, caller)
         const user = await insertUser(tx, { ...given, passwordHash })
         const { id: keyId, key } = await insertKey(tx, { userId: user.id, kind: 'api', name: 'default' })
         const actor = caller?.userId ?? user.id
@@ -78,6 +79,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       /** Changes all, the password too unless it is stored already, by who knew the one before. */
       const change = async (tx: Db, passwordHash?: string) => {
         const before = await lock(tx, id, headers)
+        await requireStill(tx, caller)
         // There was none to know; there may be meanwhile.
         if (own && passwordHash && before.passwordHash !== null) throw new AppError('invalid_credentials')
         const changes = Object.keys(body)
