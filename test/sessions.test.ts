@@ -2,7 +2,10 @@ import assert from 'node:assert/strict'
 import { scryptSync } from 'node:crypto'
 import { test } from 'node:test'
 
+import type { Hasher } from '../src/hasher.ts'
 import { formatHash } from '../src/secrets.ts'
+import { checkPassword } from '../src/users/credentials.ts'
+import type { StoredUser } from '../src/users/queries.ts'
 import { atFullCost, hashCheaply, password, startTestApp } from './helpers.ts'
 
 hashCheaply()
@@ -153,16 +156,16 @@ test('guessing from many addresses is bounded, and one address cannot bring that
   const user = await guessable()
   await login(user.email, 'wrong', '198.51.100.2')
   await app.db.query(`update login_failures set failures = 99 where client = '' and failures = 1
-    and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+    and account = sha256(convert_to($1, 'utf8'))`, [user.id])
   assert.equal((await login(user.email, 'wrong', '198.51.100.3')).status, 401)
   assert.equal((await login(user.email, password, '198.51.100.4')).status, 429)
 
   // At one try per 15 minutes, as many are forgotten as are counted.
   await app.db.query(`update login_failures set failures = 16, wait_until = now(),
-    updated_at = now() - interval '15 minutes' where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+    updated_at = now() - interval '15 minutes' where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.id])
   await login(user.email, 'wrong', '198.51.100.5')
   const [row] = await app.db.query<{ failures: number }>(
-    `select failures from login_failures where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.email])
+    `select failures from login_failures where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.id])
   assert.equal(row!.failures, 16)
 })
 
@@ -184,12 +187,41 @@ test('of guesses at once that must wait, the right one is told to wait as long a
   for (const where of [client, '']) {
     await login(user.email, 'wrong', client)
     await app.db.query(`update login_failures set wait_until = now(), failures = case when client = $1 then 110 else 1 end
-      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`, [where, client, user.email])
+      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`, [where, client, user.id])
     const guesses = ['a', 'b', 'c', 'd', 'e', password, 'f', 'g'].map((guess) => login(user.email, guess, client))
     const refused = (await Promise.all(guesses)).filter(({ status }) => status === 429)
     assert.ok(refused.length >= 4, `${refused.length} refused`)
     for (const { headers } of refused) assert.ok(Number(headers.get('retry-after')) > 800, headers.get('retry-after')!)
   }
+})
+
+test('a wrong current password makes as many hashes as the right one', async () => {
+  const [user] = await app.db.query<StoredUser>(
+    'select *, password_hash as "passwordHash" from users where id = $1', [(await app.user()).id])
+  let hashes = 0
+  const hasher: Pick<Hasher, 'verify' | 'hash'> = {
+    verify: async (given, find) => (await find(), { right: given === password, renew: false }),
+    hash: async () => (hashes++, user!.passwordHash!),
+  }
+  const change = (given: string) => checkPassword({ db: app.db, hasher: hasher as Hasher }, {
+    find: async () => user!, address: user!.id, password: given, next: 'another one',
+    origin: { requestId: 'x', address: '198.51.100.10', client: '198.51.100.10' },
+  }, async () => ({}))
+  await assert.rejects(change('wrong'), { code: 'invalid_credentials' })
+  assert.equal(hashes, 1)
+  await change(password)
+  assert.equal(hashes, 2)
+})
+
+test('a change of the address does not make guesses anew', async () => {
+  const user = await app.user()
+  const statuses: number[] = []
+  for (let i = 0; i < 8; i++) {
+    const email = `moved-${i}-${user.id}@example.org`
+    assert.equal((await app.request('PATCH', `/users/${user.id}`, { key: user.key, body: { email } })).status, 200)
+    statuses.push((await login(email, 'wrong', '198.51.100.9')).status)
+  }
+  assert.deepEqual(statuses, [401, 401, 401, 401, 401, 429, 429, 429])
 })
 
 test('guessing the current password through a change is counted, too', async () => {

@@ -19,10 +19,7 @@ export const insertEvent = (tx: Db, { action, actor, subject, keyId, changes = [
    values ($1, $2::uuid, $3::uuid, $4::uuid, $5::text[], $6, $7)`,
   [action, actor, subject, keyId, changes, origin?.address, origin?.requestId])
 
-/**
- * Throws `key_invalid` or `forbidden` when the caller may no longer act: since its key was looked up, it may have taken
- * 15 s to send a body. Call it in the transaction of a change, after what may have to wait.
- */
+/** Throws `key_invalid` or `forbidden` when the caller, whose body may have taken 15 s, may not act any more. */
 export async function requireStill(tx: Db, { keyId, role: had }: Caller): Promise<void> {
   const { role } = await one<Caller>(tx,
     `select role from users join api_keys on user_id = users.id where api_keys.id = $1::uuid and users.enabled

@@ -20,7 +20,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
-      const attempt = { find: () => findUserByEmail(db, email), account: foldEmail(email), password, origin }
+      const attempt = { find: () => findUserByEmail(db, email), address: foldEmail(email), password, origin }
       return checkPassword({ db, hasher }, attempt, async (tx, id) => {
         const made = await insertKey(tx, { userId: id, kind: 'session', name: 'session', seconds: sessionSeconds })
         await insertEvent(tx, { action: 'session.started', actor: id, subject: id, keyId: made.id, origin })

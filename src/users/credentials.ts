@@ -16,11 +16,11 @@ import type { StoredUser } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 /**
- * `find`: the user, or null when nobody has the address, which must not be felt; `account`: what failures are counted
- * by; `next`: a new password, to store in place of the right one.
+ * `find`: the user, or null when nobody has the `address`, which must not be felt; failures are counted by the user or,
+ * for want of one, by the address; `next`: a new password, to store in place of the right one.
  */
 type Attempt =
-  { find: () => Promise<StoredUser | null>; account: string; password: string; next?: string; origin: Origin }
+  { find: () => Promise<StoredUser | null>; address: string; password: string; next?: string; origin: Origin }
 
 /**
  * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
@@ -32,16 +32,17 @@ export async function checkPassword<T extends object>(
 ): Promise<T> {
   const { db, hasher } = deps
   const { find, next, origin, origin: { client } } = attempt
-  const account = createHash('sha256').update(attempt.account).digest()
   const password = normalPassword(attempt.password)
-  let user = null as StoredUser | null
+  let [user, account] = [null as StoredUser | null, Buffer.of()]
   const { right, renew } = await hasher.verify(password, async () => {
-    await refuseWaiting(db, account, client)
     user = await find()
+    account = createHash('sha256').update(user?.id ?? attempt.address).digest()
+    await refuseWaiting(db, account, client)
     return user?.passwordHash ?? null
   }, client)
   const known = right && user?.enabled ? user : null
-  const stored = known && (next !== undefined || renew) ? await hasher.hash(next ?? password, client) : null
+  // `next` is hashed in any case: the time must not tell which of many guesses at once was right.
+  const stored = next !== undefined || (known && renew) ? await hasher.hash(next ?? password, client) : null
   const done = await db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520604, $1::int)', [account.readInt32BE()])
     // Right or wrong, so that the wait says nothing about the password.

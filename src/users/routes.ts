@@ -96,7 +96,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       if (isEmail(password, body.email ?? user.email)) throw new AppError('invalid_password', emailAsPassword)
       if (own && user.passwordHash !== null) {
         if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
-        const attempt = { find: () => findUser(db, id), account: id, password: currentPassword, next: password, origin }
+        const attempt = { find: () => findUser(db, id), address: id, password: currentPassword, next: password, origin }
         return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
       }
       const passwordHash = await hasher.hash(password, origin.client)
