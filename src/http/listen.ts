@@ -66,8 +66,6 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
     : https.createServer({ ...options, ...tlsSettings, ...readTls(tls), handshakeTimeout: 5000 }, take)
   // A client that says it sends no more still waits for its answers.
   Object.assign(server, { maxConnections: 10_000, httpAllowHalfOpen: true })
-  // Who has a connection for nothing gives way to who has none.
-  server.on('drop', () => server.closeIdleConnections())
   server.on('checkContinue', take)
   server.on('checkExpectation', take)
   server.on('clientError', (error: Error & { code?: string }, socket: Socket) => {
