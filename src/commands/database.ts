@@ -9,8 +9,8 @@ const usage = `Usage: node bin/database.js create | drop --yes
   drop    the database with all data, and the roles
 
 create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment. Connects as a
-superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost), _PORT, _USER, _PASSWORD; the
-database is DATABASE_NAME (default db_user_service). Exit status: 0 done, 1 failed, 2 misuse.`
+superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost), _PORT, _USER, _PASSWORD. The
+database is DATABASE_NAME, or the URL's (not postgres), or db_user_service. Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command(usage, /^ (create|drop --yes)$/, async ({ positionals: [action], env }) => {
   const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
