@@ -34,10 +34,19 @@ async function serve() {
     log('info', 'stopped')
     process.exit()
   }
-  const reread = () => started.then((app) => app.rereadTls()).then(() => log('info', 'certificate reread'),
-    ({ message }) => log('error', 'certificate not reread, the old one stays', { error: message }))
+  const reread = () =>
+    started
+      .then((app) => app.rereadTls())
+      .then(
+        () => log('info', 'certificate reread'),
+        ({ message }) =>
+          log('error', 'certificate not reread, the old one stays', { error: message }),
+      )
   // A hang-up ends the service, as it does others, unless it has a certificate to reread.
-  process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', config.tls ? reread : stop)
+  process
+    .on('SIGTERM', stop)
+    .on('SIGINT', stop)
+    .on('SIGHUP', config.tls ? reread : stop)
   await started
 }
 

@@ -3,12 +3,12 @@ import { once } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createIdentify } from '../src/auth/identify.ts'
+import { createKey } from '../src/keys/format.ts'
+import { createIdentify } from '../src/keys/identify.ts'
 import type { Database } from '../src/database/pool.ts'
-import { createKey } from '../src/secrets.ts'
-import { password, startTestApp, undo } from './helpers.ts'
-import { exchange, open } from './raw.ts'
-import type { RawAnswer, Sending } from './raw.ts'
+import { password, startTestApp, undo } from './support/helpers.ts'
+import { exchange, open } from './support/raw.ts'
+import type { RawAnswer, Sending } from './support/raw.ts'
 
 const app = await startTestApp()
 const admin = await app.admin()
@@ -21,7 +21,8 @@ const post = `POST /v1/users/sessions HTTP/1.1\r\n${h}${json}`
 const auth = `X-Api-Key: ${user.key}\r\n`
 // Hashes a password: a moment's work, and refused. Of another address each time: these are counted.
 let logins = 0
-const slow = () => `${post}Content-Length: 35\r\n\r\n{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
+const slow = () =>
+  `${post}Content-Length: 35\r\n\r\n{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
 /** How long a password may take, on a machine that is busy with other things. */
 const hashMs = 20_000
 const chunked = 'Transfer-Encoding: chunked\r\n'
@@ -32,7 +33,9 @@ const brief = ({ status, body }: RawAnswer) => [status, body?.code]
 /** The one answer to a request that asks for the connection to be closed. */
 async function ask(line: string, headers = '', body: string | Buffer = ''): Promise<RawAnswer> {
   const head = Buffer.from(`${line} HTTP/1.1\r\n${h}${close}${headers}\r\n`, 'latin1')
-  const { answers } = await raw(Buffer.concat([head, Buffer.from(body)]), { head: line.startsWith('HEAD ') })
+  const { answers } = await raw(Buffer.concat([head, Buffer.from(body)]), {
+    head: line.startsWith('HEAD '),
+  })
   assert.equal(answers.length, 1)
   return answers[0]!
 }
@@ -41,11 +44,14 @@ const sendJson = (line: string, body: string | Buffer, headers = json) =>
   ask(line, `${headers}Content-Length: ${Buffer.byteLength(body)}\r\n`, body)
 
 // It takes seconds, while the others run.
-const slowHeaders = raw('', { limitMs: 9000, send: (socket) => {
-  socket.write('GET /v1/livez HTTP/1.1\r\n')
-  const dribble = setInterval(() => socket.write('X-A: b\r\n'), 400)
-  socket.on('close', () => clearInterval(dribble))
-} })
+const slowHeaders = raw('', {
+  limitMs: 9000,
+  send: (socket) => {
+    socket.write('GET /v1/livez HTTP/1.1\r\n')
+    const dribble = setInterval(() => socket.write('X-A: b\r\n'), 400)
+    socket.on('close', () => clearInterval(dribble))
+  },
+})
 
 for (const [name, bytes] of [
   ['no Host', 'GET /v1/livez HTTP/1.1\r\n\r\n'],
@@ -62,7 +68,10 @@ for (const [name, bytes] of [
   ['a target of another scheme', `GET ftp://x/v1/livez HTTP/1.1\r\n${h}\r\n`],
   ['an absolute target without host', `GET http:///v1/livez HTTP/1.1\r\n${h}\r\n`],
   ['a fragment in the target', `GET /v1/livez#a HTTP/1.1\r\n${h}\r\n`],
-  ['bytes beyond ASCII in the target', Buffer.from(`GET /v1/caf\xe9 HTTP/1.1\r\n${h}\r\n`, 'latin1')],
+  [
+    'bytes beyond ASCII in the target',
+    Buffer.from(`GET /v1/caf\xe9 HTTP/1.1\r\n${h}\r\n`, 'latin1'),
+  ],
   ['NUL in the target', `GET /v1/\0livez HTTP/1.1\r\n${h}\r\n`],
   ['a space in the target', `GET /v1/li vez HTTP/1.1\r\n${h}\r\n`],
   ['no target', `GET HTTP/1.1\r\n${h}\r\n`],
@@ -102,15 +111,27 @@ for (const [name, bytes] of [
   ['Content-Length and Transfer-Encoding', `${post}Content-Length: 4\r\n${chunked}\r\n0\r\n\r\n`],
   ['Transfer-Encoding and Content-Length', `${post}${chunked}Content-Length: 30\r\n\r\n0\r\n\r\n`],
   ['an empty Transfer-Encoding', `${post}Transfer-Encoding: \r\n\r\n`],
-  ['an empty Transfer-Encoding and Content-Length', `${post}Transfer-Encoding: \r\nContent-Length: 2\r\n\r\n{}`],
+  [
+    'an empty Transfer-Encoding and Content-Length',
+    `${post}Transfer-Encoding: \r\nContent-Length: 2\r\n\r\n{}`,
+  ],
   ['an unknown Transfer-Encoding', `${post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n`],
-  ['a Transfer-Encoding before chunked', `${post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`],
-  ['a Transfer-Encoding after chunked', `${post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n`],
+  [
+    'a Transfer-Encoding before chunked',
+    `${post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`,
+  ],
+  [
+    'a Transfer-Encoding after chunked',
+    `${post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n`,
+  ],
   ['chunked twice', `${post}Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n`],
   ['two Transfer-Encodings', `${post}${chunked}${chunked}\r\n0\r\n\r\n`],
   ['a quoted Transfer-Encoding', `${post}Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n`],
   ['a vertical tab in Transfer-Encoding', `${post}Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n`],
-  ['Transfer-Encoding in HTTP/1.0', `POST /v1/users/sessions HTTP/1.0\r\n${h}${json}${chunked}\r\n0\r\n\r\n`],
+  [
+    'Transfer-Encoding in HTTP/1.0',
+    `POST /v1/users/sessions HTTP/1.0\r\n${h}${json}${chunked}\r\n0\r\n\r\n`,
+  ],
   ['a chunk whose size is no number', `${post}${chunked}\r\nz\r\n{}\r\n0\r\n\r\n`],
   ['a chunk with a negative size', `${post}${chunked}\r\n-1\r\n{}\r\n0\r\n\r\n`],
   ['a chunk whose size starts with 0x', `${post}${chunked}\r\n0x2\r\n{}\r\n0\r\n\r\n`],
@@ -129,21 +150,71 @@ for (const [name, bytes] of [
 
 for (const [name, bytes, status, code] of [
   ['an absolute target', `GET http://elsewhere:1/v1/livez HTTP/1.1\r\n${h}${close}\r\n`, 200],
-  ['an empty line before the request line', `\r\n\r\nGET /v1/livez HTTP/1.1\r\n${h}${close}\r\n`, 200],
-  ['a Host that is an IPv6 address', `GET /v1/livez HTTP/1.1\r\nHost: [::1]:80\r\n${close}\r\n`, 200],
+  [
+    'an empty line before the request line',
+    `\r\n\r\nGET /v1/livez HTTP/1.1\r\n${h}${close}\r\n`,
+    200,
+  ],
+  [
+    'a Host that is an IPv6 address',
+    `GET /v1/livez HTTP/1.1\r\nHost: [::1]:80\r\n${close}\r\n`,
+    200,
+  ],
   ['HTTP/1.0', `GET /v1/livez HTTP/1.0\r\n${h}\r\n`, 200],
   ['HTTP/1.0 without Host', 'GET /v1/livez HTTP/1.0\r\n\r\n', 200],
   ['OPTIONS *', `OPTIONS * HTTP/1.1\r\n${h}${close}\r\n`, 204],
-  ['a target of 7,900 octets', `GET /v1/${'a'.repeat(7896)} HTTP/1.1\r\n${h}${close}\r\n`, 404, 'not_found'],
+  [
+    'a target of 7,900 octets',
+    `GET /v1/${'a'.repeat(7896)} HTTP/1.1\r\n${h}${close}\r\n`,
+    404,
+    'not_found',
+  ],
   ['TRACE', `TRACE /v1/livez HTTP/1.1\r\n${h}${close}${auth}\r\n`, 405, 'method_not_allowed'],
-  ['an Upgrade that nobody offers', `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n`, 200],
-  ['an Upgrade to HTTP/2', `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n`, 200],
-  ['Expect: 100-continue', `${post}${close}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`, 400, 'invalid_body'],
-  ['Expect: 100-continue in HTTP/1.0', `POST /v1/users/sessions HTTP/1.0\r\n${json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`, 400, 'invalid_body'],
-  ['another Expect', `GET /v1/livez HTTP/1.1\r\n${h}${close}Expect: 200-ok\r\n\r\n`, 417, 'expectation_failed'],
-  ['a chunk extension', `${post}${close}${chunked}\r\n2;a=b\r\n{}\r\n0\r\n\r\n`, 400, 'invalid_body'],
-  ['a trailer', `${post}${close}${chunked}\r\n2\r\n{}\r\n0\r\nX-Api-Key: ${admin.key}\r\n\r\n`, 400, 'invalid_body'],
-  ['another method in a header', `GET /v1/livez HTTP/1.1\r\n${h}${close}X-HTTP-Method-Override: DELETE\r\n\r\n`, 200],
+  [
+    'an Upgrade that nobody offers',
+    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n`,
+    200,
+  ],
+  [
+    'an Upgrade to HTTP/2',
+    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n`,
+    200,
+  ],
+  [
+    'Expect: 100-continue',
+    `${post}${close}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`,
+    400,
+    'invalid_body',
+  ],
+  [
+    'Expect: 100-continue in HTTP/1.0',
+    `POST /v1/users/sessions HTTP/1.0\r\n${json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`,
+    400,
+    'invalid_body',
+  ],
+  [
+    'another Expect',
+    `GET /v1/livez HTTP/1.1\r\n${h}${close}Expect: 200-ok\r\n\r\n`,
+    417,
+    'expectation_failed',
+  ],
+  [
+    'a chunk extension',
+    `${post}${close}${chunked}\r\n2;a=b\r\n{}\r\n0\r\n\r\n`,
+    400,
+    'invalid_body',
+  ],
+  [
+    'a trailer',
+    `${post}${close}${chunked}\r\n2\r\n{}\r\n0\r\nX-Api-Key: ${admin.key}\r\n\r\n`,
+    400,
+    'invalid_body',
+  ],
+  [
+    'another method in a header',
+    `GET /v1/livez HTTP/1.1\r\n${h}${close}X-HTTP-Method-Override: DELETE\r\n\r\n`,
+    200,
+  ],
   ['a range', `GET /v1/openapi.json HTTP/1.1\r\n${h}${close}Range: bytes=0-1\r\n\r\n`, 200],
 ] as const) {
   test(`${name} gets ${status}`, async () => {
@@ -156,10 +227,14 @@ for (const [name, bytes, status, code] of [
 test('only a 1.1 client that waits for it is told to go on, and only if its body will be read', async () => {
   const interim = async (request: string) => {
     let seen = ''
-    await raw('', { send(socket) {
-      socket.on('data', (chunk) => { seen += String(chunk) })
-      socket.write(request)
-    } })
+    await raw('', {
+      send(socket) {
+        socket.on('data', (chunk) => {
+          seen += String(chunk)
+        })
+        socket.write(request)
+      },
+    })
     return seen.startsWith('HTTP/1.1 100 Continue\r\n\r\n')
   }
   const expecting = (version: string, headers: string) =>
@@ -221,8 +296,14 @@ for (const [path, status, code] of [
 for (const [name, bytes] of [
   ['a target of 20,000 octets', `GET /${'a'.repeat(20_000)} HTTP/1.1\r\n${h}\r\n`],
   ['a header of 20,000 octets', `GET /v1/livez HTTP/1.1\r\n${h}A: ${'a'.repeat(20_000)}\r\n\r\n`],
-  ['the name of a header of 20,000 octets', `GET /v1/livez HTTP/1.1\r\n${h}${'a'.repeat(20_000)}: a\r\n\r\n`],
-  ['ten thousand headers', `GET /v1/livez HTTP/1.1\r\n${h}${Array.from({ length: 10_000 }, (_, i) => `A${i}: b\r\n`).join('')}\r\n`],
+  [
+    'the name of a header of 20,000 octets',
+    `GET /v1/livez HTTP/1.1\r\n${h}${'a'.repeat(20_000)}: a\r\n\r\n`,
+  ],
+  [
+    'ten thousand headers',
+    `GET /v1/livez HTTP/1.1\r\n${h}${Array.from({ length: 10_000 }, (_, i) => `A${i}: b\r\n`).join('')}\r\n`,
+  ],
 ] as const) {
   test(`${name} gets 431 and the connection closed`, async () => {
     const { answers, closed } = await raw(bytes)
@@ -232,19 +313,26 @@ for (const [name, bytes] of [
 }
 
 test('CONNECT is cut', async () => {
-  assert.deepEqual((await raw('CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n')).answers, [])
+  assert.deepEqual(
+    (await raw('CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n')).answers,
+    [],
+  )
 })
 
 test('pipelined requests are answered in order, slow ones among them', async () => {
   const login = JSON.stringify({ email: user.email, password })
-  const requests = Array.from({ length: 40 }, (_, i) => (i % 20 === 10
-    ? `${post}X-Request-Id: n${i}\r\nContent-Length: ${login.length}\r\n\r\n${login}`
-    : i % 3 === 0 ? `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}X-Request-Id: n${i}\r\n\r\n`
-      : `GET /v1/livez HTTP/1.1\r\n${h}X-Request-Id: n${i}\r\n\r\n`))
+  const requests = Array.from({ length: 40 }, (_, i) =>
+    i % 20 === 10
+      ? `${post}X-Request-Id: n${i}\r\nContent-Length: ${login.length}\r\n\r\n${login}`
+      : i % 3 === 0
+        ? `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}X-Request-Id: n${i}\r\n\r\n`
+        : `GET /v1/livez HTTP/1.1\r\n${h}X-Request-Id: n${i}\r\n\r\n`,
+  )
   const { answers } = await raw(requests.join(''), { count: 40, limitMs: hashMs })
   assert.deepEqual(
     answers.map(({ status, headers }) => [status, headers['x-request-id']]),
-    requests.map((_, i) => [i % 20 === 10 ? 201 : 200, `n${i}`]))
+    requests.map((_, i) => [i % 20 === 10 ? 201 : 200, `n${i}`]),
+  )
 })
 
 test('a thousand requests may wait on one connection, and one that has more is cut', async () => {
@@ -259,7 +347,9 @@ test('of the keys that wait for the database, five thousand at most are kept', a
   const key = createKey()
   const refused: string[] = []
   for (let i = 0; i < 6000; i++) {
-    identify({ 'x-api-key': key }).catch(({ code, retryAfterSeconds }) => refused.push(`${code} ${retryAfterSeconds}`))
+    identify({ 'x-api-key': key }).catch(({ code, retryAfterSeconds }) =>
+      refused.push(`${code} ${retryAfterSeconds}`),
+    )
   }
   await sleep(1)
   assert.deepEqual([refused.length, ...new Set(refused)], [1000, 'overloaded 1'])
@@ -269,12 +359,19 @@ test('a body is never taken for a request', async () => {
   const inner = `DELETE /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`
   const outer = `GET /v1/livez HTTP/1.1\r\n${h}Content-Length: ${inner.length}\r\n\r\n${inner}`
   const { answers } = await raw(outer + good.replace('\r\n', `\r\n${close}`))
-  assert.deepEqual(answers.map(brief), [[200, undefined], [200, undefined]])
+  assert.deepEqual(answers.map(brief), [
+    [200, undefined],
+    [200, undefined],
+  ])
 })
 
 for (const [name, first, expected] of [
   ['a quick one', good, [200, undefined]],
-  ['one that asks the database', `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`, [200, undefined]],
+  [
+    'one that asks the database',
+    `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`,
+    [200, undefined],
+  ],
   ['one that hashes a password', null, [401, 'invalid_credentials']],
 ] as const) {
   test(`a valid request before a malformed one gets its answer: ${name}`, async () => {
@@ -288,20 +385,27 @@ for (const [name, first, expected] of [
 
 test('what follows a malformed request is not looked at, however much it is', async () => {
   let sent = 0
-  const { answers } = await raw('', { send(socket) {
-    socket.write(`${slow()}BROKEN\r\n`)
-    const more = setInterval(() => socket.write(sent++ % 2 === 0 ? good : 'BROKEN\r\n'), 5)
-    socket.on('close', () => clearInterval(more))
-  } })
-  assert.deepEqual(answers.map(brief), [[401, 'invalid_credentials'], [400, 'invalid_request']])
+  const { answers } = await raw('', {
+    send(socket) {
+      socket.write(`${slow()}BROKEN\r\n`)
+      const more = setInterval(() => socket.write(sent++ % 2 === 0 ? good : 'BROKEN\r\n'), 5)
+      socket.on('close', () => clearInterval(more))
+    },
+  })
+  assert.deepEqual(answers.map(brief), [
+    [401, 'invalid_credentials'],
+    [400, 'invalid_request'],
+  ])
   assert.ok(sent > 12, `${sent}`)
 })
 
 test('a body that goes wrong after its answer gets no second one', async () => {
-  const { answers, closed } = await raw('', { send(socket) {
-    socket.write(`POST /v1/nowhere HTTP/1.1\r\n${h}${chunked}\r\n`)
-    socket.once('data', () => socket.write('z\r\n'))
-  } })
+  const { answers, closed } = await raw('', {
+    send(socket) {
+      socket.write(`POST /v1/nowhere HTTP/1.1\r\n${h}${chunked}\r\n`)
+      socket.once('data', () => socket.write('z\r\n'))
+    },
+  })
   assert.deepEqual(answers.map(brief), [[404, 'not_found']])
   assert.ok(closed)
 })
@@ -309,7 +413,10 @@ test('a body that goes wrong after its answer gets no second one', async () => {
 test('a client that says it will send no more still gets its answers', async () => {
   const read = `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`
   const { answers, closed } = await raw('', { send: (socket) => socket.end(good + read + read) })
-  assert.deepEqual(answers.map(({ status }) => status), [200, 200, 200])
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [200, 200, 200],
+  )
   assert.ok(closed)
 })
 
@@ -317,13 +424,17 @@ const padded = (length: number) => `{"email":"${'a'.repeat(length - 12)}"}`
 
 test('a body of 16 KiB is read, one octet more is refused, chunked or not', async () => {
   const limit = 16 * 1024
-  const chunks = (length: number) => `1000\r\n${padded(length).slice(0, 4096)}\r\n` +
+  const chunks = (length: number) =>
+    `1000\r\n${padded(length).slice(0, 4096)}\r\n` +
     `${(length - 4096).toString(16)}\r\n${padded(length).slice(4096)}\r\n0\r\n\r\n`
   const line = 'POST /v1/users/sessions'
   assert.deepEqual(brief(await sendJson(line, padded(limit))), [400, 'invalid_body'])
   assert.deepEqual(brief(await sendJson(line, padded(limit + 1))), [413, 'body_too_large'])
   assert.deepEqual(brief(await ask(line, json + chunked, chunks(limit))), [400, 'invalid_body'])
-  assert.deepEqual(brief(await ask(line, json + chunked, chunks(limit + 1))), [413, 'body_too_large'])
+  assert.deepEqual(brief(await ask(line, json + chunked, chunks(limit + 1))), [
+    413,
+    'body_too_large',
+  ])
 })
 
 test('an upload of 10 MB is told why it is refused, and the connection goes on', async () => {
@@ -331,54 +442,128 @@ test('an upload of 10 MB is told why it is refused, and the connection goes on',
   const sized = `${post}Content-Length: ${body.length}\r\n\r\n`
   const inChunks = `${post}${chunked}\r\n${body.length.toString(16)}\r\n`
   const last = good.replace('\r\n', `\r\n${close}`)
-  for (const [before, after] of [[sized, ''], [inChunks, '\r\n0\r\n\r\n']] as const) {
-    const { answers } = await raw(Buffer.concat([Buffer.from(before), body, Buffer.from(after + last)]))
-    assert.deepEqual(answers.map(brief), [[413, 'body_too_large'], [200, undefined]])
+  for (const [before, after] of [
+    [sized, ''],
+    [inChunks, '\r\n0\r\n\r\n'],
+  ] as const) {
+    const { answers } = await raw(
+      Buffer.concat([Buffer.from(before), body, Buffer.from(after + last)]),
+    )
+    assert.deepEqual(answers.map(brief), [
+      [413, 'body_too_large'],
+      [200, undefined],
+    ])
   }
 })
 
 test('an upload without end is cut', async () => {
-  const chunk = Buffer.concat([Buffer.from('10000\r\n'), Buffer.alloc(65_536, 'a'), Buffer.from('\r\n')])
+  const chunk = Buffer.concat([
+    Buffer.from('10000\r\n'),
+    Buffer.alloc(65_536, 'a'),
+    Buffer.from('\r\n'),
+  ])
   let sent = 0
-  const { answers, closed } = await raw('', { send(socket) {
-    socket.write(`${post}${chunked}\r\n`)
-    const more = () => {
-      while (!socket.destroyed && socket.write(chunk)) sent += chunk.length
-      socket.once('drain', more)
-    }
-    more()
-  } })
+  const { answers, closed } = await raw('', {
+    send(socket) {
+      socket.write(`${post}${chunked}\r\n`)
+      const more = () => {
+        while (!socket.destroyed && socket.write(chunk)) sent += chunk.length
+        socket.once('drain', more)
+      }
+      more()
+    },
+  })
   assert.deepEqual(answers.map(brief), [[413, 'body_too_large']])
   assert.ok(closed)
   assert.ok(sent < 64_000_000, `${sent}`)
 })
 
-const gzipped = Buffer.from('1f8b08000000000000ffab56ca4dcccc51b252720403a55a0056b0ba1d15000000', 'hex')
+const gzipped = Buffer.from(
+  '1f8b08000000000000ffab56ca4dcccc51b252720403a55a0056b0ba1d15000000',
+  'hex',
+)
 for (const [name, body, headers, status, code] of [
   ['of no type', '{}', '', 415, 'unsupported_media_type'],
   ['of plain text', '{}', 'Content-Type: text/plain\r\n', 415, 'unsupported_media_type'],
-  ['of a form', 'a=b', 'Content-Type: application/x-www-form-urlencoded\r\n', 415, 'unsupported_media_type'],
-  ['of a type that only begins so', '{}', 'Content-Type: application/jsonp\r\n', 415, 'unsupported_media_type'],
-  ['that is compressed', gzipped, `${json}Content-Encoding: gzip\r\n`, 415, 'unsupported_media_type'],
-  ['with a charset', '{}', 'Content-Type: application/json; charset=utf-8\r\n', 400, 'invalid_body'],
-  ['with 15,000 spaces in its type', '{}', `Content-Type: application/json${' '.repeat(15_000)}x\r\n`, 415, 'unsupported_media_type'],
+  [
+    'of a form',
+    'a=b',
+    'Content-Type: application/x-www-form-urlencoded\r\n',
+    415,
+    'unsupported_media_type',
+  ],
+  [
+    'of a type that only begins so',
+    '{}',
+    'Content-Type: application/jsonp\r\n',
+    415,
+    'unsupported_media_type',
+  ],
+  [
+    'that is compressed',
+    gzipped,
+    `${json}Content-Encoding: gzip\r\n`,
+    415,
+    'unsupported_media_type',
+  ],
+  [
+    'with a charset',
+    '{}',
+    'Content-Type: application/json; charset=utf-8\r\n',
+    400,
+    'invalid_body',
+  ],
+  [
+    'with 15,000 spaces in its type',
+    '{}',
+    `Content-Type: application/json${' '.repeat(15_000)}x\r\n`,
+    415,
+    'unsupported_media_type',
+  ],
   ['in UTF-16', Buffer.from('{"email":"a@b"}', 'utf16le'), json, 400, 'invalid_body'],
-  ['with an overlong encoding', Buffer.from('7b22656d61696c223a22c0af227d', 'hex'), json, 400, 'invalid_body'],
-  ['with a surrogate in UTF-8', Buffer.from('7b22656d61696c223a22eda080227d', 'hex'), json, 400, 'invalid_body'],
+  [
+    'with an overlong encoding',
+    Buffer.from('7b22656d61696c223a22c0af227d', 'hex'),
+    json,
+    400,
+    'invalid_body',
+  ],
+  [
+    'with a surrogate in UTF-8',
+    Buffer.from('7b22656d61696c223a22eda080227d', 'hex'),
+    json,
+    400,
+    'invalid_body',
+  ],
   ['with NUL outside a string', '{}\0', json, 400, 'invalid_body'],
   ['with two values', '{}{}', json, 400, 'invalid_body'],
   ['with a comment', '{}//', json, 400, 'invalid_body'],
   ['of 8,000 nested lists', '['.repeat(8000) + ']'.repeat(8000), json, 400, 'invalid_body'],
-  ['of 2,500 nested objects', '{"a":'.repeat(2500) + '1' + '}'.repeat(2500), json, 400, 'invalid_body'],
+  [
+    'of 2,500 nested objects',
+    '{"a":'.repeat(2500) + '1' + '}'.repeat(2500),
+    json,
+    400,
+    'invalid_body',
+  ],
   ['of 16,000 open lists', '['.repeat(16_000), json, 400, 'invalid_body'],
-  ['of 1,500 unknown members', `{${Array.from({ length: 1500 }, (_, i) => `"a${i}":1`).join()}}`, json, 400, 'invalid_body'],
+  [
+    'of 1,500 unknown members',
+    `{${Array.from({ length: 1500 }, (_, i) => `"a${i}":1`).join()}}`,
+    json,
+    400,
+    'invalid_body',
+  ],
   ['with a huge number', '{"email":1e999,"password":-0}', json, 400, 'invalid_body'],
   ['with a number for a body', '1'.repeat(16_000), json, 400, 'invalid_body'],
   ['with null', 'null', json, 400, 'invalid_body'],
 ] as const) {
   test(`a body ${name} gets ${status}`, async () => {
     const start = performance.now()
-    assert.deepEqual(brief(await sendJson('POST /v1/users/sessions', body, headers)), [status, code])
+    assert.deepEqual(brief(await sendJson('POST /v1/users/sessions', body, headers)), [
+      status,
+      code,
+    ])
     assert.ok(performance.now() - start < 1000)
   })
 }
@@ -388,14 +573,19 @@ test('queries of thousands of parameters cost no time, and a thousand faults are
   const body = await sendJson('POST /v1/users/sessions', JSON.stringify(members))
   assert.deepEqual([...brief(body), body.body.errors.length], [400, 'invalid_body', 1000])
   for (const [query, faults] of [
-    ['a&'.repeat(7000), 1], ['limit=1&'.repeat(1700), 1], ['&'.repeat(14_000) + 'limit=0', 1],
+    ['a&'.repeat(7000), 1],
+    ['limit=1&'.repeat(1700), 1],
+    ['&'.repeat(14_000) + 'limit=0', 1],
     [Array.from({ length: 4000 }, (_, i) => i.toString(36)).join('&'), 1000],
   ] as const) {
     const times = []
     for (let i = 0; i < 3; i++) {
       const start = performance.now()
       const answer = await ask(`GET /v1/users/${user.id}/keys?${query}`, auth)
-      assert.deepEqual([...brief(answer), answer.body.errors.length], [400, 'invalid_query', faults])
+      assert.deepEqual(
+        [...brief(answer), answer.body.errors.length],
+        [400, 'invalid_query', faults],
+      )
       times.push(performance.now() - start)
     }
     // Once each value was looked up among all others: 300 ms, during which nobody else was answered.
@@ -404,22 +594,47 @@ test('queries of thousands of parameters cost no time, and a thousand faults are
 })
 
 test('members of every object are unknown like any other, and change nothing', async () => {
-  const body = '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},"toString":1,"hasOwnProperty":1}'
+  const body =
+    '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},"toString":1,"hasOwnProperty":1}'
   const answer = await sendJson('POST /v1/users', body)
-  assert.deepEqual(answer.body.errors.map(({ field }: any) => field),
-    ['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'email', 'password'])
+  assert.deepEqual(
+    answer.body.errors.map(({ field }: any) => field),
+    ['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'email', 'password'],
+  )
   assert.equal(({} as any).role, undefined)
-  const nested = await sendJson(`PATCH /v1/users/${user.id}`, '{"email":{"__proto__":null}}', json + auth)
+  const nested = await sendJson(
+    `PATCH /v1/users/${user.id}`,
+    '{"email":{"__proto__":null}}',
+    json + auth,
+  )
   assert.deepEqual(brief(nested), [400, 'invalid_body'])
 })
 
-const nasty = ['\0', 'a\0@b', '\ud800', 'a\udfff@b', '\u202e@\ufeff', '\ufdfa'.repeat(4000), 'a'.repeat(16_000), '@'.repeat(8000),
-  "' or 1=1; drop table users; --", '%s%n%x', '${jndi:ldap://x}', 'a\r\nX-Evil: 1', '<script>', '../../etc/passwd', '{{7*7}}']
+const nasty = [
+  '\0',
+  'a\0@b',
+  '\ud800',
+  'a\udfff@b',
+  '\u202e@\ufeff',
+  '\ufdfa'.repeat(4000),
+  'a'.repeat(16_000),
+  '@'.repeat(8000),
+  "' or 1=1; drop table users; --",
+  '%s%n%x',
+  '${jndi:ldap://x}',
+  'a\r\nX-Evil: 1',
+  '<script>',
+  '../../etc/passwd',
+  '{{7*7}}',
+]
 test('no text in any field is more than text', async () => {
   // Waits for its turn, so that no attempt is hashed.
   const waiting = await app.user()
-  await app.db.query(`insert into login_failures (account, client, failures, wait_until)
-    values (sha256(convert_to($1, 'UTF8')), '127.0.0.1', 9, now() + interval '1 hour')`, [waiting.email])
+  await app.db.query(
+    `insert into login_failures (account, client, failures, wait_until)
+    values (sha256(convert_to($1, 'UTF8')), '127.0.0.1', 9, now() + interval '1 hour')`,
+    [waiting.email],
+  )
   const fields: [string, string, (text: string) => object][] = [
     ['POST', '/users', (text) => ({ email: text, password })],
     ['POST', '/users', (text) => ({ email: 'a', password: text })],
@@ -434,12 +649,21 @@ test('no text in any field is more than text', async () => {
     ['POST', `/users/${user.id}/keys/${user.keyId}/rotate`, (text) => ({ overlapSeconds: text })],
   ]
   for (const text of nasty) {
-    await Promise.all(fields.map(async ([method, path, body]) => {
-      const { status, headers } = await app.request(method, path, { key: admin.key, body: body(text) })
-      assert.ok(status < 500, `${method} ${path} ${JSON.stringify(text).slice(0, 40)}: ${status}`)
-      assert.equal(headers.get('x-evil'), null)
-    }))
-    const found = await app.request('GET', `/users?email=${encodeURIComponent(text.toWellFormed())}`.slice(0, 8000), { key: admin.key })
+    await Promise.all(
+      fields.map(async ([method, path, body]) => {
+        const { status, headers } = await app.request(method, path, {
+          key: admin.key,
+          body: body(text),
+        })
+        assert.ok(status < 500, `${method} ${path} ${JSON.stringify(text).slice(0, 40)}: ${status}`)
+        assert.equal(headers.get('x-evil'), null)
+      }),
+    )
+    const found = await app.request(
+      'GET',
+      `/users?email=${encodeURIComponent(text.toWellFormed())}`.slice(0, 8000),
+      { key: admin.key },
+    )
     assert.ok(found.status < 500)
   }
   for (const email of ['a\0@b', '\ud800@b', 'a\r\nX-Evil: 1']) {
@@ -452,26 +676,62 @@ test('no text in any field is more than text', async () => {
 
 test('spellings of one address are one user, look-alikes are others', async () => {
   const found = async (email: string) =>
-    (await app.request('GET', `/users?email=${encodeURIComponent(email)}`, { key: admin.key })).details
-  for (const [index, [stored, other, same]] of ([
-    ['\u212aelvin', 'KELVIN', true], ['\u00e9', 'e\u0301', true], ['\u00c9', 'e\u0301', true], ['\u1e9e', '\u00df', true], ['\u0130', 'i\u0307', true],
-    ['\u0131', 'i', false], ['\u0130', 'i', false], ['\u017f', 's', false], ['\u00df', 'ss', false], ['\u0430', 'a', false], ['\ufb03', 'ffi', false], ['\uff41', 'a', false],
-  ] as const).entries()) {
+    (await app.request('GET', `/users?email=${encodeURIComponent(email)}`, { key: admin.key }))
+      .details
+  for (const [index, [stored, other, same]] of (
+    [
+      ['\u212aelvin', 'KELVIN', true],
+      ['\u00e9', 'e\u0301', true],
+      ['\u00c9', 'e\u0301', true],
+      ['\u1e9e', '\u00df', true],
+      ['\u0130', 'i\u0307', true],
+      ['\u0131', 'i', false],
+      ['\u0130', 'i', false],
+      ['\u017f', 's', false],
+      ['\u00df', 'ss', false],
+      ['\u0430', 'a', false],
+      ['\ufb03', 'ffi', false],
+      ['\uff41', 'a', false],
+    ] as const
+  ).entries()) {
     const user = await app.user({ email: `${stored}@${index}.example` })
-    assert.deepEqual(await found(`${other}@${index}.example`), same ? [user.id] : [], `${stored} ${other}`)
+    assert.deepEqual(
+      await found(`${other}@${index}.example`),
+      same ? [user.id] : [],
+      `${stored} ${other}`,
+    )
   }
-  for (const hidden of ['\u200b', '\u200d', '\u202e', '\u2066', '\u00ad', '\ufeff', '\u0085', '\u2028', '\u3000']) {
-    const { status, body } = await app.request('POST', '/users', { body: { email: `a${hidden}b@c`, password } })
+  for (const hidden of [
+    '\u200b',
+    '\u200d',
+    '\u202e',
+    '\u2066',
+    '\u00ad',
+    '\ufeff',
+    '\u0085',
+    '\u2028',
+    '\u3000',
+  ]) {
+    const { status, body } = await app.request('POST', '/users', {
+      body: { email: `a${hidden}b@c`, password },
+    })
     assert.deepEqual([status, body.code], [400, 'invalid_email'], JSON.stringify(hidden))
   }
 })
 
 test('headers that look like a key, a date or a list cost no time', async () => {
   for (const header of [
-    `Authorization: Bearer ${' '.repeat(15_000)}`, `Authorization: Bearer a${' '.repeat(15_000)}b`,
-    `Authorization: ${'Bearer '.repeat(2000)}`, `X-Api-Key: ${'usk_'.repeat(3000)}`, `X-Api-Key: usk_${'0'.repeat(49)}`,
-    `If-None-Match: ${','.repeat(15_000)}`, `If-None-Match: ${'W/'.repeat(7000)}`, `X-Forwarded-For: ${'1.1.1.1,'.repeat(1800)}`,
-    `X-Request-Id: ${'a'.repeat(15_000)}`, `Origin: ${'a'.repeat(15_000)}`, `Cookie: ${'a=b;'.repeat(3000)}`,
+    `Authorization: Bearer ${' '.repeat(15_000)}`,
+    `Authorization: Bearer a${' '.repeat(15_000)}b`,
+    `Authorization: ${'Bearer '.repeat(2000)}`,
+    `X-Api-Key: ${'usk_'.repeat(3000)}`,
+    `X-Api-Key: usk_${'0'.repeat(49)}`,
+    `If-None-Match: ${','.repeat(15_000)}`,
+    `If-None-Match: ${'W/'.repeat(7000)}`,
+    `X-Forwarded-For: ${'1.1.1.1,'.repeat(1800)}`,
+    `X-Request-Id: ${'a'.repeat(15_000)}`,
+    `Origin: ${'a'.repeat(15_000)}`,
+    `Cookie: ${'a=b;'.repeat(3000)}`,
   ]) {
     const start = performance.now()
     const { status } = await ask(`GET /v1/users/${user.id}`, `${header}\r\n`)
@@ -481,23 +741,45 @@ test('headers that look like a key, a date or a list cost no time', async () => 
 })
 
 test('a key in one place and another in the other are refused, however they are written', async () => {
-  for (const other of [`Bearer ${admin.key}`, `bearer ${admin.key}`, `Bearer\t${admin.key}`, `Bearer ${admin.key}, x`, 'Bearer x y']) {
+  for (const other of [
+    `Bearer ${admin.key}`,
+    `bearer ${admin.key}`,
+    `Bearer\t${admin.key}`,
+    `Bearer ${admin.key}, x`,
+    'Bearer x y',
+  ]) {
     const answer = await ask(`GET /v1/users/${user.id}`, `${auth}Authorization: ${other}\r\n`)
     assert.deepEqual(brief(answer), [401, 'key_invalid'], other)
   }
   for (const other of ['Basic YTpi', `Bearer ${user.key}`, `BEARER  ${user.key}`, '']) {
-    assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}`, `${auth}Authorization: ${other}\r\n`)), [200, undefined], other)
+    assert.deepEqual(
+      brief(await ask(`GET /v1/users/${user.id}`, `${auth}Authorization: ${other}\r\n`)),
+      [200, undefined],
+      other,
+    )
   }
   for (const [headers, code] of [
-    [`X-Api-Key: ${user.key}\r\n${auth}`, 'key_invalid'], [`X-Api-Key: "${user.key}"\r\n`, 'key_invalid'],
-    [`Authorization: Basic x, Bearer ${user.key}\r\n`, 'key_missing'], [`X_Api_Key: ${user.key}\r\n`, 'key_missing'],
-    [`Cookie: X-Api-Key=${user.key}\r\n`, 'key_missing'], [`Proxy-Authorization: Bearer ${user.key}\r\n`, 'key_missing'],
-  ] as const) assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}`, headers)), [401, code], headers.slice(0, 30))
-  assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}?x-api-key=${user.key}`)), [401, 'key_missing'])
+    [`X-Api-Key: ${user.key}\r\n${auth}`, 'key_invalid'],
+    [`X-Api-Key: "${user.key}"\r\n`, 'key_invalid'],
+    [`Authorization: Basic x, Bearer ${user.key}\r\n`, 'key_missing'],
+    [`X_Api_Key: ${user.key}\r\n`, 'key_missing'],
+    [`Cookie: X-Api-Key=${user.key}\r\n`, 'key_missing'],
+    [`Proxy-Authorization: Bearer ${user.key}\r\n`, 'key_missing'],
+  ] as const)
+    assert.deepEqual(
+      brief(await ask(`GET /v1/users/${user.id}`, headers)),
+      [401, code],
+      headers.slice(0, 30),
+    )
+  assert.deepEqual(brief(await ask(`GET /v1/users/${user.id}?x-api-key=${user.key}`)), [
+    401,
+    'key_missing',
+  ])
 })
 
 test('an id that a caller gives is kept, or replaced by a new one', async () => {
-  const given = async (id: string) => (await ask('GET /v1/livez', `X-Request-Id: ${id}\r\n`)).headers['x-request-id']
+  const given = async (id: string) =>
+    (await ask('GET /v1/livez', `X-Request-Id: ${id}\r\n`)).headers['x-request-id']
   assert.equal(await given('a.B-9_'), 'a.B-9_')
   for (const id of ['', 'a b', 'a"b', 'a%0d%0ab', '<b>', 'é', 'a'.repeat(65), 'a,b']) {
     assert.match((await given(id))!, /^[0-9a-f]{8}-[0-9a-f-]{27}$/, id)
@@ -505,8 +787,10 @@ test('an id that a caller gives is kept, or replaced by a new one', async () => 
 })
 
 test('neither Host nor Origin comes back in an answer', async () => {
-  const list = await exchange(app.url,
-    `GET /v1/users?limit=1 HTTP/1.1\r\nHost: evil.example\r\n${close}X-Api-Key: ${admin.key}\r\nOrigin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n\r\n`)
+  const list = await exchange(
+    app.url,
+    `GET /v1/users?limit=1 HTTP/1.1\r\nHost: evil.example\r\n${close}X-Api-Key: ${admin.key}\r\nOrigin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n\r\n`,
+  )
   assert.equal(list.answers[0]!.status, 200)
   assert.ok(list.answers[0]!.headers['link'])
   assert.doesNotMatch(JSON.stringify(list.answers), /evil/)
@@ -516,8 +800,11 @@ test('clients that hang up in the middle leave nothing behind', async () => {
   const login = JSON.stringify({ email: 'gone@example.org', password })
   const before = app.log.length
   for (const start of [
-    'GET /v1/li', `${post}Content-Length: 100\r\n\r\n{"em`, `${post}${chunked}\r\n5\r\nab`,
-    `${post}Content-Length: ${login.length}\r\n\r\n${login}`, `GET /v1/openapi.json HTTP/1.1\r\n${h}\r\n`.repeat(50),
+    'GET /v1/li',
+    `${post}Content-Length: 100\r\n\r\n{"em`,
+    `${post}${chunked}\r\n5\r\nab`,
+    `${post}Content-Length: ${login.length}\r\n\r\n${login}`,
+    `GET /v1/openapi.json HTTP/1.1\r\n${h}\r\n`.repeat(50),
     `GET /v1/users/${user.id} HTTP/1.1\r\n${h}${auth}\r\n`.repeat(20),
   ]) {
     const socket = open(app.url)
@@ -530,7 +817,11 @@ test('clients that hang up in the middle leave nothing behind', async () => {
     await once(other, 'close')
   }
   await raw(good, { count: 1 })
-  assert.equal((await app.request('POST', '/users/sessions', { body: { email: user.email, password } })).status, 201)
+  assert.equal(
+    (await app.request('POST', '/users/sessions', { body: { email: user.email, password } }))
+      .status,
+    201,
+  )
   for (const line of app.log.slice(before)) assert.notEqual(JSON.parse(line).level, 'error', line)
 })
 
@@ -563,10 +854,16 @@ test('headers that come too slowly are cut within seven seconds', async () => {
 })
 
 test('what never became a request has its line in the log, too', async () => {
-  const { answers: [answer] } = await raw('NONSENSE\r\n\r\n')
-  const { requestId, route, status, address, failure } = JSON.parse(app.log.find((line) => line.includes(answer!.body.requestId))!)
-  assert.deepEqual([requestId, route, status, address, failure],
-    [answer!.headers['x-request-id'], 'none', 400, '127.0.0.1', 'invalid_request'])
+  const {
+    answers: [answer],
+  } = await raw('NONSENSE\r\n\r\n')
+  const { requestId, route, status, address, failure } = JSON.parse(
+    app.log.find((line) => line.includes(answer!.body.requestId))!,
+  )
+  assert.deepEqual(
+    [requestId, route, status, address, failure],
+    [answer!.headers['x-request-id'], 'none', 400, '127.0.0.1', 'invalid_request'],
+  )
 })
 
 test('every line of the log is one record, and none holds what was sent', () => {
@@ -574,7 +871,10 @@ test('every line of the log is one record, and none holds what was sent', () => 
     const { time, level, message } = JSON.parse(line)
     assert.ok(time && level && message, line)
     assert.notEqual(level, 'error', line)
-    assert.ok(![password, 'usk_', 'evil', 'jndi', 'drop table'].some((text) => line.includes(text)), line)
+    assert.ok(
+      ![password, 'usk_', 'evil', 'jndi', 'drop table'].some((text) => line.includes(text)),
+      line,
+    )
   }
 })
 
@@ -584,11 +884,16 @@ test('a request whose connection was reset is not done without an address', asyn
     const body = JSON.stringify({ name: `reset ${i}` })
     const socket = open(app.url)
     await once(socket, 'connect')
-    socket.write(`POST /v1/users/${id}/keys HTTP/1.1\r\n${h}X-Api-Key: ${key}\r\n${json}Content-Length: ${body.length}\r\n\r\n${body}`)
+    socket.write(
+      `POST /v1/users/${id}/keys HTTP/1.1\r\n${h}X-Api-Key: ${key}\r\n${json}Content-Length: ${body.length}\r\n\r\n${body}`,
+    )
     socket.resetAndDestroy()
   }
   await app.request('GET', `/users/${id}`, { key })
   await sleep(100)
-  const events = await app.db.query(`select from audit_events where subject = $1 and address = ''`, [id])
+  const events = await app.db.query(
+    `select from audit_events where subject = $1 and address = ''`,
+    [id],
+  )
   assert.equal(events.length, 0)
 })

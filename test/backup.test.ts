@@ -10,8 +10,8 @@ import pg from 'pg'
 
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/s3.ts'
-import { createTestDatabase, undo } from './helpers.ts'
-import { runCommand, startCommand } from './s3.ts'
+import { createTestDatabase, undo } from './support/helpers.ts'
+import { runCommand, startCommand } from './support/s3.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
 undo.push(() => rmSync(folder, { recursive: true }))
@@ -19,30 +19,51 @@ const { db, env } = await createTestDatabase()
 const base = { ...env, PATH: `${folder}:/usr/bin:/bin` }
 
 /** Puts a program in the place of another. */
-const fake = (name: string, script: string) => writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+const fake = (name: string, script: string) =>
+  writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
 const fakeAws = (script: string) => fake('aws', script)
 
 test('words and options that are not understood are misuse', async () => {
   const calls = [
-    ['backup', 'now'], ['backup', 'list', 'all'], ['backup', '--max-age', '1h'], ['backup', '--timeout', '15'],
-    ['backup', 'list', '--max-age', '0s'], ['backup', '--force'],
-    ['restore'], ['restore', 'latest', 'again'], ['restore', '../db_dump_2024-04-25-22_20_01.bck'],
-    ['restore', '-x_dump_2024-04-25-22_20_01.bck'], ['restore', 'a_dump_2024-04-25-22_20_01.bck.json'],
+    ['backup', 'now'],
+    ['backup', 'list', 'all'],
+    ['backup', '--max-age', '1h'],
+    ['backup', '--timeout', '15'],
+    ['backup', 'list', '--max-age', '0s'],
+    ['backup', '--force'],
+    ['restore'],
+    ['restore', 'latest', 'again'],
+    ['restore', '../db_dump_2024-04-25-22_20_01.bck'],
+    ['restore', '-x_dump_2024-04-25-22_20_01.bck'],
+    ['restore', 'a_dump_2024-04-25-22_20_01.bck.json'],
     ['restore', 'a_dump_2024-13-25-22_20_01.bck'],
-    ['backup', 'list', '--yes'], ['restore', 'latest', '--quiet'],
+    ['backup', 'list', '--yes'],
+    ['restore', 'latest', '--quiet'],
   ] as const
-  await Promise.all(calls.map(async ([name, ...args]) => {
-    const { status, stdout, stderr } = await runCommand(name, args, base)
-    assert.deepEqual({ args, status, stdout }, { args, status: 2, stdout: '' })
-    assert.match(stderr, new RegExp(`^${name}: .*\nSee --help\\.\n$`))
-  }))
+  await Promise.all(
+    calls.map(async ([name, ...args]) => {
+      const { status, stdout, stderr } = await runCommand(name, args, base)
+      assert.deepEqual({ args, status, stdout }, { args, status: 2, stdout: '' })
+      assert.match(stderr, new RegExp(`^${name}: .*\nSee --help\\.\n$`))
+    }),
+  )
 })
 
 test('a bucket is s3://name, with or without a prefix', async () => {
-  for (const S3_BUCKET of ['bucket', 's3://', 's3://Bucket', 's3://b/../c?', 's3://bucket/a b', 's3://--x']) {
+  for (const S3_BUCKET of [
+    'bucket',
+    's3://',
+    's3://Bucket',
+    's3://b/../c?',
+    's3://bucket/a b',
+    's3://--x',
+  ]) {
     const { status, stderr } = await runCommand('backup', [], { ...base, S3_BUCKET })
     assert.deepEqual({ S3_BUCKET, status }, { S3_BUCKET, status: 2 })
-    assert.equal(stderr, 'backup: Configuration: S3_BUCKET must be s3://bucket or s3://bucket/prefix\n')
+    assert.equal(
+      stderr,
+      'backup: Configuration: S3_BUCKET must be s3://bucket or s3://bucket/prefix\n',
+    )
   }
 })
 
@@ -52,7 +73,12 @@ test('a dump is named for its database and instant, and nothing else is taken fo
   assert.equal(dumpName('db_user_service', at), 'db_user_service_dump_2024-04-25-22_20_01.bck')
   assert.equal(dumpName('a b/../"c"', at), 'a_b_____c__dump_2024-04-25-22_20_01.bck')
   assert.deepEqual(parseDumpName(dumpName('x', at)), new Date('2024-04-25T22:20:01Z'))
-  for (const name of ['x_dump_2024-04-25-25_20_01.bck', 'x_dump_2024-04-25-22_20_01.bck.json', 'x.bck', '_/x']) {
+  for (const name of [
+    'x_dump_2024-04-25-25_20_01.bck',
+    'x_dump_2024-04-25-22_20_01.bck.json',
+    'x.bck',
+    '_/x',
+  ]) {
     assert.equal(parseDumpName(name), null)
   }
 })
@@ -64,45 +90,92 @@ test('a duration has one unit', () => {
 
 test('a manifest is taken only when it is sound', () => {
   const sound = {
-    name: 'x', database: 'd', sha256: 'a'.repeat(64), size: 1, at: '2024-04-25T22:20:01Z', rows: { users: 1 },
-    schema: '0002_audit', server: '15.18', pgDump: '15.18',
+    name: 'x',
+    database: 'd',
+    sha256: 'a'.repeat(64),
+    size: 1,
+    at: '2024-04-25T22:20:01Z',
+    rows: { users: 1 },
+    schema: '0002_audit',
+    server: '15.18',
+    pgDump: '15.18',
   }
   assert.deepEqual(parseManifest(JSON.stringify(sound), 'x'), sound)
   for (const change of [
-    { name: 'y' }, { sha256: 'A' }, { rows: {} }, { rows: null }, { rows: { users: '1' } }, { rows: { "'": 1 } },
-    { rows: { users: 1e300 } }, { pgDump: 'x' }, { schema: '\u001b[2J' }, { at: 'soon' },
-  ]) assert.throws(() => parseManifest(JSON.stringify({ ...sound, ...change }), 'x'), /^Error: the manifest x\.json is damaged/)
+    { name: 'y' },
+    { sha256: 'A' },
+    { rows: {} },
+    { rows: null },
+    { rows: { users: '1' } },
+    { rows: { "'": 1 } },
+    { rows: { users: 1e300 } },
+    { pgDump: 'x' },
+    { schema: '\u001b[2J' },
+    { at: 'soon' },
+  ])
+    assert.throws(
+      () => parseManifest(JSON.stringify({ ...sound, ...change }), 'x'),
+      /^Error: the manifest x\.json is damaged/,
+    )
   assert.throws(() => parseManifest('null', 'x'), /damaged/)
 })
 
 test('the AWS CLI is told the endpoint and the profile, and never learns the database’s password', async () => {
   const seen = join(folder, 'seen')
-  fakeAws(`{ echo "$@"; env; } >'${seen}'; echo '[["dumps/x_dump_2024-04-25-22_20_01.bck", 4200000], ["dumps/x_dump_2024-04-25-22_20_01.bck.json", 1]]'`)
+  fakeAws(
+    `{ echo "$@"; env; } >'${seen}'; echo '[["dumps/x_dump_2024-04-25-22_20_01.bck", 4200000], ["dumps/x_dump_2024-04-25-22_20_01.bck.json", 1]]'`,
+  )
   const { status, stdout } = await runCommand('backup', ['list'], {
-    ...base, DATABASE_NAME: 'x', DATABASE_PASSWORD: 's3cret', S3_BUCKET: 's3://bucket/dumps/', IAM_ROLE: 'db-backup',
-    AWS_ENDPOINT_URL: 'http://127.0.0.1:1', AWS_ENDPOINT_URL_S3: 'http://127.0.0.1:2', https_proxy: 'http://p', OTHER: 'x',
+    ...base,
+    DATABASE_NAME: 'x',
+    DATABASE_PASSWORD: 's3cret',
+    S3_BUCKET: 's3://bucket/dumps/',
+    IAM_ROLE: 'db-backup',
+    AWS_ENDPOINT_URL: 'http://127.0.0.1:1',
+    AWS_ENDPOINT_URL_S3: 'http://127.0.0.1:2',
+    https_proxy: 'http://p',
+    OTHER: 'x',
   })
 
   assert.match(stdout, /^x_dump_2024-04-25-22_20_01\.bck\t\d+\.\d h\t4\.20 MB\tcomplete\n$/)
   assert.equal(status, 0)
   const [args, ...variables] = readFileSync(seen, 'utf8').trim().split('\n')
-  assert.equal(args, 's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ --query=Contents[].[Key,Size] ' +
-    '--output=json --profile=db-backup --endpoint-url=http://127.0.0.1:2')
-  const names = variables.map((line) => line.split('=')[0]).filter((name) => !['PWD', 'SHLVL', '_', 'OLDPWD'].includes(name!))
+  assert.equal(
+    args,
+    's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ --query=Contents[].[Key,Size] ' +
+      '--output=json --profile=db-backup --endpoint-url=http://127.0.0.1:2',
+  )
+  const names = variables
+    .map((line) => line.split('=')[0])
+    .filter((name) => !['PWD', 'SHLVL', '_', 'OLDPWD'].includes(name!))
   assert.deepEqual(names.sort(), ['AWS_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'PATH', 'https_proxy'])
 })
 
 test('a backup puts a dump into the bucket, and then what is in it', async () => {
   const bucket = mkdtempSync(join(folder, 'bucket-'))
-  fake('pg_dump', `for each; do case $each in --file=*) echo dump >"\${each#--file=}";; --version) echo 'pg_dump 15.1'; esac; done`)
+  fake(
+    'pg_dump',
+    `for each; do case $each in --file=*) echo dump >"\${each#--file=}";; --version) echo 'pg_dump 15.1'; esac; done`,
+  )
   fake('pg_restore', '')
-  fakeAws(`case $1 in s3) cp "$4" "${bucket}/\${5##*/}";; *) for each; do case $each in --key=*) wc -c <"${bucket}/\${each#--key=}"; esac; done; esac`)
-  const { status, stdout, stderr } = await runCommand('backup', [], { ...base, S3_BUCKET: 's3://bucket' })
+  fakeAws(
+    `case $1 in s3) cp "$4" "${bucket}/\${5##*/}";; *) for each; do case $each in --key=*) wc -c <"${bucket}/\${each#--key=}"; esac; done; esac`,
+  )
+  const { status, stdout, stderr } = await runCommand('backup', [], {
+    ...base,
+    S3_BUCKET: 's3://bucket',
+  })
   for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))
 
-  assert.match(`${status} ${stderr}${stdout}`, /^0 Backed up 0 users to s3:\/\/bucket\/test_\w+_dump_[\d_-]{19}\.bck: /)
+  assert.match(
+    `${status} ${stderr}${stdout}`,
+    /^0 Backed up 0 users to s3:\/\/bucket\/test_\w+_dump_[\d_-]{19}\.bck: /,
+  )
   const [dump, manifest] = readdirSync(bucket).sort()
-  const { name, at, rows, pgDump, schema } = parseManifest(readFileSync(join(bucket, manifest!), 'utf8'), dump!)
+  const { name, at, rows, pgDump, schema } = parseManifest(
+    readFileSync(join(bucket, manifest!), 'utf8'),
+    dump!,
+  )
   assert.deepEqual([name, pgDump, schema, rows['users']], [dump, '15.1', '0002_audit', 0])
   assert.equal(dumpName(env['DATABASE_NAME']!, new Date(at)), name)
 })
@@ -118,7 +191,9 @@ test('a bucket without dumps is an empty list, and too old for an alarm', async 
 
 test('what a program starts ends with it, at the time limit and at a signal, even if it does not want to', async () => {
   const left = join(folder, 'left')
-  fakeAws(`trap '' INT; (trap '' INT; while sleep 0.1; do echo >>'${left}'; done) & while sleep 0.1; do :; done`)
+  fakeAws(
+    `trap '' INT; (trap '' INT; while sleep 0.1; do echo >>'${left}'; done) & while sleep 0.1; do :; done`,
+  )
   const late = await runCommand('backup', ['list', '--timeout', '1s'], base)
   const { child, ended } = startCommand('backup', ['list'], base)
   await sleep(2000)
@@ -136,7 +211,10 @@ test('what a program starts ends with it, at the time limit and at a signal, eve
 test('a missing AWS CLI is named', async () => {
   const { status, stderr } = await runCommand('backup', ['list'], { ...base, PATH: '/nowhere' })
 
-  assert.deepEqual({ status, stderr }, { status: 1, stderr: 'backup: aws is not installed, or not in /nowhere\n' })
+  assert.deepEqual(
+    { status, stderr },
+    { status: 1, stderr: 'backup: aws is not installed, or not in /nowhere\n' },
+  )
 })
 
 test('a backup while another one runs says so: 3', async () => {
@@ -144,7 +222,11 @@ test('a backup while another one runs says so: 3', async () => {
     await tx.query('select pg_advisory_xact_lock(7520602)')
     const result = await runCommand('backup', [], base)
 
-    assert.deepEqual(result, { status: 3, stdout: '', stderr: 'backup: another backup is still running\n' })
+    assert.deepEqual(result, {
+      status: 3,
+      stdout: '',
+      stderr: 'backup: another backup is still running\n',
+    })
   })
 })
 
@@ -158,17 +240,28 @@ test('a backup whose database does not answer gives up after --timeout', async (
 })
 
 test('a database without our tables is not backed up, but an error', async () => {
-  const { status, stderr } = await runCommand('backup', [], { ...base, DATABASE_NAME: 'postgres', DATABASE_USER: 'postgres' })
-
-  assert.deepEqual({ status, stderr }, {
-    status: 1, stderr: 'backup: postgres holds nothing: node bin/migrate.js up was never run\n',
+  const { status, stderr } = await runCommand('backup', [], {
+    ...base,
+    DATABASE_NAME: 'postgres',
+    DATABASE_USER: 'postgres',
   })
+
+  assert.deepEqual(
+    { status, stderr },
+    {
+      status: 1,
+      stderr: 'backup: postgres holds nothing: node bin/migrate.js up was never run\n',
+    },
+  )
 })
 
 test('a restore touches neither data nor a connected service without --yes', async () => {
   fakeAws('exit 1')
   const service = new pg.Client({
-    host: env['DATABASE_HOST']!, port: Number(env['DATABASE_PORT']), database: env['DATABASE_NAME']!, user: 'user_service_manager',
+    host: env['DATABASE_HOST']!,
+    port: Number(env['DATABASE_PORT']),
+    database: env['DATABASE_NAME']!,
+    user: 'user_service_manager',
   })
   await service.connect()
   const connected = await runCommand('restore', ['latest'], base)
@@ -177,9 +270,13 @@ test('a restore touches neither data nor a connected service without --yes', asy
   const held = await runCommand('restore', ['latest'], base)
 
   assert.deepEqual(connected, {
-    status: 1, stdout: '', stderr: 'restore: the service is connected: stop it first, or say --yes\n',
+    status: 1,
+    stdout: '',
+    stderr: 'restore: the service is connected: stop it first, or say --yes\n',
   })
   assert.deepEqual(held, {
-    status: 1, stdout: '', stderr: 'restore: the database holds data (audit_events): say --yes to replace it\n',
+    status: 1,
+    stdout: '',
+    stderr: 'restore: the database holds data (audit_events): say --yes to replace it\n',
   })
 })

@@ -6,22 +6,34 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { connectTo, createTestDatabase, startTestApp, undo } from './helpers.ts'
+import { connectTo, createTestDatabase, startTestApp, undo } from './support/helpers.ts'
 
 const bin = fileURLToPath(new URL('../bin/', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'user-service-commands-'))
 undo.push(() => rmSync(directory, { recursive: true }))
-const { hosts: [host = ''], port } = connectTo('', '')
+const {
+  hosts: [host = ''],
+  port,
+} = connectTo('', '')
 const server = { DATABASE_HOST: host, DATABASE_PORT: String(port) }
 
-interface Ended { status: number; stdout: string; stderr: string }
+interface Ended {
+  status: number
+  stdout: string
+  stderr: string
+}
 
 /** Runs a command as cron does: another directory, and nothing in the environment. */
 function run(file: string, args: string[], env: Record<string, string> = {}): Promise<Ended> {
   return new Promise((resolve) => {
     const options = { cwd: directory, env: { HOME: '/', PATH: '/usr/bin:/bin', ...env } }
-    execFile(process.execPath, [file.startsWith('/') ? file : bin + file, ...args], options, (error, stdout, stderr) =>
-      resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }))
+    execFile(
+      process.execPath,
+      [file.startsWith('/') ? file : bin + file, ...args],
+      options,
+      (error, stdout, stderr) =>
+        resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }),
+    )
   })
 }
 
@@ -35,8 +47,15 @@ for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monito
 }
 
 for (const words of [
-  ['migrate', 'down'], ['migrate', 'up', '--force'], ['database', 'drop'], ['database', 'create'], ['admin', 'create'],
-  ['migrate', 'down', '0', '--yes'], ['migrate', 'status', '--check'], ['database', 'drop', '--yes', 'now'], ['admin', 'create', 'a', 'b'],
+  ['migrate', 'down'],
+  ['migrate', 'up', '--force'],
+  ['database', 'drop'],
+  ['database', 'create'],
+  ['admin', 'create'],
+  ['migrate', 'down', '0', '--yes'],
+  ['migrate', 'status', '--check'],
+  ['database', 'drop', '--yes', 'now'],
+  ['admin', 'create', 'a', 'b'],
 ]) {
   test(`${words.join(' ')} is misuse`, async () => {
     const { status, stdout, stderr } = await run(`${words[0]}.js`, words.slice(1), server)
@@ -51,7 +70,10 @@ test('start --help says how it is used, and a word is misuse, whatever the setti
   assert.deepEqual([status, stderr], [0, ''])
   assert.match(stdout, /^Usage: node bin\/start\.js\n[^]*Exit status/)
   const misused = await run('start.js', ['--port=80'], env)
-  assert.deepEqual([misused.status, misused.stdout, misused.stderr], [2, '', 'user-service: takes no words: see --help\n'])
+  assert.deepEqual(
+    [misused.status, misused.stdout, misused.stderr],
+    [2, '', 'user-service: takes no words: see --help\n'],
+  )
 })
 
 test('from an empty server to an admin’s key, through a symbolic link, twice', async () => {
@@ -62,29 +84,42 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
   symlinkSync(`${bin}migrate.js`, link)
   const drop = () => run('database.js', ['drop', '--yes'], env)
   try {
-    for (let i = 0; i < 2; i++) assert.equal((await run('database.js', ['create'], { ...env, ...passwords })).status, 0)
+    for (let i = 0; i < 2; i++)
+      assert.equal((await run('database.js', ['create'], { ...env, ...passwords })).status, 0)
     const before = await run('admin.js', ['create', 'root@example.org'], env)
     assert.deepEqual([before.status, before.stdout], [1, ''])
     assert.match(before.stderr, /Run: node bin\/migrate\.js up/)
 
-    assert.equal((await run(link, ['status'], env)).stdout, '0001_users pending\n0002_audit pending\n')
+    assert.equal(
+      (await run(link, ['status'], env)).stdout,
+      '0001_users pending\n0002_audit pending\n',
+    )
     assert.equal((await run(link, ['up'], env)).stdout, '0001_users applied\n0002_audit applied\n')
     assert.equal((await run(link, ['up'], env)).stdout, 'Nothing to do\n')
 
     const made = await run('admin.js', ['create', 'root@example.org'], env)
     assert.deepEqual([made.status, made.stderr], [0, ''])
     const again = await run('admin.js', ['create', 'ROOT@example.org'], env)
-    assert.deepEqual([again.status, again.stdout, again.stderr], [1, '', 'admin: Email already in use\n'])
+    assert.deepEqual(
+      [again.status, again.stdout, again.stderr],
+      [1, '', 'admin: Email already in use\n'],
+    )
     const further = await run('admin.js', ['key', 'root@example.org'], env)
     const nobody = await run('admin.js', ['key', 'nobody@example.org'], env)
-    assert.deepEqual([nobody.status, nobody.stderr], [1, 'admin: There is no admin of that address\n'])
+    assert.deepEqual(
+      [nobody.status, nobody.stderr],
+      [1, 'admin: There is no admin of that address\n'],
+    )
 
     const app = await startTestApp(env, { env, name, db: null as never })
     for (const { stdout } of [made, further]) {
       assert.equal((await app.request('GET', '/users', { key: stdout.trim() })).status, 200)
     }
     await app.stop()
-    assert.equal((await run('migrate.js', ['down', '--yes'], env)).stdout, '0002_audit taken back\n')
+    assert.equal(
+      (await run('migrate.js', ['down', '--yes'], env)).stdout,
+      '0002_audit taken back\n',
+    )
   } finally {
     assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
     assert.equal((await drop()).status, 0)
@@ -94,7 +129,10 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
 test('a host that is not this one is a wrong setting, and not echoed', async () => {
   const database = await createTestDatabase()
   for (const SERVER_HOST of ['192.0.2.1', 'secret!!']) {
-    await assert.rejects(startTestApp({ SERVER_HOST }, database), { message: 'SERVER_HOST is no address of this machine', status: 2 })
+    await assert.rejects(startTestApp({ SERVER_HOST }, database), {
+      message: 'SERVER_HOST is no address of this machine',
+      status: 2,
+    })
   }
 })
 
@@ -104,11 +142,15 @@ test('the first admin has the key in the file, is made once by whoever starts, a
   const env = { BOOTSTRAP_ADMIN_EMAIL: 'first@example.org', BOOTSTRAP_ADMIN_KEY_FILE: file }
   const start = () => startTestApp(env, database)
   const refused = (reason: string) => ({
-    status: 2, message: `BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`,
+    status: 2,
+    message: `BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`,
   })
   await assert.rejects(start(), refused('ENOENT'))
   writeFileSync(file, 'no key')
-  await assert.rejects(start(), refused('the file must hold a key: node bin/admin.js generate > FILE'))
+  await assert.rejects(
+    start(),
+    refused('the file must hold a key: node bin/admin.js generate > FILE'),
+  )
 
   writeFileSync(file, (await run('admin.js', ['generate'])).stdout)
   const key = readFileSync(file, 'utf8').trim()
@@ -116,20 +158,28 @@ test('the first admin has the key in the file, is made once by whoever starts, a
   rmSync(file)
   for (const app of [...apps, await start()]) {
     const { details } = await app.request('GET', '/users?view=full', { key })
-    assert.deepEqual(details.map(({ email, role }: any) => [email, role]), [['first@example.org', 'admin']])
+    assert.deepEqual(
+      details.map(({ email, role }: any) => [email, role]),
+      [['first@example.org', 'admin']],
+    )
     assert.ok(!app.log.join().includes(key))
   }
 })
 
 test('a server that is not there is one clear sentence', async () => {
-  const { status, stdout, stderr } = await run('migrate.js', ['up'], { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' })
+  const { status, stdout, stderr } = await run('migrate.js', ['up'], {
+    DATABASE_HOST: '127.0.0.1',
+    DATABASE_PORT: '1',
+  })
   assert.deepEqual([status, stdout], [1, ''])
   assert.equal(stderr, 'migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1\n')
 })
 
 test('old audit events are removed by the owner’s command', async () => {
   const app = await startTestApp()
-  await app.db.query(`insert into audit_events (action, at) select 'x', now() - n * interval '1 day' from generate_series(0, 9) n`)
+  await app.db.query(
+    `insert into audit_events (action, at) select 'x', now() - n * interval '1 day' from generate_series(0, 9) n`,
+  )
   const env = app.database.env as Record<string, string>
   const pruned = await run('audit.js', ['prune', '5', '--yes'], env)
   assert.deepEqual([pruned.status, pruned.stderr], [0, ''])

@@ -6,28 +6,55 @@ import type { Env } from '../src/config.ts'
 import { ExitError } from '../src/errors.ts'
 
 test('without any setting the service runs privately on loopback', () => {
-  const { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds } = readConfig({})
-  assert.deepEqual({ database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds }, {
-    database: null, host: '127.0.0.1', port: 60_001, basePath: '/v1', rateLimit: 10, rateLimitBurst: 10,
-    signup: 'open', sessionSeconds: 10_800,
-  })
+  const { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds } =
+    readConfig({})
+  assert.deepEqual(
+    { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds },
+    {
+      database: null,
+      host: '127.0.0.1',
+      port: 60_001,
+      basePath: '/v1',
+      rateLimit: 10,
+      rateLimitBurst: 10,
+      signup: 'open',
+      sessionSeconds: 10_800,
+    },
+  )
 })
 
 test('with a database it listens on all interfaces, as the manager', () => {
   const { database, host } = readConfig({ ENV_DATABASE_HOST: 'a, b', ENV_DATABASE_PASSWORD: 'x' })
   assert.equal(host, undefined)
   assert.deepEqual(database, {
-    hosts: ['a', 'b'], port: 5432, name: 'db_user_service', user: 'user_service_manager', password: 'x',
-    ssl: false, poolSize: 10,
+    hosts: ['a', 'b'],
+    port: 5432,
+    name: 'db_user_service',
+    user: 'user_service_manager',
+    password: 'x',
+    ssl: false,
+    poolSize: 10,
   })
 })
 
 test('DATABASE_URL says it all in one', () => {
-  const { database } = readConfig({ DATABASE_URL: 'postgres://me:p%40ss%2F@[::1]:5433/db', DATABASE_SSL: 'require' })
-  assert.deepEqual(database, {
-    hosts: ['::1'], port: 5433, name: 'db', user: 'me', password: 'p@ss/', ssl: { rejectUnauthorized: false }, poolSize: 10,
+  const { database } = readConfig({
+    DATABASE_URL: 'postgres://me:p%40ss%2F@[::1]:5433/db',
+    DATABASE_SSL: 'require',
   })
-  for (const url of ['postgres://u@%2Ftmp%2Fsocket/db', 'postgres://u@localhost/db?host=/tmp/socket']) {
+  assert.deepEqual(database, {
+    hosts: ['::1'],
+    port: 5433,
+    name: 'db',
+    user: 'me',
+    password: 'p@ss/',
+    ssl: { rejectUnauthorized: false },
+    poolSize: 10,
+  })
+  for (const url of [
+    'postgres://u@%2Ftmp%2Fsocket/db',
+    'postgres://u@localhost/db?host=/tmp/socket',
+  ]) {
     assert.deepEqual(readConfig({ DATABASE_URL: url }).database?.hosts, ['/tmp/socket'])
   }
 })
@@ -78,7 +105,18 @@ for (const [name, env] of mistakes) {
 }
 
 test('all mistakes are told in one message', () => {
-  const { message } = failure({ SERVER_PORT: 'x', RATE_LIMIT: 'x', SIGNUP: 'x', TLS_CERT_FILE: '/x', TLS_KEY_FILE: '/x' })
-  assert.deepEqual(message.match(/SERVER_PORT|RATE_LIMIT|SIGNUP|TLS_\w+/g),
-    ['RATE_LIMIT', 'SERVER_PORT', 'TLS_CERT_FILE', 'TLS_KEY_FILE', 'SIGNUP'])
+  const { message } = failure({
+    SERVER_PORT: 'x',
+    RATE_LIMIT: 'x',
+    SIGNUP: 'x',
+    TLS_CERT_FILE: '/x',
+    TLS_KEY_FILE: '/x',
+  })
+  assert.deepEqual(message.match(/SERVER_PORT|RATE_LIMIT|SIGNUP|TLS_\w+/g), [
+    'RATE_LIMIT',
+    'SERVER_PORT',
+    'TLS_CERT_FILE',
+    'TLS_KEY_FILE',
+    'SIGNUP',
+  ])
 })

@@ -9,24 +9,29 @@ import { availableParallelism } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import { createKey } from '../src/keys/format.ts'
 import { openDatabase } from '../src/database/pool.ts'
 import type { Db } from '../src/database/pool.ts'
-import { createKey } from '../src/secrets.ts'
-import { password, startTestApp, undo } from './helpers.ts'
-import { startOwnPostgres } from './postgres.ts'
-import { startProxy } from './proxy.ts'
-import { open } from './raw.ts'
-import { startService } from './service.ts'
-import type { Service } from './service.ts'
+import { password, startTestApp, undo } from './support/helpers.ts'
+import { startOwnPostgres } from './support/postgres.ts'
+import { startProxy } from './support/proxy.ts'
+import { open } from './support/raw.ts'
+import { startService } from './support/service.ts'
+import type { Service } from './support/service.ts'
 
-const postgres = await startOwnPostgres({ max_connections: '40', fsync: 'off', deadlock_timeout: '100ms' })
+const postgres = await startOwnPostgres({
+  max_connections: '40',
+  fsync: 'off',
+  deadlock_timeout: '100ms',
+})
 const proxy = await startProxy(postgres.socket)
 await postgres.sql('alter role postgres set search_path = user_service_schema')
 // The superuser, whose statements may wait.
 const db = openDatabase(postgres.as('postgres'), () => {}, 0)
 undo.push(() => db.stop())
 const proxied = { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }
-const using = (env = {}) => startTestApp({ DATABASE_POOL: '4', ...env }, { env: postgres.env, name: '', db })
+const using = (env = {}) =>
+  startTestApp({ DATABASE_POOL: '4', ...env }, { env: postgres.env, name: '', db })
 const app = await using()
 const far = await using(proxied)
 const user = await app.user()
@@ -34,18 +39,25 @@ const user = await app.user()
 type App = typeof app
 const read = (at: App = app) => at.request('GET', `/users/${user.id}`, { key: user.key })
 let n = 0
-const change = (at: App = app) => at.request('POST', `/users/${user.id}/keys`, { key: user.key, body: { name: `key ${++n}` } })
-const countKeys = async (name: string) => (await db.query('select from api_keys where name = $1', [name])).length
+const change = (at: App = app) =>
+  at.request('POST', `/users/${user.id}/keys`, { key: user.key, body: { name: `key ${++n}` } })
+const countKeys = async (name: string) =>
+  (await db.query('select from api_keys where name = $1', [name])).length
 
 /** Every answer is a 503 that says when to come again, within two seconds and what a busy machine adds. */
 async function isUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
-  await Promise.all(calls.map(async (call) => {
-    const start = performance.now()
-    const { status, body, headers } = await call()
-    const ms = performance.now() - start
-    assert.deepEqual([status, body?.code, headers.get('retry-after')], [503, 'database_unavailable', '1'])
-    assert.ok(ms < 2500, `${ms} ms`)
-  }))
+  await Promise.all(
+    calls.map(async (call) => {
+      const start = performance.now()
+      const { status, body, headers } = await call()
+      const ms = performance.now() - start
+      assert.deepEqual(
+        [status, body?.code, headers.get('retry-after')],
+        [503, 'database_unavailable', '1'],
+      )
+      assert.ok(ms < 2500, `${ms} ms`)
+    }),
+  )
 }
 const check = (at: App = app) => at.request('GET', '/healthcheck')
 
@@ -77,33 +89,43 @@ async function untilWaiting(count: number, by: Db = db) {
 
 /** Ends the service's sessions, and lets the service notice. */
 async function endConnections() {
-  await db.query(`select pg_terminate_backend(pid) from pg_stat_activity where usename = 'user_service_manager'`)
+  await db.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity where usename = 'user_service_manager'`,
+  )
   await sleep(50)
 }
 
 test('who loses a deadlock is tried again', async () => {
   const path = `/users/${user.id}/keys/${user.keyId}/rotate`
   let answer
-  await db.transaction(async (tx) => {
-    await tx.query(`set local deadlock_timeout = '1min'`)
-    await tx.query('select from users where id = $1 for update', [user.id])
-    answer = app.request('POST', path, { key: user.key, body: { overlapSeconds: 600 } })
-    // It holds the key and waits for the user; now this waits for the key.
-    await untilWaiting(1)
-    await tx.query('delete from api_keys where id = $1', [user.keyId])
-    throw new Error('undone')
-  }).catch(({ message }) => assert.equal(message, 'undone'))
+  await db
+    .transaction(async (tx) => {
+      await tx.query(`set local deadlock_timeout = '1min'`)
+      await tx.query('select from users where id = $1 for update', [user.id])
+      answer = app.request('POST', path, { key: user.key, body: { overlapSeconds: 600 } })
+      // It holds the key and waits for the user; now this waits for the key.
+      await untilWaiting(1)
+      await tx.query('delete from api_keys where id = $1', [user.keyId])
+      throw new Error('undone')
+    })
+    .catch(({ message }) => assert.equal(message, 'undone'))
   assert.equal((await answer!).status, 201)
 })
 
 test('what fails beside the database within a transaction is no failure of it, and rolls it back', async () => {
   const db = openDatabase({ ...postgres.as('user_service_manager'), poolSize: 1 }, () => {})
   undo.push(() => db.stop())
-  for (const error of [Object.assign(new Error('no such file'), { code: 'ENOENT' }), new Error('timeout')]) {
-    await assert.rejects(db.transaction(async (tx) => {
-      await tx.query(`update users set email = 'undone' where id = $1`, [user.id])
-      throw error
-    }), error)
+  for (const error of [
+    Object.assign(new Error('no such file'), { code: 'ENOENT' }),
+    new Error('timeout'),
+  ]) {
+    await assert.rejects(
+      db.transaction(async (tx) => {
+        await tx.query(`update users set email = 'undone' where id = $1`, [user.id])
+        throw error
+      }),
+      error,
+    )
     assert.equal((await db.query(`select from users where email = 'undone'`)).length, 0)
   }
 })
@@ -112,7 +134,8 @@ test('statements that a pooler forgot are not prepared again, however many were 
   const db = openDatabase(postgres.as('user_service_manager'), () => {})
   undo.push(() => db.stop())
   // One on each of its connections.
-  const all = (text: string, prepared?: boolean) => Promise.all(Array.from({ length: 4 }, () => db.query(text, [], prepared)))
+  const all = (text: string, prepared?: boolean) =>
+    Promise.all(Array.from({ length: 4 }, () => db.query(text, [], prepared)))
   await all('select 7 as answer', true)
   await all('deallocate all')
   assert.deepEqual(await all('select 7 as answer', true), Array(4).fill([{ answer: 7 }]))
@@ -137,20 +160,30 @@ test('while PostgreSQL is frozen answers come within two seconds, and then the s
 test('while PostgreSQL is frozen a flood of log-ins is answered within two seconds, too', async () => {
   postgres.freeze()
   const start = performance.now()
-  const login = () => app.request('POST', '/users/sessions', { body: { email: 'ada@example.org', password } })
-  const answers = await Promise.all(Array.from({ length: 40 }, login)).finally(() => postgres.thaw())
+  const login = () =>
+    app.request('POST', '/users/sessions', { body: { email: 'ada@example.org', password } })
+  const answers = await Promise.all(Array.from({ length: 40 }, login)).finally(() =>
+    postgres.thaw(),
+  )
   const ms = performance.now() - start
   assert.ok(ms < 3000, `${ms} ms`)
   const count = (code: string) => answers.filter(({ body }) => body.code === code).length
   // Of one client two are hashed, if there are as many cores, and 16 wait.
-  assert.ok(count('overloaded') >= 40 - 16 - availableParallelism(), `${count('overloaded')} refused`)
+  assert.ok(
+    count('overloaded') >= 40 - 16 - availableParallelism(),
+    `${count('overloaded')} refused`,
+  )
   assert.equal(count('overloaded') + count('database_unavailable'), 40)
   await isBack()
 })
 
 test('on a way to the database that swallows everything answers come within two seconds', async () => {
   proxy.freeze()
-  await isUnavailable(() => check(far), () => read(far), () => change(far))
+  await isUnavailable(
+    () => check(far),
+    () => read(far),
+    () => change(far),
+  )
   proxy.cut()
   proxy.thaw()
   proxy.up()
@@ -158,20 +191,47 @@ test('on a way to the database that swallows everything answers come within two 
 })
 
 /** Changes of a user or its key, by SQL and on another instance; what the key must then not pass. */
-const changes: [what: string, sql: string, [method: string, path: string, body?: object], asks?: string][] = [
+const changes: [
+  what: string,
+  sql: string,
+  [method: string, path: string, body?: object],
+  asks?: string,
+][] = [
   ['a key that is deleted', 'delete from api_keys where id = $2', ['DELETE', '/keys/KEY']],
-  ['a key that is switched off', 'update api_keys set enabled = false where id = $2', ['PATCH', '/keys/KEY', { enabled: false }]],
-  ['a key that has ended', 'update api_keys set valid_until = now() where id = $2', ['POST', '/keys/KEY/rotate']],
-  ['a user that is disabled', 'update users set enabled = false where id = $1', ['PATCH', '', { enabled: false }]],
+  [
+    'a key that is switched off',
+    'update api_keys set enabled = false where id = $2',
+    ['PATCH', '/keys/KEY', { enabled: false }],
+  ],
+  [
+    'a key that has ended',
+    'update api_keys set valid_until = now() where id = $2',
+    ['POST', '/keys/KEY/rotate'],
+  ],
+  [
+    'a user that is disabled',
+    'update users set enabled = false where id = $1',
+    ['PATCH', '', { enabled: false }],
+  ],
   ['a user that is deleted', 'delete from users where id = $1', ['DELETE', '']],
-  ['a role that is taken', `update users set role = 'user' where id = $1`, ['PATCH', '', { role: 'user' }], '?require-role=admin'],
-  ['a permission that is taken', `update users set permissions = '{}' where id = $1`, ['PATCH', '', { permissions: [] }],
-    '?require-permission=reports'],
+  [
+    'a role that is taken',
+    `update users set role = 'user' where id = $1`,
+    ['PATCH', '', { role: 'user' }],
+    '?require-role=admin',
+  ],
+  [
+    'a permission that is taken',
+    `update users set permissions = '{}' where id = $1`,
+    ['PATCH', '', { permissions: [] }],
+    '?require-permission=reports',
+  ],
 ]
 for (const [what, sql, [method, path, body], asks = ''] of changes) {
   test(`${what}, by SQL or on another instance, is so for the next request, also after a fault`, async () => {
     const admin = await app.admin()
-    const passes = async (key: string, at: App) => (await at.request('GET', `/users/auth${asks}`, { key })).status
+    const passes = async (key: string, at: App) =>
+      (await at.request('GET', `/users/auth${asks}`, { key })).status
     const refused = asks === '' ? 401 : 403
     const make = async () => {
       const made = await app.user({ role: 'admin', permissions: ['reports'] })
@@ -186,9 +246,16 @@ for (const [what, sql, [method, path, body], asks = ''] of changes) {
     assert.deepEqual([await passes(one.key, app), await passes(one.key, far)], [refused, refused])
 
     const other = await make()
-    const done = await app.request(method, `/users/${other.id}${path.replace('KEY', other.keyId)}`, { key: admin.key, body })
+    const done = await app.request(
+      method,
+      `/users/${other.id}${path.replace('KEY', other.keyId)}`,
+      { key: admin.key, body },
+    )
     assert.ok(done.status < 300)
-    assert.deepEqual([await passes(other.key, far), await passes(other.key, app)], [refused, refused])
+    assert.deepEqual(
+      [await passes(other.key, far), await passes(other.key, app)],
+      [refused, refused],
+    )
 
     const cut = await make()
     await endConnections()
@@ -231,7 +298,9 @@ test('a database that is read-only is read, and changes get 503', async () => {
   await endConnections()
   assert.equal((await read()).status, 200)
   await isUnavailable(change)
-  await postgres.sql('begin read write; alter database db_user_service reset default_transaction_read_only; commit')
+  await postgres.sql(
+    'begin read write; alter database db_user_service reset default_transaction_read_only; commit',
+  )
   await endConnections()
   await isBack()
 })
@@ -251,8 +320,11 @@ test('a change whose connection is cut in the middle has not happened', async ()
 })
 
 test('a change that has to wait too long is given up, does not happen later, and leaves no session waiting', async () => {
-  const sessions = async () => (await db.query(`select from pg_stat_activity where usename = 'user_service_manager'
-    and wait_event_type = 'Lock'`)).length
+  const sessions = async () =>
+    (
+      await db.query(`select from pg_stat_activity where usename = 'user_service_manager'
+    and wait_event_type = 'Lock'`)
+    ).length
   await holding('lock table audit_events in exclusive mode', async () => {
     await isUnavailable(change)
     assert.equal((await read()).status, 200)
@@ -293,18 +365,31 @@ async function makeKeys({ url }: Service, connections: number, onFirst: () => un
     for (let isOpen = true; isOpen;) {
       const name = `made ${++n}`
       const req = http.request(`${url}/users/${user.id}/keys`, {
-        method: 'POST', agent, headers: { 'X-Api-Key': user.key, 'Content-Type': 'application/json' },
+        method: 'POST',
+        agent,
+        headers: { 'X-Api-Key': user.key, 'Content-Type': 'application/json' },
       })
       req.end(JSON.stringify({ name }))
-      const [res] = await once(req, 'response').catch(() => []) as [http.IncomingMessage?]
-      if (!res || await once(res.resume(), 'end').then(() => false, () => true)) return lost++
+      const [res] = (await once(req, 'response').catch(() => [])) as [http.IncomingMessage?]
+      if (
+        !res ||
+        (await once(res.resume(), 'end').then(
+          () => false,
+          () => true,
+        ))
+      )
+        return lost++
       assert.equal(res.statusCode, 201)
       isOpen = res.headers.connection !== 'close'
       if (made.push(name) === 2 * connections) onFirst()
     }
     return agent.destroy()
   }
-  await Promise.all(Array.from({ length: connections }, () => one(new http.Agent({ keepAlive: true, maxSockets: 1 }))))
+  await Promise.all(
+    Array.from({ length: connections }, () =>
+      one(new http.Agent({ keepAlive: true, maxSockets: 1 })),
+    ),
+  )
   for (const name of made) assert.equal(await countKeys(name), 1, name)
   return { made: made.length, lost }
 }
@@ -328,11 +413,22 @@ test('a log that nobody reads any more, or on a full disk, stops nothing', async
   await once(probe, 'listening')
   const { port } = probe.address() as AddressInfo
   probe.close()
-  const [closed, full] = await Promise.all([startService(postgres.env),
-    startService({ ...postgres.env, SERVER_PORT: String(port) }, { stdout: openSync('/dev/full', 'w') })])
+  const [closed, full] = await Promise.all([
+    startService(postgres.env),
+    startService(
+      { ...postgres.env, SERVER_PORT: String(port) },
+      { stdout: openSync('/dev/full', 'w') },
+    ),
+  ])
   closed.child.stdout!.destroy()
   const fullUrl = `http://127.0.0.1:${port}/v1`
-  while (!await fetch(`${fullUrl}/livez`).then(({ ok }) => ok, () => false)) await sleep(20)
+  while (
+    !(await fetch(`${fullUrl}/livez`).then(
+      ({ ok }) => ok,
+      () => false,
+    ))
+  )
+    await sleep(20)
   for (let i = 0; i < 20; i++) await Promise.all([isServed(closed), isServed({ url: fullUrl })])
   assert.deepEqual([await closed.kill(), await full.kill()], [0, 0])
 })
@@ -362,15 +458,21 @@ test('within a small memory it lives through a flood', async () => {
 })
 
 for (const [name, how] of [
-  ['an error that nobody catches', `throw new Error('outside')`], ['a promise that nobody catches', `Promise.reject(new Error('outside'))`],
+  ['an error that nobody catches', `throw new Error('outside')`],
+  ['a promise that nobody catches', `Promise.reject(new Error('outside'))`],
 ] as const) {
   test(`${name} ends the service, and the log says why`, async () => {
     const program = `process.on('SIGUSR2', () => { ${how} })`
-    const service = await startService(postgres.env, { nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`] })
+    const service = await startService(postgres.env, {
+      nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`],
+    })
     await isServed(service)
     assert.equal(await service.kill('SIGUSR2'), 1)
     const last = JSON.parse(service.log.at(-1)!)
-    assert.deepEqual([last.level, last.message, /^Error: outside\n/.test(last.error)], ['error', 'fatal', true])
+    assert.deepEqual(
+      [last.level, last.message, /^Error: outside\n/.test(last.error)],
+      ['error', 'fatal', true],
+    )
   })
 }
 
@@ -390,16 +492,22 @@ test('where the system has no thread to give, a log-in fails alone; so do hashes
     syncBuiltinESMExports()
     // What no thread can hash.
     process.on('SIGUSR2', () => given.forEach((thread) => thread.postMessage({})))`
-  const service = await startService(postgres.env, { nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`] })
+  const service = await startService(postgres.env, {
+    nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`],
+  })
   const headers = { 'content-type': 'application/json' }
   const body = JSON.stringify({ email: user.email, password })
-  const logIn = async () => (await fetch(`${service.url}/users/sessions`, { method: 'POST', headers, body })).status
+  const logIn = async () =>
+    (await fetch(`${service.url}/users/sessions`, { method: 'POST', headers, body })).status
   assert.equal(await logIn(), 500)
   assert.deepEqual(await Promise.all([logIn(), logIn(), logIn()]), [201, 201, 201])
 
   service.child.kill('SIGUSR2')
   const during = await Promise.all([logIn(), logIn(), logIn()])
-  assert.ok(during.every((status) => status === 201 || status === 500), during.join())
+  assert.ok(
+    during.every((status) => status === 201 || status === 500),
+    during.join(),
+  )
   assert.deepEqual(await Promise.all([logIn(), logIn(), logIn()]), [201, 201, 201])
   assert.equal(await service.kill(), 0)
   const errors = service.log.filter((line) => line.includes('"level":"error"'))

@@ -2,13 +2,14 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
 import { deleteEndedSessions, rotateKey } from '../src/keys/queries.ts'
-import { startTestApp } from './helpers.ts'
+import { startTestApp } from './support/helpers.ts'
 
 const app = await startTestApp()
 const admin = await app.admin()
 const owner = await app.user()
 const keys = `/users/${owner.id}/keys`
-const works = async (key: string) => (await app.request('GET', '/users/auth', { key })).status === 200
+const works = async (key: string) =>
+  (await app.request('GET', '/users/auth', { key })).status === 200
 const inSeconds = (seconds: number) => new Date(Date.now() + seconds * 1000).toISOString()
 
 test('an owner makes a further key, shown this once', async () => {
@@ -16,11 +17,23 @@ test('an owner makes a further key, shown this once', async () => {
   const { id, key, createdAt, ...rest } = made.details
   assert.equal(made.status, 201)
   assert.match(key, /^usk_[0-9A-Za-z]{49}$/)
-  assert.deepEqual(rest, { kind: 'api', name: 'ci', enabled: true, validUntil: null, lastUsedAt: null })
+  assert.deepEqual(rest, {
+    kind: 'api',
+    name: 'ci',
+    enabled: true,
+    validUntil: null,
+    lastUsedAt: null,
+  })
   assert.ok(await works(key))
 
   const listed = await app.request('GET', keys, { key: owner.key })
-  assert.deepEqual(listed.details.map((each: any) => [each.id, each.name]), [[owner.keyId, 'test'], [id, 'ci']])
+  assert.deepEqual(
+    listed.details.map((each: any) => [each.id, each.name]),
+    [
+      [owner.keyId, 'test'],
+      [id, 'ci'],
+    ],
+  )
   assert.ok(listed.details.every((each: any) => !('key' in each)))
   assert.ok(createdAt)
 })
@@ -33,19 +46,30 @@ test('an instant is shown in UTC to the millisecond, whatever the time zone of t
         '1999-12-31T23:59:59Z'::timestamptz as c, 'infinity'::timestamptz as d, null::timestamptz as e,
         '12026-01-01Z'::timestamptz as f`)
     })
-    assert.deepEqual({ ...row! },
-      { a: '2026-01-31T23:59:59.987Z', b: '2026-07-01T00:00:00.500Z', c: '1999-12-31T23:59:59.000Z', d: null, e: null,
-        f: '+012026-01-01T00:00:00.000Z' })
+    assert.deepEqual(
+      { ...row! },
+      {
+        a: '2026-01-31T23:59:59.987Z',
+        b: '2026-07-01T00:00:00.500Z',
+        c: '1999-12-31T23:59:59.000Z',
+        d: null,
+        e: null,
+        f: '+012026-01-01T00:00:00.000Z',
+      },
+    )
   }
 })
 
 test('a key with an end works until then', async () => {
   const validUntil = inSeconds(1.5)
-  const { details } = await app.request('POST', keys, { key: owner.key, body: { name: 'short', validUntil } })
+  const { details } = await app.request('POST', keys, {
+    key: owner.key,
+    body: { name: 'short', validUntil },
+  })
   assert.equal(details.validUntil, validUntil)
   assert.ok(await works(details.key))
   await app.db.query(`update api_keys set valid_until = now() where id = $1`, [details.id])
-  assert.ok(!await works(details.key))
+  assert.ok(!(await works(details.key)))
 })
 
 for (const [name, body, fields] of [
@@ -55,10 +79,22 @@ for (const [name, body, fields] of [
   ['a control character', { name: 'a\nb' }, ['name']],
   ['an end in the past', { name: 'x', validUntil: '2020-01-01T00:00:00Z' }, ['validUntil']],
   ['an end on 30 February', { name: 'x', validUntil: '2030-02-30T00:00:00Z' }, ['validUntil']],
-  ['an end before the year 1', { name: 'x', validUntil: '0001-01-01T00:00:00+01:00' }, ['validUntil']],
-  ['an end past the year 9999', { name: 'x', validUntil: '9999-12-31T23:59:59-12:00' }, ['validUntil']],
+  [
+    'an end before the year 1',
+    { name: 'x', validUntil: '0001-01-01T00:00:00+01:00' },
+    ['validUntil'],
+  ],
+  [
+    'an end past the year 9999',
+    { name: 'x', validUntil: '9999-12-31T23:59:59-12:00' },
+    ['validUntil'],
+  ],
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
-  ['an end in the past and no name', { validUntil: '2020-01-01T00:00:00Z' }, ['name', 'validUntil']],
+  [
+    'an end in the past and no name',
+    { validUntil: '2020-01-01T00:00:00Z' },
+    ['name', 'validUntil'],
+  ],
   ['everything wrong', { nam: 'x', validUntil: 'tomorrow' }, ['nam', 'name', 'validUntil']],
 ] as const) {
   test(`a key with ${name} is refused, and not made`, async () => {
@@ -66,22 +102,26 @@ for (const [name, body, fields] of [
     const before = await count()
     const { status, body: answer } = await app.request('POST', keys, { key: owner.key, body })
     assert.equal(await count(), before)
-    assert.deepEqual([status, answer.code, answer.details, answer.errors.map(({ field }: any) => field)],
-      [400, 'invalid_body', 'Invalid request body', fields])
+    assert.deepEqual(
+      [status, answer.code, answer.details, answer.errors.map(({ field }: any) => field)],
+      [400, 'invalid_body', 'Invalid request body', fields],
+    )
   })
 }
 
 test('a key is renamed, switched off and on, ended and prolonged', async () => {
-  const { details: { id, key } } = await app.request('POST', keys, { key: owner.key, body: { name: 'one' } })
+  const {
+    details: { id, key },
+  } = await app.request('POST', keys, { key: owner.key, body: { name: 'one' } })
   const patch = (body: object) => app.request('PATCH', `${keys}/${id}`, { key: owner.key, body })
 
   assert.equal((await patch({ name: 'two' })).details.name, 'two')
   assert.equal((await patch({ enabled: false })).details.enabled, false)
-  assert.ok(!await works(key))
+  assert.ok(!(await works(key)))
   await patch({ enabled: true })
   assert.ok(await works(key))
   await patch({ validUntil: '2020-01-01T00:00:00Z' })
-  assert.ok(!await works(key))
+  assert.ok(!(await works(key)))
   const { details: events } = await app.request('GET', '/audit?limit=1', { key: admin.key })
   assert.equal((await patch({})).status, 200)
   assert.deepEqual((await app.request('GET', '/audit?limit=1', { key: admin.key })).details, events)
@@ -91,9 +131,15 @@ test('a key is renamed, switched off and on, ended and prolonged', async () => {
 
 test('a rotated key is replaced at once, with its name and end', async () => {
   const validUntil = inSeconds(3600)
-  const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'r', validUntil } })
+  const { details: old } = await app.request('POST', keys, {
+    key: owner.key,
+    body: { name: 'r', validUntil },
+  })
   const rotated = await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })
-  assert.deepEqual([rotated.status, rotated.details.name, rotated.details.validUntil], [201, 'r', validUntil])
+  assert.deepEqual(
+    [rotated.status, rotated.details.name, rotated.details.validUntil],
+    [201, 'r', validUntil],
+  )
   assert.deepEqual([await works(old.key), await works(rotated.details.key)], [false, true])
 })
 
@@ -104,9 +150,12 @@ test('a rotated key works on for the overlap, but never past its end', async () 
   const { details: next } = await rotate(old.id, 60)
   assert.deepEqual([await works(old.key), await works(next.key)], [true, true])
   const [row] = await app.db.query<{ left: number }>(
-    'select extract(epoch from valid_until - now())::float as left from api_keys where id = $1', [old.id])
+    'select extract(epoch from valid_until - now())::float as left from api_keys where id = $1',
+    [old.id],
+  )
   assert.ok(row!.left > 50 && row!.left <= 60)
-  for (const overlap of [-1, 604_801, 1.5, '5']) assert.equal((await rotate(next.id, overlap)).status, 400)
+  for (const overlap of [-1, 604_801, 1.5, '5'])
+    assert.equal((await rotate(next.id, overlap)).status, 400)
 })
 
 test('a key that has ended is not rotated, nor one twice at once', async () => {
@@ -121,18 +170,25 @@ test('nor by one that began before it ended', async () => {
   const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'e' } })
   const late = app.db.transaction(async (tx) => {
     await tx.query('select')
-    assert.equal((await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })).status, 201)
+    assert.equal(
+      (await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })).status,
+      201,
+    )
     await rotateKey(tx, owner.id, old.id, 0)
   })
   await assert.rejects(late, { code: 'key_not_found' })
 })
 
 test('a deleted key is refused at once and then unknown', async () => {
-  const { details: { id, key } } = await app.request('POST', keys, { key: owner.key, body: { name: 'd' } })
+  const {
+    details: { id, key },
+  } = await app.request('POST', keys, { key: owner.key, body: { name: 'd' } })
   assert.equal((await app.request('DELETE', `${keys}/${id}`, { key: owner.key })).status, 204)
-  assert.ok(!await works(key))
+  assert.ok(!(await works(key)))
   for (const [method, path, body] of [
-    ['DELETE', `${keys}/${id}`], ['PATCH', `${keys}/${id}`, { name: 'x' }], ['POST', `${keys}/${id}/rotate`],
+    ['DELETE', `${keys}/${id}`],
+    ['PATCH', `${keys}/${id}`, { name: 'x' }],
+    ['POST', `${keys}/${id}/rotate`],
   ] as const) {
     const answer = await app.request(method, path, { key: owner.key, body })
     assert.deepEqual([answer.status, answer.body.code], [404, 'key_not_found'])
@@ -157,9 +213,15 @@ test('an admin asking for the keys of nobody is told so', async () => {
 test('the use of a key is noted to the minute, by one write for many uses', async () => {
   const { id, key, keyId } = await app.user()
   for (let i = 0; i < 20; i++) await works(key)
-  const [before] = await app.db.query<{ version: string }>('select xmin::text as version from api_keys where id = $1', [keyId])
+  const [before] = await app.db.query<{ version: string }>(
+    'select xmin::text as version from api_keys where id = $1',
+    [keyId],
+  )
   for (let i = 0; i < 5; i++) await works(key)
-  const [after] = await app.db.query<{ version: string }>('select xmin::text as version from api_keys where id = $1', [keyId])
+  const [after] = await app.db.query<{ version: string }>(
+    'select xmin::text as version from api_keys where id = $1',
+    [keyId],
+  )
   const { details } = await app.request('GET', `/users/${id}/keys`, { key })
   assert.match(details[0].lastUsedAt, /:00\.000Z$/)
   const minutePassed = Date.now() % 60_000 < 2000
@@ -182,29 +244,54 @@ test('every 401 says how to authenticate, and unusable keys are not told apart',
   const unknown = `usk_${'0'.repeat(43)}`
   for (const key of ['x', unknown, off.key, `${owner.key.slice(0, -1)}~`]) {
     const answer = await app.request('GET', '/users/auth', { key })
-    assert.deepEqual([answer.status, answer.body.code, answer.body.details], [401, 'key_invalid', 'Invalid API key'])
+    assert.deepEqual(
+      [answer.status, answer.body.code, answer.body.details],
+      [401, 'key_invalid', 'Invalid API key'],
+    )
     assert.match(answer.headers.get('www-authenticate')!, /^Bearer realm=/)
   }
   const missing = await app.request('GET', '/users/auth')
-  assert.deepEqual([missing.status, missing.body.code, missing.body.details], [401, 'key_missing', 'API key not found'])
+  assert.deepEqual(
+    [missing.status, missing.body.code, missing.body.details],
+    [401, 'key_missing', 'API key not found'],
+  )
   assert.match(missing.headers.get('www-authenticate')!, /^Bearer realm=/)
 })
 
 test('forward-auth tells who asks, in every header always', async () => {
   const user = await app.user({ email: 'zoë%@example.org', permissions: ['a:read', 'b'] })
   for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'HEAD', 'PATCH']) {
-    const answer = await app.request(method, '/users/auth/any/thing%zz/../?x=%zz', { key: user.key })
+    const answer = await app.request(method, '/users/auth/any/thing%zz/../?x=%zz', {
+      key: user.key,
+    })
     const identity = [...answer.headers].filter(([name]) => name.startsWith('x-auth-'))
-    assert.deepEqual([answer.status, answer.text, Object.fromEntries(identity)], [200, '', {
-      'x-auth-user-id': user.id, 'x-auth-user-email': 'zo%C3%AB%25@example.org', 'x-auth-role': 'user',
-      'x-auth-permissions': 'a:read,b', 'x-auth-key-id': user.keyId, 'x-auth-key-kind': 'api',
-    }])
+    assert.deepEqual(
+      [answer.status, answer.text, Object.fromEntries(identity)],
+      [
+        200,
+        '',
+        {
+          'x-auth-user-id': user.id,
+          'x-auth-user-email': 'zo%C3%AB%25@example.org',
+          'x-auth-role': 'user',
+          'x-auth-permissions': 'a:read,b',
+          'x-auth-key-id': user.keyId,
+          'x-auth-key-kind': 'api',
+        },
+      ],
+    )
   }
 })
 
 test('whatever is below forward-auth is forward-auth, also where other routes have ids', async () => {
   const { key } = await app.user()
-  for (const below of ['keys', `keys/${admin.keyId}`, `keys/${admin.keyId}/rotate`, 'healthcheck', '']) {
+  for (const below of [
+    'keys',
+    `keys/${admin.keyId}`,
+    `keys/${admin.keyId}/rotate`,
+    'healthcheck',
+    '',
+  ]) {
     for (const method of ['GET', 'POST', 'DELETE']) {
       const { status, headers } = await app.request(method, `/users/auth/${below}`, { key })
       assert.deepEqual([below, status, headers.get('x-auth-key-kind')], [below, 200, 'api'])
@@ -214,29 +301,50 @@ test('whatever is below forward-auth is forward-auth, also where other routes ha
 
 test('what is required of who asks must all hold', async () => {
   const user = await app.user({ permissions: ['a', 'b'] })
-  const ask = async (query: string, key = user.key) => (await app.request('GET', `/users/auth?${query}`, { key })).status
-  assert.deepEqual(await Promise.all([
-    ask('require-permission=a'), ask('require-permission=a&require-permission=b'), ask('require-permission=c'),
-    ask('require-permission=a&require-permission=c'), ask('require-role=admin'), ask('require-role=user'),
-    ask('require-role=admin', admin.key), ask('require-role=user', admin.key), ask('require-role=root', admin.key),
-    ask('require-role=', admin.key), ask('whatever=1&limit=x'),
-  ]), [200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 200])
+  const ask = async (query: string, key = user.key) =>
+    (await app.request('GET', `/users/auth?${query}`, { key })).status
+  assert.deepEqual(
+    await Promise.all([
+      ask('require-permission=a'),
+      ask('require-permission=a&require-permission=b'),
+      ask('require-permission=c'),
+      ask('require-permission=a&require-permission=c'),
+      ask('require-role=admin'),
+      ask('require-role=user'),
+      ask('require-role=admin', admin.key),
+      ask('require-role=user', admin.key),
+      ask('require-role=root', admin.key),
+      ask('require-role=', admin.key),
+      ask('whatever=1&limit=x'),
+    ]),
+    [200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 200],
+  )
 })
 
 test('what was put into a user by hand cannot break the headers', async () => {
   const user = await app.user()
-  await app.db.query(`update users set permissions = array[E'a\\r\\nX-Auth-Role: admin'] where id = $1`, [user.id])
+  await app.db.query(
+    `update users set permissions = array[E'a\\r\\nX-Auth-Role: admin'] where id = $1`,
+    [user.id],
+  )
   const { status, headers } = await app.request('GET', '/users/auth', { key: user.key })
-  assert.deepEqual([status, headers.get('x-auth-role'), headers.get('x-auth-permissions')],
-    [200, 'user', 'a%0D%0AX-Auth-Role:%20admin'])
+  assert.deepEqual(
+    [status, headers.get('x-auth-role'), headers.get('x-auth-permissions')],
+    [200, 'user', 'a%0D%0AX-Auth-Role:%20admin'],
+  )
 })
 
 test('sessions that ended are removed, however many, and no others', async () => {
-  await app.db.query(`insert into api_keys (user_id, digest, kind, name, valid_until)
+  await app.db.query(
+    `insert into api_keys (user_id, digest, kind, name, valid_until)
     select $1, sha256(convert_to('ended' || n, 'utf8')), 'session', 'ended', now() - n * interval '1 minute'
-    from generate_series(1, 12000) n`, [owner.id])
+    from generate_series(1, 12000) n`,
+    [owner.id],
+  )
   await deleteEndedSessions(app.db)
-  const [left] = await app.db.query<{ n: number }>(`select count(*)::int as n from api_keys where name = 'ended'`)
+  const [left] = await app.db.query<{ n: number }>(
+    `select count(*)::int as n from api_keys where name = 'ended'`,
+  )
   assert.ok(left!.n >= 59 && left!.n <= 60, String(left!.n))
   assert.ok(await works(owner.key))
 })

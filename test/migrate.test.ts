@@ -2,11 +2,17 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { checkSchema, migrateDown, migrateUp, readMigrations, readStatus } from '../src/database/migrate.ts'
+import {
+  checkSchema,
+  migrateDown,
+  migrateUp,
+  readMigrations,
+  readStatus,
+} from '../src/database/migrate.ts'
 import { openDatabase, withDatabase } from '../src/database/pool.ts'
 import type { Database } from '../src/database/pool.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
-import { connectTo, undo } from './helpers.ts'
+import { connectTo, undo } from './support/helpers.ts'
 
 let made = 0
 
@@ -23,7 +29,9 @@ async function createEmpty(): Promise<Database> {
 }
 
 /** Everything that migrations can make, as text. */
-const describeSchema = async (db: Database) => JSON.stringify(await db.query(`
+const describeSchema = async (db: Database) =>
+  JSON.stringify(
+    await db.query(`
   select 'column' as is, table_name, column_name, data_type, is_nullable, column_default
     from information_schema.columns where table_schema = 'user_service_schema'
   union all select 'index', tablename, indexname, indexdef, '', '' from pg_indexes where schemaname = 'user_service_schema'
@@ -32,14 +40,21 @@ const describeSchema = async (db: Database) => JSON.stringify(await db.query(`
   union all select 'grant', table_name, grantee, privilege_type, '', ''
     from information_schema.role_table_grants where table_schema = 'user_service_schema'
   union all select 'function', proname, '', prosrc, '', '' from pg_proc where pronamespace = 'user_service_schema'::regnamespace
-  order by 1, 2, 3, 4`))
+  order by 1, 2, 3, 4`),
+  )
 
-const failure = (work: Promise<unknown>) => work.then(() => 'none', (error: Error) => error.message)
+const failure = (work: Promise<unknown>) =>
+  work.then(
+    () => 'none',
+    (error: Error) => error.message,
+  )
 const names = readMigrations().map(({ name }) => name)
 
 test('up applies every file once, however many do so at once', async () => {
   const db = await createEmpty()
-  const others = Array.from({ length: 7 }, () => openDatabase(connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin'), () => {}))
+  const others = Array.from({ length: 7 }, () =>
+    openDatabase(connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin'), () => {}),
+  )
   const all = await Promise.all([db, ...others].map((each) => migrateUp(each)))
   assert.deepEqual(all.flat().sort(), names)
   assert.deepEqual(await migrateUp(db), [])
@@ -69,24 +84,38 @@ test('the service’s role can do its work and no more, the backup’s can read 
       and grantee <> 'user_service_admin' group by 1, 2 order by 1, 2`)
   const all = 'DELETE INSERT SELECT UPDATE'
   const tables = ['api_keys', 'audit_events', 'login_failures', 'schema_migrations', 'users']
-  assert.deepEqual(rows.map(({ grantee, table_name, rights }) => [grantee, table_name, rights]), [
-    ...tables.map((table) => ['user_service_manager', table,
-      table === 'audit_events' ? 'INSERT SELECT' : table === 'schema_migrations' ? 'SELECT' : all]),
-    ...tables.map((table) => ['user_service_user', table, 'SELECT']),
-  ])
+  assert.deepEqual(
+    rows.map(({ grantee, table_name, rights }) => [grantee, table_name, rights]),
+    [
+      ...tables.map((table) => [
+        'user_service_manager',
+        table,
+        table === 'audit_events' ? 'INSERT SELECT' : table === 'schema_migrations' ? 'SELECT' : all,
+      ]),
+      ...tables.map((table) => ['user_service_user', table, 'SELECT']),
+    ],
+  )
 })
 
 test('an empty database is behind, and the message names the command', async () => {
   const db = await createEmpty()
-  assert.match(await failure(checkSchema(db)), /^The database is behind: 2 migrations .* Run: node bin\/migrate\.js up$/)
-  assert.deepEqual(await readStatus(db), names.map((name) => ({ name, applied: false })))
+  assert.match(
+    await failure(checkSchema(db)),
+    /^The database is behind: 2 migrations .* Run: node bin\/migrate\.js up$/,
+  )
+  assert.deepEqual(
+    await readStatus(db),
+    names.map((name) => ({ name, applied: false })),
+  )
 })
 
 test('a database that knows more than the code is ahead, and refused', async () => {
   const db = await createEmpty()
   await migrateUp(db)
   const older = readMigrations().slice(0, -1)
-  for (const message of await Promise.all([migrateUp(db, older), migrateDown(db, 1, older), readStatus(db, older)].map(failure))) {
+  for (const message of await Promise.all(
+    [migrateUp(db, older), migrateDown(db, 1, older), readStatus(db, older)].map(failure),
+  )) {
     assert.match(message, /^The database is ahead: 0002_audit is not known/)
   }
 })
@@ -96,7 +125,9 @@ test('a file that was edited after it was applied is refused', async () => {
   await migrateUp(db)
   const [first, ...rest] = readMigrations()
   const edited = [{ ...first!, hash: 'other' }, ...rest]
-  for (const message of await Promise.all([migrateUp(db, edited), migrateDown(db, 1, edited), readStatus(db, edited)].map(failure))) {
+  for (const message of await Promise.all(
+    [migrateUp(db, edited), migrateDown(db, 1, edited), readStatus(db, edited)].map(failure),
+  )) {
     assert.match(message, /^The file sql\/0001_users\.up\.sql is not the one that was applied/)
   }
 })
@@ -104,10 +135,23 @@ test('a file that was edited after it was applied is refused', async () => {
 test('a file that fails is named with its line, and leaves nothing behind', async () => {
   const db = await createEmpty()
   const [first] = readMigrations()
-  const broken = { ...first!, number: 2, name: '0002_broken', up: 'create table left_over ();\n\nselect nonsense;' }
-  assert.match(await failure(migrateUp(db, [first!, broken])), /^sql\/0002_broken, line 3: column "nonsense" does not exist/)
-  assert.deepEqual(await db.query(`select to_regclass('user_service_schema.left_over') as it`), [{ it: null }])
-  assert.deepEqual((await readStatus(db, [first!, broken])).map(({ applied }) => applied), [true, false])
+  const broken = {
+    ...first!,
+    number: 2,
+    name: '0002_broken',
+    up: 'create table left_over ();\n\nselect nonsense;',
+  }
+  assert.match(
+    await failure(migrateUp(db, [first!, broken])),
+    /^sql\/0002_broken, line 3: column "nonsense" does not exist/,
+  )
+  assert.deepEqual(await db.query(`select to_regclass('user_service_schema.left_over') as it`), [
+    { it: null },
+  ])
+  assert.deepEqual(
+    (await readStatus(db, [first!, broken])).map(({ applied }) => applied),
+    [true, false],
+  )
 })
 
 test('a migration may take longer than a request', async () => {
@@ -121,13 +165,22 @@ test('a migration may take longer than a request', async () => {
 test('a migration that waits for the end of a dump holds up no request, and is applied afterwards', async () => {
   await migrateUp(await createEmpty())
   const open = (user: string, timeoutMs?: number) => {
-    const opened = openDatabase(connectTo(`test_migrate_${process.pid}_${made}`, user), () => {}, timeoutMs)
+    const opened = openDatabase(
+      connectTo(`test_migrate_${process.pid}_${made}`, user),
+      () => {},
+      timeoutMs,
+    )
     undo.push(() => opened.stop())
     return opened
   }
   const [owner, backup] = [open('user_service_admin', 0), open('user_service_user', 0)]
   const service = open('user_service_manager')
-  const more = { name: '0003_more', hash: 'more', up: 'alter table users add column more text', down: '' }
+  const more = {
+    name: '0003_more',
+    hash: 'more',
+    up: 'alter table users add column more text',
+    down: '',
+  }
   let migrating
   await backup.transaction(async (dump) => {
     await dump.query('select from users')

@@ -2,12 +2,20 @@
 import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
-import { runCommand } from './s3.ts'
+import { runCommand } from './support/s3.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {
@@ -33,8 +41,12 @@ async function startMachine(status: number, body = '') {
   writeFileSync(file('inspect'), 'd0c4e4 /user-service\n')
   let asked = 0
   const machine = {
-    file, status, env: {}, asked: () => asked,
-    calls: () => existsSync(file('calls')) ? readFileSync(file('calls'), 'utf8').trim().split('\n') : [],
+    file,
+    status,
+    env: {},
+    asked: () => asked,
+    calls: () =>
+      existsSync(file('calls')) ? readFileSync(file('calls'), 'utf8').trim().split('\n') : [],
     run: (env = {}) => runCommand('monitor', [], { ...machine.env, ...env }),
   }
   const server = createServer((request, response) => {
@@ -47,13 +59,19 @@ async function startMachine(status: number, body = '') {
   undo.push(() => server.close())
   await new Promise((resolve) => server.once('listening', resolve))
   const { port } = server.address() as AddressInfo
-  machine.env = { HOME: home, PATH: `${home}:/usr/bin:/bin`, SERVICE_PORT: String(port), SERVICE_ENDPOINT: 'base' }
+  machine.env = {
+    HOME: home,
+    PATH: `${home}:/usr/bin:/bin`,
+    SERVICE_PORT: String(port),
+    SERVICE_ENDPOINT: 'base',
+  }
   return machine
 }
 
 const restart = [
   'inspect --type=container --format={{.Id}} {{.Name}} user-service',
-  'logs --timestamps --tail=50 d0c4e4', 'restart d0c4e4',
+  'logs --timestamps --tail=50 d0c4e4',
+  'restart d0c4e4',
 ]
 
 describe('monitor', { concurrency: true }, () => {
@@ -62,7 +80,11 @@ describe('monitor', { concurrency: true }, () => {
     const url = `http://127.0.0.1:${(machine.env as { SERVICE_PORT: string }).SERVICE_PORT}/base/`
 
     assert.deepEqual(await machine.run(), { status: 0, stdout: '', stderr: '' })
-    assert.deepEqual(await machine.run({ SERVICE_URL: url, SERVICE_PORT: '' }), { status: 0, stdout: '', stderr: '' })
+    assert.deepEqual(await machine.run({ SERVICE_URL: url, SERVICE_PORT: '' }), {
+      status: 0,
+      stdout: '',
+      stderr: '',
+    })
     assert.deepEqual([machine.asked(), machine.calls()], [2, []])
   })
 
@@ -79,9 +101,15 @@ describe('monitor', { concurrency: true }, () => {
     const machine = await startMachine(500)
     const { status, stdout, stderr } = await machine.run()
 
-    assert.match(stdout, /^user-service is not healthy \(status 500\) and was restarted; it is healthy again after \d s\n$/)
-    assert.equal(stderr, 'user-service is not healthy (status 500), it is restarted. Its last log lines:\n' +
-      '2026-01-01T00:00:01Z first\n2026-01-01T00:00:02Z second\n')
+    assert.match(
+      stdout,
+      /^user-service is not healthy \(status 500\) and was restarted; it is healthy again after \d s\n$/,
+    )
+    assert.equal(
+      stderr,
+      'user-service is not healthy (status 500), it is restarted. Its last log lines:\n' +
+        '2026-01-01T00:00:01Z first\n2026-01-01T00:00:02Z second\n',
+    )
     assert.equal(status, 1)
     assert.deepEqual(machine.calls(), restart)
     assert.equal(machine.asked(), 4)
@@ -98,11 +126,16 @@ describe('monitor', { concurrency: true }, () => {
   })
 
   test('does not restart a service that cannot use its database', async () => {
-    const machine = await startMachine(503, '{"code":"database_unavailable","message":"Database unavailable"}')
+    const machine = await startMachine(
+      503,
+      '{"code":"database_unavailable","message":"Database unavailable"}',
+    )
 
     assert.deepEqual(await machine.run(), {
-      status: 2, stdout: '',
-      stderr: 'monitor: user-service is not healthy (database_unavailable): a restart would not help, look at PostgreSQL\n',
+      status: 2,
+      stdout: '',
+      stderr:
+        'monitor: user-service is not healthy (database_unavailable): a restart would not help, look at PostgreSQL\n',
     })
     assert.deepEqual(machine.calls(), [])
   })
@@ -118,7 +151,10 @@ describe('monitor', { concurrency: true }, () => {
     const later = await machine.run({ MONITOR_COOLDOWN: '5m' })
 
     assert.deepEqual(soon, {
-      status: 2, stdout: '', stderr: 'monitor: user-service is not healthy (status 500), but was restarted a short while ago\n',
+      status: 2,
+      stdout: '',
+      stderr:
+        'monitor: user-service is not healthy (status 500), but was restarted a short while ago\n',
     })
     assert.equal(later.status, 1)
     assert.deepEqual(machine.calls(), [...restart, restart[0], ...restart])
@@ -141,22 +177,32 @@ describe('monitor', { concurrency: true }, () => {
     writeFileSync(machine.file('inspect'), 'user-service00 /another\n')
     const other = await machine.run()
     const missing = await machine.run({ PATH: machine.file('nowhere') })
-    writeFileSync(machine.file('docker'), '#!/bin/sh\necho "permission denied while trying to connect" >&2; exit 1\n')
+    writeFileSync(
+      machine.file('docker'),
+      '#!/bin/sh\necho "permission denied while trying to connect" >&2; exit 1\n',
+    )
     const denied = await machine.run()
 
-    assert.deepEqual([none, other, missing, denied].map(({ status, stderr }) => [status, stderr]), [
-      [3, 'monitor: docker inspect failed: No such container: user-service\n'],
-      [3, 'monitor: there is no container named user-service\n'],
-      [3, `monitor: docker is not installed, or not in ${machine.file('nowhere')}\n`],
-      [3, 'monitor: docker inspect failed: permission denied while trying to connect\n'],
-    ])
+    assert.deepEqual(
+      [none, other, missing, denied].map(({ status, stderr }) => [status, stderr]),
+      [
+        [3, 'monitor: docker inspect failed: No such container: user-service\n'],
+        [3, 'monitor: there is no container named user-service\n'],
+        [3, `monitor: docker is not installed, or not in ${machine.file('nowhere')}\n`],
+        [3, 'monitor: docker inspect failed: permission denied while trying to connect\n'],
+      ],
+    )
   })
 
   test('says that docker does not answer: 3', async () => {
     const machine = await startMachine(500)
     writeFileSync(machine.file('docker'), '#!/bin/sh\nsleep 100\n')
 
-    assert.deepEqual(await machine.run(), { status: 3, stdout: '', stderr: 'monitor: docker does not answer\n' })
+    assert.deepEqual(await machine.run(), {
+      status: 3,
+      stdout: '',
+      stderr: 'monitor: docker does not answer\n',
+    })
   })
 
   test('says what docker says when it cannot restart: 2', async () => {
@@ -170,14 +216,24 @@ describe('monitor', { concurrency: true }, () => {
 
   test('lists every setting that is wrong, and takes no words', async () => {
     const wrong = await runCommand('monitor', [], {
-      SERVICE_NAME: '--all', SERVICE_PORT: '0', SERVICE_URL: 'ftp://x', MONITOR_COOLDOWN: '10',
+      SERVICE_NAME: '--all',
+      SERVICE_PORT: '0',
+      SERVICE_URL: 'ftp://x',
+      MONITOR_COOLDOWN: '10',
     })
     const word = await runCommand('monitor', ['now'], {})
 
     assert.deepEqual(wrong, {
-      status: 2, stdout: '', stderr: 'monitor: Configuration: SERVICE_PORT must be a whole number from 1 to 65535; ' +
+      status: 2,
+      stdout: '',
+      stderr:
+        'monitor: Configuration: SERVICE_PORT must be a whole number from 1 to 65535; ' +
         'SERVICE_URL must be an address; SERVICE_NAME must name a container; MONITOR_COOLDOWN must be such as 10m, at least 5m\n',
     })
-    assert.deepEqual(word, { status: 2, stdout: '', stderr: 'monitor: Say node bin/monitor.js\nSee --help.\n' })
+    assert.deepEqual(word, {
+      status: 2,
+      stdout: '',
+      stderr: 'monitor: Say node bin/monitor.js\nSee --help.\n',
+    })
   })
 })

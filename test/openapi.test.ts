@@ -8,12 +8,12 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import type { Route } from '../src/http/route.ts'
-import { openApi } from '../src/openapi.ts'
+import { openApi } from '../src/operation/openapi.ts'
 import { allRoutes } from '../src/routes.ts'
 import type { Deps } from '../src/routes.ts'
 import { check, type Schema } from '../src/schema.ts'
-import { createTestDatabase, hashCheaply, password, startTestApp, undo } from './helpers.ts'
-import type { TestApp } from './helpers.ts'
+import { createTestDatabase, hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
+import type { TestApp } from './support/helpers.ts'
 
 hashCheaply()
 const origin = 'https://console.example.org'
@@ -25,11 +25,20 @@ const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
 const operations: { name: string; method: string; path: string; operation: any }[] =
   Object.entries<any>(document.paths).flatMap(([path, item]) =>
-    Object.entries<any>(item).map(([method, operation]) => ({ name: `${method} ${path}`, method, path, operation })))
+    Object.entries<any>(item).map(([method, operation]) => ({
+      name: `${method} ${path}`,
+      method,
+      path,
+      operation,
+    })),
+  )
 
 /** What the document has at the place that a reference names. */
 const resolve = ({ $ref }: { $ref: string }): any =>
-  $ref.split('/').slice(1).reduce((node: any, name) => node?.[name], document)
+  $ref
+    .split('/')
+    .slice(1)
+    .reduce((node: any, name) => node?.[name], document)
 
 const annotations = ['description', 'title', 'default']
 
@@ -38,7 +47,8 @@ function findFaults(schema: any, value: any, place = ''): string[] {
   if (schema.$ref) return findFaults(resolve(schema), value, place)
   const actual = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value
   const type = Number.isInteger(value) ? 'integer' : actual
-  const of = (type: string, holds: (wanted: any) => boolean) => (wanted: any) => actual !== type || holds(wanted)
+  const of = (type: string, holds: (wanted: any) => boolean) => (wanted: any) =>
+    actual !== type || holds(wanted)
   const length = actual === 'string' ? [...value].length : 0
   const rules: Record<string, (wanted: any) => boolean> = {
     type: (wanted) => [wanted].flat().includes(type),
@@ -46,7 +56,10 @@ function findFaults(schema: any, value: any, place = ''): string[] {
     anyOf: (wanted) => wanted.some((each: any) => findFaults(each, value).length === 0),
     minLength: of('string', (wanted) => length >= wanted),
     maxLength: of('string', (wanted) => length <= wanted),
-    pattern: of('string', (wanted) => new RegExp(wanted, 'u').test(value) && new RegExp(wanted).test(value)),
+    pattern: of(
+      'string',
+      (wanted) => new RegExp(wanted, 'u').test(value) && new RegExp(wanted).test(value),
+    ),
     format: (wanted) => formats[wanted]!(value),
     minimum: of('number', (wanted) => value >= wanted),
     maximum: of('number', (wanted) => value <= wanted),
@@ -56,23 +69,35 @@ function findFaults(schema: any, value: any, place = ''): string[] {
     properties: () => true,
     required: of('object', (wanted) => wanted.every((name: string) => Object.hasOwn(value, name))),
     unevaluatedProperties: of('object', () =>
-      Object.keys(value).every((name) => Object.hasOwn(schema.properties, name))),
+      Object.keys(value).every((name) => Object.hasOwn(schema.properties, name)),
+    ),
   }
-  const faults = Object.entries(schema).filter(([name]) => !annotations.includes(name))
-    .filter(([name, wanted]) => !rules[name]?.(wanted)).map(([name]) => `${place}: ${name}`)
+  const faults = Object.entries(schema)
+    .filter(([name]) => !annotations.includes(name))
+    .filter(([name, wanted]) => !rules[name]?.(wanted))
+    .map(([name]) => `${place}: ${name}`)
   if (actual === 'array') {
-    faults.push(...value.flatMap((each: any, i: number) => findFaults(schema.items ?? {}, each, `${place}/${i}`)))
+    faults.push(
+      ...value.flatMap((each: any, i: number) =>
+        findFaults(schema.items ?? {}, each, `${place}/${i}`),
+      ),
+    )
   }
   if (actual === 'object') {
-    faults.push(...Object.entries(schema.properties ?? {}).flatMap(([name, each]) =>
-      (Object.hasOwn(value, name) ? findFaults(each, value[name], `${place}/${name}`) : [])))
+    faults.push(
+      ...Object.entries(schema.properties ?? {}).flatMap(([name, each]) =>
+        Object.hasOwn(value, name) ? findFaults(each, value[name], `${place}/${name}`) : [],
+      ),
+    )
   }
   return faults
 }
 
 const formats: Record<string, (value: any) => boolean> = {
-  uuid: (value) => typeof value !== 'string' || /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(value),
-  'date-time': (value) => typeof value !== 'string' ||
+  uuid: (value) =>
+    typeof value !== 'string' || /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(value),
+  'date-time': (value) =>
+    typeof value !== 'string' ||
     (/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i.test(value) &&
       new Date(`${value.slice(0, 10)}T00:00:00Z`).getUTCDate() === Number(value.slice(8, 10))),
   int32: () => true,
@@ -81,8 +106,11 @@ const formats: Record<string, (value: any) => boolean> = {
 
 test('every route is in the document under each of its methods, and nothing else is', () => {
   const wanted = routes.flatMap(({ method, path }) =>
-    (method === 'ANY' ? ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace'] : [method.toLowerCase()])
-      .map((each) => `${each} ${path.replace('*', '{path}')}`))
+    (method === 'ANY'
+      ? ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
+      : [method.toLowerCase()]
+    ).map((each) => `${each} ${path.replace('*', '{path}')}`),
+  )
   assert.deepEqual(operations.map(({ name }) => name).sort(), wanted.sort())
 })
 
@@ -91,12 +119,15 @@ test('the document is whole: valid JSON, every reference resolves, every compone
   assert.deepEqual(made, JSON.parse(JSON.stringify(made)))
   assert.deepEqual(made, document)
 
-  const used = new Set([...JSON.stringify(document).matchAll(/"\$ref":"(.*?)"/g)].map(([, $ref]) => $ref!))
+  const used = new Set(
+    [...JSON.stringify(document).matchAll(/"\$ref":"(.*?)"/g)].map(([, $ref]) => $ref!),
+  )
   for (const $ref of used) assert.ok(resolve({ $ref }), $ref)
   const { securitySchemes, ...components } = document.components
   assert.deepEqual(Object.keys(securitySchemes), ['apiKey', 'bearer'])
   const present = Object.entries<any>(components).flatMap(([kind, each]) =>
-    Object.keys(each).map((name) => `#/components/${kind}/${name}`))
+    Object.keys(each).map((name) => `#/components/${kind}/${name}`),
+  )
   assert.deepEqual(present.sort(), [...used].sort())
 
   const ids = operations.map(({ operation }) => operation.operationId)
@@ -109,21 +140,37 @@ test('every operation says what it is for, who may call it and what each paramet
     const { summary, description, parameters = [] } = operation
     assert.match(description, /[Ff]or (anyone|any key|the user itself|admins)/, name)
     assert.ok(summary && operation.tags.every((tag: string) => tags.includes(tag)), name)
-    assert.ok(parameters.every((each: any) => each.description), name)
+    assert.ok(
+      parameters.every((each: any) => each.description),
+      name,
+    )
     const inPath = parameters.filter((each: any) => each.in === 'path')
-    assert.deepEqual(inPath.map((each: any) => `{${each.name}}`), path.match(/\{\w+\}/g) ?? [], name)
-    assert.ok(inPath.every(({ required }: any) => required), name)
+    assert.deepEqual(
+      inPath.map((each: any) => `{${each.name}}`),
+      path.match(/\{\w+\}/g) ?? [],
+      name,
+    )
+    assert.ok(
+      inPath.every(({ required }: any) => required),
+      name,
+    )
   }
 })
 
 test('every example fits its schema', () => {
   let count = 0
   for (const { name, operation } of operations) {
-    for (const { content = {} } of [operation.requestBody ?? {}, ...Object.values<any>(operation.responses)]) {
+    for (const { content = {} } of [
+      operation.requestBody ?? {},
+      ...Object.values<any>(operation.responses),
+    ]) {
       for (const { schema, example, examples = {} } of Object.values<any>(content)) {
-        const all = [...(example === undefined ? [] : [example]),
-          ...Object.values<any>(examples).map((each) => (each.$ref ? resolve(each) : each).value)]
-        for (const each of all) assert.deepEqual(findFaults(schema, each), [], `${name} ${JSON.stringify(each)}`)
+        const all = [
+          ...(example === undefined ? [] : [example]),
+          ...Object.values<any>(examples).map((each) => (each.$ref ? resolve(each) : each).value),
+        ]
+        for (const each of all)
+          assert.deepEqual(findFaults(schema, each), [], `${name} ${JSON.stringify(each)}`)
         count += all.length
       }
     }
@@ -137,14 +184,45 @@ for (const route of routes.filter(({ body }) => body)) {
     const { schema, example } = requestBody.content['application/json']
     const members = Object.keys(schema.properties)
     const values = [
-      null, 0, 1, -1, 1.5, 604_801, true, {}, [], ['a'], ['a', 'a'], ['a b'], [...Array(33).keys()].map(String),
-      '', 'x', 'x'.repeat(101), 'x'.repeat(10_000), 'a\u0007b', 'a@b', '2999-01-31T12:00:00Z', '2999-02-31T12:00:00Z',
+      null,
+      0,
+      1,
+      -1,
+      1.5,
+      604_801,
+      true,
+      {},
+      [],
+      ['a'],
+      ['a', 'a'],
+      ['a b'],
+      [...Array(33).keys()].map(String),
+      '',
+      'x',
+      'x'.repeat(101),
+      'x'.repeat(10_000),
+      'a\u0007b',
+      'a@b',
+      '2999-01-31T12:00:00Z',
+      '2999-02-31T12:00:00Z',
     ]
-    const bodies = [example, [], null, 'text', { ...example, unknown: 1 },
-      ...members.map((name) => Object.fromEntries(Object.entries(example).filter(([each]) => each !== name))),
-      ...members.flatMap((name) => values.map((value) => ({ ...example, [name]: value })))]
+    const bodies = [
+      example,
+      [],
+      null,
+      'text',
+      { ...example, unknown: 1 },
+      ...members.map((name) =>
+        Object.fromEntries(Object.entries(example).filter(([each]) => each !== name)),
+      ),
+      ...members.flatMap((name) => values.map((value) => ({ ...example, [name]: value }))),
+    ]
     for (const body of bodies) {
-      assert.equal(isTaken(route.body!, body), findFaults(schema, body).length === 0, JSON.stringify(body).slice(0, 200))
+      assert.equal(
+        isTaken(route.body!, body),
+        findFaults(schema, body).length === 0,
+        JSON.stringify(body).slice(0, 200),
+      )
     }
   })
 }
@@ -175,62 +253,111 @@ const met = new Map<string, Set<string>>()
 async function call(name: string, ask: Ask = {}) {
   const { id = admin.id, keyId = unknownId, query = '', key, body, headers, on = app } = ask
   const [method, path] = name.split(' ') as [string, string]
-  const target = path.replace('{id}', id).replace('{keyId}', keyId).replace('{path}', 'orders/7') + query
+  const target =
+    path.replace('{id}', id).replace('{keyId}', keyId).replace('{path}', 'orders/7') + query
   const answer = await send(on, method.toUpperCase(), target, body, {
-    origin, ...(key !== undefined && { 'x-api-key': key }), ...headers,
+    origin,
+    ...(key !== undefined && { 'x-api-key': key }),
+    ...headers,
   })
   const code = method === 'head' ? undefined : answer.body?.code
   const documented = document.paths[path][method].responses[answer.status]
   const what = `${name} ${answer.status} ${code ?? ''}`
   assert.ok(documented, `${what} is not in the document`)
-  if (code) assert.ok(documented.content['application/json'].schema.properties.code.enum.includes(code), what)
+  if (code)
+    assert.ok(
+      documented.content['application/json'].schema.properties.code.enum.includes(code),
+      what,
+    )
   met.set(name, (met.get(name) ?? new Set()).add(code ?? String(answer.status)))
 
   // A malformed request is refused before it is counted; a page without a next one has no Link.
   const early = code === 'invalid_request' ? ['ratelimit', 'ratelimit-policy'] : []
   const named = Object.keys(documented.headers).map((each) => each.toLowerCase())
   const sent = Object.keys(answer.headers)
-  assert.deepEqual(named.filter((each) => !sent.includes(each) && ![...early, 'link'].includes(each)), [], what)
-  assert.deepEqual(sent.filter((each) => !named.includes(each) && !general.includes(each)), [], what)
+  assert.deepEqual(
+    named.filter((each) => !sent.includes(each) && ![...early, 'link'].includes(each)),
+    [],
+    what,
+  )
+  assert.deepEqual(
+    sent.filter((each) => !named.includes(each) && !general.includes(each)),
+    [],
+    what,
+  )
 
   const [type, content] = Object.entries<any>(documented.content ?? {})[0] ?? []
   if (method === 'head' || type === undefined) assert.equal(answer.text, '', what)
   else {
     assert.equal(answer.headers['content-type']!.split(';')[0], type, what)
-    if (type === 'application/json') assert.deepEqual(findFaults(content.schema, answer.body), [], what)
+    if (type === 'application/json')
+      assert.deepEqual(findFaults(content.schema, answer.body), [], what)
   }
   return answer
 }
 
 const general = [
-  'access-control-expose-headers', 'cache-control', 'connection', 'content-length', 'content-security-policy',
-  'content-type', 'date', 'keep-alive', 'referrer-policy', 'vary', 'x-content-type-options',
+  'access-control-expose-headers',
+  'cache-control',
+  'connection',
+  'content-length',
+  'content-security-policy',
+  'content-type',
+  'date',
+  'keep-alive',
+  'referrer-policy',
+  'vary',
+  'x-content-type-options',
 ]
 
 const agent = new http.Agent({ keepAlive: true })
 undo.push(() => agent.destroy())
 
 /** By node:http, which sends what fetch refuses to: an Origin, a strange Host, TRACE. */
-function send({ base }: TestApp, method: string, path: string, body: unknown, headers: Record<string, string>) {
+function send(
+  { base }: TestApp,
+  method: string,
+  path: string,
+  body: unknown,
+  headers: Record<string, string>,
+) {
   const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body)
-  return new Promise<{ status: number; headers: Record<string, string>; text: string; body: any }>((done, fail) => {
-    const request = http.request(base + path, {
-      method, agent, headers: {
-        ...(text !== '' && { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }),
-        ...headers,
-      },
-    }, (response) => {
-      let text = ''
-      response.setEncoding('utf8').on('data', (chunk) => { text += chunk }).on('end', () => {
-        const isJson = response.headers['content-type'] === 'application/json' && text !== ''
-        done({
-          status: response.statusCode!, headers: response.headers as Record<string, string>, text,
-          body: isJson ? JSON.parse(text) : undefined,
-        })
-      })
-    })
-    request.on('error', fail).end(text)
-  })
+  return new Promise<{ status: number; headers: Record<string, string>; text: string; body: any }>(
+    (done, fail) => {
+      const request = http.request(
+        base + path,
+        {
+          method,
+          agent,
+          headers: {
+            ...(text !== '' && {
+              'content-type': 'application/json',
+              'content-length': String(Buffer.byteLength(text)),
+            }),
+            ...headers,
+          },
+        },
+        (response) => {
+          let text = ''
+          response
+            .setEncoding('utf8')
+            .on('data', (chunk) => {
+              text += chunk
+            })
+            .on('end', () => {
+              const isJson = response.headers['content-type'] === 'application/json' && text !== ''
+              done({
+                status: response.statusCode!,
+                headers: response.headers as Record<string, string>,
+                text,
+                body: isJson ? JSON.parse(text) : undefined,
+              })
+            })
+        },
+      )
+      request.on('error', fail).end(text)
+    },
+  )
 }
 
 test('every operation succeeds as the document says, in body and headers', async () => {
@@ -249,24 +376,37 @@ test('every operation succeeds as the document says, in body and headers', async
   const body = { name: 'laptop', validUntil: '2999-01-31T12:00:00Z' }
   const made = await expect(201, 'post /users/{id}/keys', { id, body })
   await expect(200, 'get /users/{id}/keys', { id })
-  await expect(200, 'patch /users/{id}/keys/{keyId}', { id, keyId: made.id, body: { validUntil: null } })
+  await expect(200, 'patch /users/{id}/keys/{keyId}', {
+    id,
+    keyId: made.id,
+    body: { validUntil: null },
+  })
   const next = await expect(201, 'post /users/{id}/keys/{keyId}/rotate', { id, keyId: made.id })
   await expect(204, 'delete /users/{id}/keys/{keyId}', { id, keyId: next.id })
-  const session = await expect(201, 'post /users/sessions', { body: { email: 'ada@example.org', password } })
+  const session = await expect(201, 'post /users/sessions', {
+    body: { email: 'ada@example.org', password },
+  })
   await expect(204, 'delete /users/sessions', { key: session.key })
   await expect(204, 'delete /users/sessions/{id}', { id })
   await expect(204, 'delete /users/{id}', { id })
   for (const { name, method, path } of operations) {
-    if (path.startsWith('/users/auth') || (method === 'get' && !path.startsWith('/users'))) await expect(200, name)
+    if (path.startsWith('/users/auth') || (method === 'get' && !path.startsWith('/users')))
+      await expect(200, name)
   }
   await expect(200, 'get /users/healthcheck')
 
   const promised = operations.flatMap(({ name, operation }) =>
-    Object.keys(operation.responses).filter((status) => status < '400').map((status) => `${name} ${status}`))
-  assert.deepEqual(promised.filter((each) => {
-    const [method, path, status] = each.split(' ')
-    return !met.get(`${method} ${path}`)?.has(status!)
-  }), [])
+    Object.keys(operation.responses)
+      .filter((status) => status < '400')
+      .map((status) => `${name} ${status}`),
+  )
+  assert.deepEqual(
+    promised.filter((each) => {
+      const [method, path, status] = each.split(' ')
+      return !met.get(`${method} ${path}`)?.has(status!)
+    }),
+    [],
+  )
 })
 
 /** Calls that fail for a reason that many operations share. */
@@ -285,7 +425,8 @@ async function provoke(name: string, operation: any, stranger: { key: string }) 
   if (any) await call(name, { key: stranger.key, query: '?require-role=admin' })
   if (forWhom === 'admins' || forWhom === 'the') await call(name, { key: stranger.key, body })
   if (name.includes('{id}')) await call(name, { key, body, id: '17' })
-  if (!any && parameters.some((each: any) => each.in === 'query')) await call(name, { key, query: '?nonsense=1' })
+  if (!any && parameters.some((each: any) => each.in === 'query'))
+    await call(name, { key, query: '?nonsense=1' })
   if (body) {
     await call(name, { key, body: '{' })
     await call(name, { key, body: { padding: 'x'.repeat(20_000) } })
@@ -309,7 +450,8 @@ test('every operation fails as the document says, and in no way that it does not
     const body = operation.requestBody?.content['application/json'].example
     await call(name, { on: away, key: awayKey, body })
     await call(name, { on: broken, key: lost.key, id: lost.id, body })
-    for (let i = 0; i < 3 && operation.responses[429]; i++) await call(name, { on: slow, key: admin.key, body })
+    for (let i = 0; i < 3 && operation.responses[429]; i++)
+      await call(name, { on: slow, key: admin.key, body })
   }
 
   const { key } = admin
@@ -330,7 +472,11 @@ test('every operation fails as the document says, and in no way that it does not
     ['invalid_password', 'patch /users/{id}', { ...user, body: { password: 'short' } }],
     ['user_not_found', 'patch /users/{id}', { key, id: unknownId, body: { enabled: true } }],
     ['email_in_use', 'patch /users/{id}', { ...user, body: { email: admin.email } }],
-    ['last_admin', 'patch /users/{id}', { on: own, key: boss.key, id: boss.id, body: { role: 'user' } }],
+    [
+      'last_admin',
+      'patch /users/{id}',
+      { on: own, key: boss.key, id: boss.id, body: { role: 'user' } },
+    ],
     ['stale_version', 'patch /users/{id}', { ...user, body: {}, headers: { 'if-match': '"7"' } }],
     ['user_not_found', 'delete /users/{id}', { key, id: unknownId }],
     ['last_admin', 'delete /users/{id}', { on: own, key: boss.key, id: boss.id }],
@@ -351,14 +497,24 @@ test('every operation fails as the document says, and in no way that it does not
   await stopped
 
   // What no caller can bring about at will: a full queue, a race, a fault of the program.
-  const never = /(overloaded|^delete \/users\/sessions key_not_found|(healthcheck|livez|openapi.json|docs) internal)$/
-  const claimed = operations.flatMap(({ name, method, operation }) => method === 'head' ? [] :
-    Object.values<any>(operation.responses).flatMap(({ content }) =>
-      (content?.['application/json']?.schema.properties?.code?.enum ?? []).map((code: string) => `${name} ${code}`)))
-  assert.deepEqual(claimed.filter((each) => {
-    const at = each.lastIndexOf(' ')
-    return !met.get(each.slice(0, at))?.has(each.slice(at + 1)) && !never.test(each)
-  }), [])
+  const never =
+    /(overloaded|^delete \/users\/sessions key_not_found|(healthcheck|livez|openapi.json|docs) internal)$/
+  const claimed = operations.flatMap(({ name, method, operation }) =>
+    method === 'head'
+      ? []
+      : Object.values<any>(operation.responses).flatMap(({ content }) =>
+          (content?.['application/json']?.schema.properties?.code?.enum ?? []).map(
+            (code: string) => `${name} ${code}`,
+          ),
+        ),
+  )
+  assert.deepEqual(
+    claimed.filter((each) => {
+      const at = each.lastIndexOf(' ')
+      return !met.get(each.slice(0, at))?.has(each.slice(at + 1)) && !never.test(each)
+    }),
+    [],
+  )
 })
 
 /** A service whose database has gone away: the socket that it connects through is no more. */
@@ -368,7 +524,10 @@ async function startWithoutDatabase() {
   undo.push(() => rmSync(directory, { recursive: true }))
   const socket = join(directory, 'socket')
   symlinkSync(database.env['DATABASE_HOST']!, socket)
-  const away = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin, DATABASE_HOST: socket }, database)
+  const away = await startTestApp(
+    { RATE_LIMIT: '100000', CORS_ORIGINS: origin, DATABASE_HOST: socket },
+    database,
+  )
   const { key } = await away.admin()
   rmSync(socket)
   await database.db.query(`select pg_terminate_backend(pid) from pg_stat_activity
@@ -390,7 +549,12 @@ for (const path of ['/docs', '/openapi.json']) {
     const [get, head] = [await app.request('GET', path), await app.request('HEAD', path)]
     assert.deepEqual([get.status, head.status, head.text], [200, 200, ''])
     assert.equal(get.headers.get('cache-control'), 'public, max-age=300')
-    for (const name of ['cache-control', 'content-type', 'content-length', 'content-security-policy']) {
+    for (const name of [
+      'cache-control',
+      'content-type',
+      'content-length',
+      'content-security-policy',
+    ]) {
       assert.equal(head.headers.get(name), get.headers.get(name), name)
     }
     assert.equal(Number(get.headers.get('content-length')), Buffer.byteLength(get.text))
@@ -399,20 +563,35 @@ for (const path of ['/docs', '/openapi.json']) {
 
 test('the page runs and shows its one script and one style, and loads nothing from elsewhere', async () => {
   const { text, headers } = await app.request('GET', '/docs')
-  const policy = Object.fromEntries(headers.get('content-security-policy')!.split('; ').map((each) => {
-    const [name, ...values] = each.split(' ')
-    return [name, values.join(' ')]
-  }))
-  const hashes = (element: string) => [...text.matchAll(new RegExp(`<${element}[^>]*>([^]*?)</${element}>`, 'g'))]
-    .map(([, inner]) => `'sha256-${createHash('sha256').update(inner!).digest('base64')}'`)
+  const policy = Object.fromEntries(
+    headers
+      .get('content-security-policy')!
+      .split('; ')
+      .map((each) => {
+        const [name, ...values] = each.split(' ')
+        return [name, values.join(' ')]
+      }),
+  )
+  const hashes = (element: string) =>
+    [...text.matchAll(new RegExp(`<${element}[^>]*>([^]*?)</${element}>`, 'g'))].map(
+      ([, inner]) => `'sha256-${createHash('sha256').update(inner!).digest('base64')}'`,
+    )
   assert.deepEqual(policy, {
-    'default-src': `'none'`, 'script-src': hashes('script').join(' '), 'style-src': hashes('style').join(' '),
-    'connect-src': `'self'`, 'base-uri': `'none'`, 'form-action': `'none'`, 'frame-ancestors': `'none'`,
+    'default-src': `'none'`,
+    'script-src': hashes('script').join(' '),
+    'style-src': hashes('style').join(' '),
+    'connect-src': `'self'`,
+    'base-uri': `'none'`,
+    'form-action': `'none'`,
+    'frame-ancestors': `'none'`,
   })
   assert.deepEqual([hashes('script').length, hashes('style').length], [1, 1])
   assert.equal(headers.get('referrer-policy'), 'no-referrer')
   assert.equal(headers.get('content-type'), 'text/html; charset=utf-8')
   const markup = text.replace(/<(script|style)>[^]*?<\/\1>/g, '')
   assert.doesNotMatch(markup, /\son\w+=|\sstyle=|\ssrc=|href="(?!openapi\.json")/)
-  assert.doesNotMatch(text, /\/\/\w|url\(|@import|innerHTML|insertAdjacent|document\.write|eval\(|Storage|cookie/)
+  assert.doesNotMatch(
+    text,
+    /\/\/\w|url\(|@import|innerHTML|insertAdjacent|document\.write|eval\(|Storage|cookie/,
+  )
 })

@@ -8,16 +8,20 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Client, Query } from 'pg'
 
-import { maxKeysPerStatement } from '../src/auth/identify.ts'
+import { maxKeysPerStatement } from '../src/keys/identify.ts'
 import { findCallers, deleteEndedSessions, markUsed } from '../src/keys/queries.ts'
 import { allRoutes } from '../src/routes.ts'
 import type { Deps } from '../src/routes.ts'
-import { deleteForgottenFailures } from '../src/users/credentials.ts'
-import { createTestDatabase, password, passwordHash, startTestApp } from './helpers.ts'
+import { deleteForgottenFailures } from '../src/passwords/check.ts'
+import { createTestDatabase, password, passwordHash, startTestApp } from './support/helpers.ts'
 
 const rows = 20_000
 
-interface Node { 'Node Type': string; 'Relation Name'?: string; Plans?: Node[] }
+interface Node {
+  'Node Type': string
+  'Relation Name'?: string
+  Plans?: Node[]
+}
 
 /** A connection may keep its counts for a second, or ten when it is idle: with this, until its transaction ends. */
 const countNow = 'select pg_stat_force_next_flush()'
@@ -25,13 +29,18 @@ const countNow = 'select pg_stat_force_next_flush()'
 const database = await createTestDatabase()
 const { db } = database
 await db.transaction(async (tx) => {
-  await tx.query(`insert into users (email, email_lower, password_hash, role)
+  await tx.query(
+    `insert into users (email, email_lower, password_hash, role)
     select e, e, $2, case when i > $1 - 3 then 'admin' else 'user' end
-    from generate_series(1, $1::int) as i, lateral (select 'user' || i || '@example.org' as e) as named`, [rows, passwordHash])
+    from generate_series(1, $1::int) as i, lateral (select 'user' || i || '@example.org' as e) as named`,
+    [rows, passwordHash],
+  )
   await tx.query(`insert into api_keys (user_id, kind, name, digest, valid_until)
     select id, case when random() < 0.5 then 'api' else 'session' end, 'test', sha256(convert_to(email, 'UTF8')),
       now() + interval '1 day' from users`)
-  await tx.query(`insert into audit_events (action, actor, subject) select 'user.created', id, id from users`)
+  await tx.query(
+    `insert into audit_events (action, actor, subject) select 'user.created', id, id from users`,
+  )
   await tx.query(`insert into login_failures (account, client, failures, wait_until, updated_at)
     select sha256(convert_to(email, 'UTF8')), '', 1, '-infinity', now() from users`)
   await tx.query(countNow)
@@ -51,9 +60,14 @@ pg.Client.prototype.query = function (this: Client & { user?: string }, statemen
 
 /** The tables that the plan of a statement scans, or none. */
 async function findScans({ text, values = [] }: Query): Promise<string[]> {
-  const [row] = await db.query<{ 'QUERY PLAN': { Plan: Node }[] }>(`explain (format json) ${text}`, values)
-  const scans = ({ 'Node Type': type, 'Relation Name': table, Plans = [] }: Node): string[] =>
-    [...(type === 'Seq Scan' && table ? [table] : []), ...Plans.flatMap(scans)]
+  const [row] = await db.query<{ 'QUERY PLAN': { Plan: Node }[] }>(
+    `explain (format json) ${text}`,
+    values,
+  )
+  const scans = ({ 'Node Type': type, 'Relation Name': table, Plans = [] }: Node): string[] => [
+    ...(type === 'Seq Scan' && table ? [table] : []),
+    ...Plans.flatMap(scans),
+  ]
   return scans(row!['QUERY PLAN'][0]!.Plan)
 }
 
@@ -61,24 +75,50 @@ test('no request reads a table from end to end', async () => {
   const admin = await app.admin()
   const email = 'plans@example.org'
   const created = await app.request('POST', '/users', { body: { email, password } })
-  const { id, apiKeys: [key] } = created.details
+  const {
+    id,
+    apiKeys: [key],
+  } = created.details
   const self = `/users/${id}`
   const ask = async (method: string, path: string, body?: object, as = key) => {
     const answer = await app.request(method, path, { key: as, ...(body && { body }) })
     assert.ok(answer.status < 400, `${method} ${path}: ${answer.text}`)
     return answer.details
   }
-  const byAdmin = (method: string, path: string, body?: object) => ask(method, path, body, admin.key)
-  const refused = await app.request('POST', '/users/sessions', { body: { email, password: 'not this one' } })
+  const byAdmin = (method: string, path: string, body?: object) =>
+    ask(method, path, body, admin.key)
+  const refused = await app.request('POST', '/users/sessions', {
+    body: { email, password: 'not this one' },
+  })
   assert.equal(refused.status, 401)
   const session = await ask('POST', '/users/sessions', { email, password })
   await ask('DELETE', '/users/sessions', undefined, session.key)
   await ask('DELETE', `/users/sessions/${id}`)
-  for (const path of ['/auth', '/auth/below', `/${id}`, `/${id}/keys`, `/${id}/keys?after=${id}`, '/healthcheck']) {
+  for (const path of [
+    '/auth',
+    '/auth/below',
+    `/${id}`,
+    `/${id}/keys`,
+    `/${id}/keys?after=${id}`,
+    '/healthcheck',
+  ]) {
     await ask('GET', `/users${path}`)
   }
-  for (const path of ['/healthcheck', '/livez', '/docs', '/openapi.json', '/metrics', '/audit', `/audit?user=${id}`,
-    `/audit?after=${id}`, '/users', `/users?after=${id}`, `/users?email=${email}`, '/users?view=full', self]) {
+  for (const path of [
+    '/healthcheck',
+    '/livez',
+    '/docs',
+    '/openapi.json',
+    '/metrics',
+    '/audit',
+    `/audit?user=${id}`,
+    `/audit?after=${id}`,
+    '/users',
+    `/users?after=${id}`,
+    `/users?email=${email}`,
+    '/users?view=full',
+    self,
+  ]) {
     await byAdmin('GET', path)
   }
   const made = await ask('POST', `${self}/keys`, { name: 'second' })
@@ -94,9 +134,17 @@ test('no request reads a table from end to end', async () => {
     await tx.query(countNow)
   })
 
-  const taken = new Set(app.log.map((line) => JSON.parse(line)).map(({ method, route }) => `${method} ${route}`))
-  const known = allRoutes({ signup: 'open' } as Deps).map(({ method, path }) => `${method === 'ANY' ? 'GET' : method} ${path}`)
-  assert.deepEqual(known.filter((route) => !taken.has(route)), [], 'every route must have been taken')
+  const taken = new Set(
+    app.log.map((line) => JSON.parse(line)).map(({ method, route }) => `${method} ${route}`),
+  )
+  const known = allRoutes({ signup: 'open' } as Deps).map(
+    ({ method, path }) => `${method === 'ANY' ? 'GET' : method} ${path}`,
+  )
+  assert.deepEqual(
+    known.filter((route) => !taken.has(route)),
+    [],
+    'every route must have been taken',
+  )
   await app.stop()
   // A connection that has ended has counted.
   const left = `select from pg_stat_activity where datname = current_database() and usename = 'user_service_manager'`
@@ -114,10 +162,18 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
     },
   }
   for (const count of [1, 16, maxKeysPerStatement]) {
-    await findCallers(record as never, Array.from({ length: count }, () => Buffer.alloc(32, count)))
-    await markUsed(record as never, Array.from({ length: count }, () => '019535d9-3df7-79fb-b466-fa907fa17f9e'))
+    await findCallers(
+      record as never,
+      Array.from({ length: count }, () => Buffer.alloc(32, count)),
+    )
+    await markUsed(
+      record as never,
+      Array.from({ length: count }, () => '019535d9-3df7-79fb-b466-fa907fa17f9e'),
+    )
   }
-  const planned = [...sent.values()].filter(({ text }) => /^\s*(with|select|insert|update|delete)\b/.test(text))
+  const planned = [...sent.values()].filter(({ text }) =>
+    /^\s*(with|select|insert|update|delete)\b/.test(text),
+  )
   assert.ok(planned.length > 25, `${planned.length} statements`)
   const faults: Record<string, string[]> = {}
   for (const statement of planned) {
@@ -125,16 +181,30 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
     if (scans.length > 0) faults[statement.text] = scans
   }
   assert.deepEqual(faults, {})
-  assert.deepEqual(await findScans({ text: 'select from users where email like $1', values: ['%a%'] }), ['users'])
+  assert.deepEqual(
+    await findScans({ text: 'select from users where email like $1', values: ['%a%'] }),
+    ['users'],
+  )
 })
 
 test('noting that keys were used touches no index', async () => {
-  const keys = await db.query<{ id: string }>('select id from api_keys where last_used_at is null order by random() limit 500')
-  const updates = async () => (await db.query<{ all: number; hot: number }>(`select n_tup_upd::int as all, n_tup_hot_upd::int as hot
-    from pg_stat_user_tables where relname = 'api_keys'`))[0]!
+  const keys = await db.query<{ id: string }>(
+    'select id from api_keys where last_used_at is null order by random() limit 500',
+  )
+  const updates = async () =>
+    (
+      await db.query<{
+        all: number
+        hot: number
+      }>(`select n_tup_upd::int as all, n_tup_hot_upd::int as hot
+    from pg_stat_user_tables where relname = 'api_keys'`)
+    )[0]!
   const before = await updates()
   await db.transaction(async (tx) => {
-    await markUsed(tx, keys.map(({ id }) => id))
+    await markUsed(
+      tx,
+      keys.map(({ id }) => id),
+    )
     await tx.query(countNow)
   })
   const after = await updates()

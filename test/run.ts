@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { privateDatabase } from '../src/config.ts'
-import { startPrivatePostgres } from '../src/database/embedded.ts'
+import { startPrivatePostgres } from '../src/database/private.ts'
 import { migrateUp } from '../src/database/migrate.ts'
 import { withDatabase } from '../src/database/pool.ts'
 import { createDatabase } from '../src/database/setup.ts'
@@ -16,9 +16,14 @@ import { createDatabase } from '../src/database/setup.ts'
 const [named, flags] = [process.argv.slice(2), [] as string[]]
 while (named[0]?.startsWith('-')) flags.push(named.shift()!)
 const here = fileURLToPath(new URL('.', import.meta.url))
-const files = (named.length > 0 ? named : [here]).flatMap((path) => (statSync(path).isDirectory()
-  ? readdirSync(path).filter((name) => name.endsWith('.test.ts')).sort().map((name) => join(path, name))
-  : [path]))
+const files = (named.length > 0 ? named : [here]).flatMap((path) =>
+  statSync(path).isDirectory()
+    ? readdirSync(path)
+        .filter((name) => name.endsWith('.test.ts'))
+        .sort()
+        .map((name) => join(path, name))
+    : [path],
+)
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-test-'))
 const postgres = await startPrivatePostgres({
@@ -31,17 +36,23 @@ try {
   await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
-  const loader = (process.features as { typescript?: unknown }).typescript ? [] : ['--import', import.meta.resolve('tsx')]
-  const tests = spawn(process.execPath, [...loader, '--test', '--test-reporter=spec', '--test-concurrency=4', ...flags, ...files], {
-    stdio: 'inherit',
-    env: {
-      ...process.env,
-      TEST_DATABASE_SOCKET: postgres.socketDirectory,
-      TEST_DATABASE_PORT: String(postgres.port),
+  const loader = (process.features as { typescript?: unknown }).typescript
+    ? []
+    : ['--import', import.meta.resolve('tsx')]
+  const tests = spawn(
+    process.execPath,
+    [...loader, '--test', '--test-reporter=spec', '--test-concurrency=4', ...flags, ...files],
+    {
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        TEST_DATABASE_SOCKET: postgres.socketDirectory,
+        TEST_DATABASE_PORT: String(postgres.port),
+      },
     },
-  })
+  )
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => tests.kill(signal))
-  const [status] = await once(tests, 'exit') as [number | null]
+  const [status] = (await once(tests, 'exit')) as [number | null]
   process.exitCode = status ?? 1
 } finally {
   await postgres.stop()

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { createHasher } from '../src/hasher.ts'
-import { createKey, digestKey, formatHash, isKey, isWeaker, parseHash } from '../src/secrets.ts'
-import { undo } from './helpers.ts'
+import { createKey, digestKey, isKey } from '../src/keys/format.ts'
+import { createHasher } from '../src/passwords/hasher.ts'
+import { formatHash, isWeaker, parseHash } from '../src/passwords/hash.ts'
+import { undo } from './support/helpers.ts'
 
 test('a key has its form and its checksum', () => {
   for (let i = 0; i < 200; i++) {
@@ -22,38 +23,68 @@ test('a key with any one character changed is no key', () => {
     const other = key[i] === 'A' ? 'B' : 'A'
     assert.ok(!isKey(key.slice(0, i) + other + key.slice(i + 1)))
   }
-  for (const wrong of ['', 'usk_', `${key} `, `${key}0`, key.slice(0, -1), key.replace('usk', 'usc')]) assert.ok(!isKey(wrong))
+  for (const wrong of [
+    '',
+    'usk_',
+    `${key} `,
+    `${key}0`,
+    key.slice(0, -1),
+    key.replace('usk', 'usc'),
+  ])
+    assert.ok(!isKey(wrong))
 })
 
 test('keys are 32 random bytes, all of them', () => {
   const keys = Array.from({ length: 2000 }, createKey)
   assert.equal(new Set(keys).size, keys.length)
-  for (let at = 5; at < 47; at++) assert.equal(new Set(keys.map((key) => key[at])).size, 62, `position ${at}`)
+  for (let at = 5; at < 47; at++)
+    assert.equal(new Set(keys.map((key) => key[at])).size, 62, `position ${at}`)
 })
 
 test('of a key SHA-256 is kept', () => {
-  assert.equal(digestKey('abc').toString('hex'), 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad')
+  assert.equal(
+    digestKey('abc').toString('hex'),
+    'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
+  )
 })
 
-const phc = '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+const phc =
+  '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
 
 test('a stored password is read and written in PHC string format', () => {
   const parsed = parseHash(phc)!
-  assert.deepEqual([parsed.ln, parsed.r, parsed.p, parsed.salt.length, parsed.hash.length], [14, 8, 5, 16, 32])
+  assert.deepEqual(
+    [parsed.ln, parsed.r, parsed.p, parsed.salt.length, parsed.hash.length],
+    [14, 8, 5, 16, 32],
+  )
   assert.equal(formatHash(parsed), phc)
 })
 
 test('what is no stored password, or asks for too much, is not read', () => {
-  for (const stored of ['', 'x', '$2b$10$abc', phc.replace('ln=14', 'ln=18'), phc.replace('ln=14', 'ln=99'),
-    phc.replace('r=8', 'r=0'), phc.replace('r=8', 'r=99'), phc.replace('p=5', 'p=17'), phc.replace('p=5', 'p=0'), `${phc}$`]) {
+  for (const stored of [
+    '',
+    'x',
+    '$2b$10$abc',
+    phc.replace('ln=14', 'ln=18'),
+    phc.replace('ln=14', 'ln=99'),
+    phc.replace('r=8', 'r=0'),
+    phc.replace('r=8', 'r=99'),
+    phc.replace('p=5', 'p=17'),
+    phc.replace('p=5', 'p=0'),
+    `${phc}$`,
+  ]) {
     assert.equal(parseHash(stored), null, stored)
   }
 })
 
 test('less work than today’s is weaker, other parameters of the same work are not', () => {
   const parsed = parseHash(phc)!
-  assert.deepEqual([{}, { ln: 15, p: 3 }, { ln: 17, p: 1 }, { p: 4 }, { ln: 13, p: 16 }, { r: 4 }]
-    .map((other) => isWeaker({ ...parsed, ...other })), [false, false, false, true, true, true])
+  assert.deepEqual(
+    [{}, { ln: 15, p: 3 }, { ln: 17, p: 1 }, { p: 4 }, { ln: 13, p: 16 }, { r: 4 }].map((other) =>
+      isWeaker({ ...parsed, ...other }),
+    ),
+    [false, false, false, true, true, true],
+  )
 })
 
 const hasher = createHasher(2)
@@ -73,7 +104,14 @@ test('who is still looked up holds up nobody, and is refused at once when that f
   const alone = createHasher(1)
   undo.push(() => alone.stop())
   let found!: (stored: string) => void
-  const slow = alone.verify('x', () => new Promise((resolve) => { found = resolve }), 'a')
+  const slow = alone.verify(
+    'x',
+    () =>
+      new Promise((resolve) => {
+        found = resolve
+      }),
+    'a',
+  )
   const failing = alone.verify('x', () => Promise.reject(new Error('down')), 'a')
   await assert.rejects(failing, /down/)
   assert.equal((await alone.verify('a password', async () => phc, 'b')).renew, false)
@@ -89,7 +127,13 @@ test('clients take turns, and no few of them can shut another out', async () => 
   undo.push(() => alone.stop())
   const order: string[] = []
   const cheap = phc.replace('ln=14', 'ln=12')
-  const ask = (client: string) => alone.verify('x', async () => cheap, client).then(() => order.push(client), () => order.push(`no ${client}`))
+  const ask = (client: string) =>
+    alone
+      .verify('x', async () => cheap, client)
+      .then(
+        () => order.push(client),
+        () => order.push(`no ${client}`),
+      )
   const asked = ['a', 'b'].flatMap((client) => Array.from({ length: 20 }, () => ask(client)))
   const refused = () => order.filter((client) => client.startsWith('no ')).length
   while (refused() < 40 - 32) await nextTurn()

@@ -2,30 +2,41 @@ import assert from 'node:assert/strict'
 import { scryptSync } from 'node:crypto'
 import { test } from 'node:test'
 
-import type { Hasher } from '../src/hasher.ts'
-import { formatHash } from '../src/secrets.ts'
-import { checkPassword } from '../src/users/credentials.ts'
+import type { Hasher } from '../src/passwords/hasher.ts'
+import { formatHash } from '../src/passwords/hash.ts'
+import { checkPassword } from '../src/passwords/check.ts'
 import type { StoredUser } from '../src/users/queries.ts'
-import { atFullCost, hashCheaply, password, startTestApp } from './helpers.ts'
+import { atFullCost, hashCheaply, password, startTestApp } from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
 const admin = await app.admin()
 const login = (email: string, given = password, from = '192.0.2.1', at = app) =>
-  at.request('POST', '/users/sessions', { body: { email, password: given }, headers: { 'x-forwarded-for': from } })
+  at.request('POST', '/users/sessions', {
+    body: { email, password: given },
+    headers: { 'x-forwarded-for': from },
+  })
 /** A user whose password costs little to be found wrong. */
-const guessable = () => app.user({ passwordHash: `$scrypt$ln=4,r=8,p=1$${'A'.repeat(22)}$${'A'.repeat(43)}` })
-const read = async (id: string, key: string) => (await app.request('GET', `/users/${id}`, { key })).status
+const guessable = () =>
+  app.user({ passwordHash: `$scrypt$ln=4,r=8,p=1$${'A'.repeat(22)}$${'A'.repeat(43)}` })
+const read = async (id: string, key: string) =>
+  (await app.request('GET', `/users/${id}`, { key })).status
 
 test('a log-in gives a session that works like a key and is listed among them', async () => {
   const user = await app.user()
   const { status, details } = await login(user.email.toUpperCase())
-  assert.deepEqual([status, details.user, Object.keys(details)], [201, user.id, ['user', 'key', 'validUntil']])
+  assert.deepEqual(
+    [status, details.user, Object.keys(details)],
+    [201, user.id, ['user', 'key', 'validUntil']],
+  )
   const left = (Date.parse(details.validUntil) - Date.now()) / 1000
   assert.ok(left > 10_700 && left <= 10_800, `${left} s`)
 
   const keys = await app.request('GET', `/users/${user.id}/keys`, { key: details.key })
-  assert.deepEqual(keys.details.map(({ kind }: any) => kind), ['api', 'session'])
+  assert.deepEqual(
+    keys.details.map(({ kind }: any) => kind),
+    ['api', 'session'],
+  )
   const auth = await app.request('GET', '/users/auth', { key: details.key })
   assert.equal(auth.headers.get('x-auth-key-kind'), 'session')
 })
@@ -33,8 +44,14 @@ test('a log-in gives a session that works like a key and is listed among them', 
 test('any number of sessions; log-out ends the calling one alone', async () => {
   const user = await app.user()
   const [one, two] = await Promise.all([login(user.email), login(user.email)])
-  assert.equal((await app.request('DELETE', '/users/sessions', { key: one.details.key })).status, 204)
-  assert.deepEqual([await read(user.id, one.details.key), await read(user.id, two.details.key)], [401, 200])
+  assert.equal(
+    (await app.request('DELETE', '/users/sessions', { key: one.details.key })).status,
+    204,
+  )
+  assert.deepEqual(
+    [await read(user.id, one.details.key), await read(user.id, two.details.key)],
+    [401, 200],
+  )
 })
 
 test('log-out with an API key leaves the key', async () => {
@@ -45,15 +62,37 @@ test('log-out with an API key leaves the key', async () => {
 
 test('log-out everywhere ends the sessions of that user and no key', async () => {
   const [user, other] = [await app.user(), await app.user()]
-  const [one, two, others] = await Promise.all([login(user.email), login(user.email), login(other.email)])
-  assert.equal((await app.request('DELETE', `/users/sessions/${user.id}`, { key: one.details.key })).status, 204)
+  const [one, two, others] = await Promise.all([
+    login(user.email),
+    login(user.email),
+    login(other.email),
+  ])
+  assert.equal(
+    (await app.request('DELETE', `/users/sessions/${user.id}`, { key: one.details.key })).status,
+    204,
+  )
   assert.deepEqual(
-    [await read(user.id, one.details.key), await read(user.id, two.details.key), await read(user.id, user.key)],
-    [401, 401, 200])
-  assert.equal((await app.request('DELETE', `/users/sessions/${other.id}`, { key: user.key })).body.code, 'forbidden')
-  assert.equal((await app.request('DELETE', `/users/sessions/${other.id}`, { key: admin.key })).status, 204)
+    [
+      await read(user.id, one.details.key),
+      await read(user.id, two.details.key),
+      await read(user.id, user.key),
+    ],
+    [401, 401, 200],
+  )
+  assert.equal(
+    (await app.request('DELETE', `/users/sessions/${other.id}`, { key: user.key })).body.code,
+    'forbidden',
+  )
+  assert.equal(
+    (await app.request('DELETE', `/users/sessions/${other.id}`, { key: admin.key })).status,
+    204,
+  )
   assert.equal(await read(other.id, others.details.key), 401)
-  const nobody = await app.request('DELETE', '/users/sessions/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f', { key: admin.key })
+  const nobody = await app.request(
+    'DELETE',
+    '/users/sessions/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f',
+    { key: admin.key },
+  )
   assert.equal(nobody.body.code, 'user_not_found')
 })
 
@@ -63,9 +102,17 @@ test('a session can be shortened, by nobody prolonged', async () => {
   const { details: keys } = await app.request('GET', `/users/${user.id}/keys`, { key: user.key })
   const { id, validUntil } = keys.find(({ kind }: any) => kind === 'session')
   const change = async (key: string, until: string | null) =>
-    (await app.request('PATCH', `/users/${user.id}/keys/${id}`, { key, body: { validUntil: until } })).details.validUntil
+    (
+      await app.request('PATCH', `/users/${user.id}/keys/${id}`, {
+        key,
+        body: { validUntil: until },
+      })
+    ).details.validUntil
   for (const key of [session.key, user.key, admin.key]) {
-    assert.deepEqual([await change(key, null), await change(key, '2999-01-01T00:00:00Z')], [validUntil, validUntil])
+    assert.deepEqual(
+      [await change(key, null), await change(key, '2999-01-01T00:00:00Z')],
+      [validUntil, validUntil],
+    )
   }
   assert.equal(await change(user.key, '2020-01-01T00:00:00Z'), '2020-01-01T00:00:00.000Z')
   assert.equal(await change(user.key, null), '2020-01-01T00:00:00.000Z')
@@ -75,7 +122,9 @@ test('a session can be shortened, by nobody prolonged', async () => {
 test('a session ends with its time', async () => {
   const short = await startTestApp({ SESSION_SECONDS: '1' }, app.database)
   const user = await app.user()
-  const { details } = await short.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  const { details } = await short.request('POST', '/users/sessions', {
+    body: { email: user.email, password },
+  })
   assert.equal(await read(user.id, details.key), 200)
   await app.db.query('select pg_sleep_until($1::timestamptz)', [details.validUntil])
   assert.equal(await read(user.id, details.key), 401)
@@ -84,18 +133,32 @@ test('a session ends with its time', async () => {
 test('an unknown address, a wrong password and a disabled user get the same answer', async () => {
   const [user, disabled] = [await app.user(), await app.user({ enabled: false })]
   const answers = [
-    await login('nobody@example.org'), await login(user.email, 'wrong'), await login(disabled.email),
-    await login('not an address', ''), await login('nul\u0000@example.org', '\ud800'),
+    await login('nobody@example.org'),
+    await login(user.email, 'wrong'),
+    await login(disabled.email),
+    await login('not an address', ''),
+    await login('nul\u0000@example.org', '\ud800'),
   ]
   for (const { status, body } of answers) {
-    assert.deepEqual([status, body.code, body.details], [401, 'invalid_credentials', 'Invalid credentials'])
+    assert.deepEqual(
+      [status, body.code, body.details],
+      [401, 'invalid_credentials', 'Invalid credentials'],
+    )
   }
 })
 
 test('a log-in of another shape is refused', async () => {
-  for (const body of [{}, { email: 'a@b' }, { email: 'a@b', password: 1 }, { email: 'a@b', password: 'x', otp: '1' }]) {
+  for (const body of [
+    {},
+    { email: 'a@b' },
+    { email: 'a@b', password: 1 },
+    { email: 'a@b', password: 'x', otp: '1' },
+  ]) {
     const answer = await app.request('POST', '/users/sessions', { body })
-    assert.deepEqual([answer.status, answer.body.code, answer.body.details], [400, 'invalid_body', 'Invalid user syntax'])
+    assert.deepEqual(
+      [answer.status, answer.body.code, answer.body.details],
+      [400, 'invalid_body', 'Invalid user syntax'],
+    )
   }
 })
 
@@ -103,9 +166,13 @@ test('after five failures in a row an account makes that client wait, whether it
   for (const email of [(await guessable()).email, 'ghost@example.org']) {
     for (let i = 0; i < 5; i++) assert.equal((await login(email, 'wrong', '192.0.2.7')).status, 401)
     const refused = await login(email, password, '192.0.2.7')
-    assert.deepEqual([refused.status, refused.body.code, refused.headers.get('retry-after')], [429, 'login_throttled', '1'])
+    assert.deepEqual(
+      [refused.status, refused.body.code, refused.headers.get('retry-after')],
+      [429, 'login_throttled', '1'],
+    )
     const [row] = await app.db.query<{ failures: number }>(
-      `select failures from login_failures where client = '192.0.2.7' order by updated_at desc limit 1`)
+      `select failures from login_failures where client = '192.0.2.7' order by updated_at desc limit 1`,
+    )
     assert.equal(row!.failures, 5, 'an attempt during the wait does not count')
   }
 })
@@ -114,11 +181,14 @@ test('failed log-ins and sessions are the same for all instances', async () => {
   const other = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' }, app.database)
   const { email } = await guessable()
   const guess = async (at: typeof app) => (await login(email, 'wrong', '192.0.2.10', at)).body.code
-  for (const each of [app, other, app, other, app]) assert.equal(await guess(each), 'invalid_credentials')
+  for (const each of [app, other, app, other, app])
+    assert.equal(await guess(each), 'invalid_credentials')
   for (const each of [app, other]) assert.equal(await guess(each), 'login_throttled')
 
   const owner = await app.user()
-  const { details: { key } } = await login(owner.email, password, '192.0.2.11', other)
+  const {
+    details: { key },
+  } = await login(owner.email, password, '192.0.2.11', other)
   assert.equal(await read(owner.id, key), 200)
   assert.equal((await app.request('DELETE', '/users/sessions', { key })).status, 204)
   assert.equal((await other.request('GET', '/users/auth', { key })).status, 401)
@@ -127,8 +197,11 @@ test('failed log-ins and sessions are the same for all instances', async () => {
 test('the wait doubles, to 15 minutes; a success clears it', async () => {
   const user = await app.user()
   const client = '192.0.2.8'
-  const set = (failures: number) => app.db.query(
-    `update login_failures set failures = $2, wait_until = now() where client = $1`, [client, failures])
+  const set = (failures: number) =>
+    app.db.query(`update login_failures set failures = $2, wait_until = now() where client = $1`, [
+      client,
+      failures,
+    ])
   await login(user.email, 'wrong', client)
   const waits: string[] = []
   for (const failures of [4, 5, 13, 14]) {
@@ -155,24 +228,34 @@ test('an owner gets in from elsewhere while a stranger is guessing', async () =>
 test('guessing from many addresses is bounded, and one address cannot bring that about', async () => {
   const user = await guessable()
   await login(user.email, 'wrong', '198.51.100.2')
-  await app.db.query(`update login_failures set failures = 99 where client = '' and failures = 1
-    and account = sha256(convert_to($1, 'utf8'))`, [user.id])
+  await app.db.query(
+    `update login_failures set failures = 99 where client = '' and failures = 1
+    and account = sha256(convert_to($1, 'utf8'))`,
+    [user.id],
+  )
   assert.equal((await login(user.email, 'wrong', '198.51.100.3')).status, 401)
   assert.equal((await login(user.email, password, '198.51.100.4')).status, 429)
 
   // At one try per 15 minutes, as many are forgotten as are counted.
-  await app.db.query(`update login_failures set failures = 16, wait_until = now(),
-    updated_at = now() - interval '15 minutes' where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.id])
+  await app.db.query(
+    `update login_failures set failures = 16, wait_until = now(),
+    updated_at = now() - interval '15 minutes' where client = '' and account = sha256(convert_to($1, 'utf8'))`,
+    [user.id],
+  )
   await login(user.email, 'wrong', '198.51.100.5')
   const [row] = await app.db.query<{ failures: number }>(
-    `select failures from login_failures where client = '' and account = sha256(convert_to($1, 'utf8'))`, [user.id])
+    `select failures from login_failures where client = '' and account = sha256(convert_to($1, 'utf8'))`,
+    [user.id],
+  )
   assert.equal(row!.failures, 16)
 })
 
 test('of many guesses at once only five are answered, and one more for each wait that passed', async () => {
   const user = await guessable()
   const start = performance.now()
-  const guesses = Array.from({ length: 14 }, (_, i) => login(user.email, `wrong ${i}`, '198.51.100.6'))
+  const guesses = Array.from({ length: 14 }, (_, i) =>
+    login(user.email, `wrong ${i}`, '198.51.100.6'),
+  )
   const statuses = (await Promise.all(guesses)).map(({ status }) => status)
   const waits = Math.floor(Math.log2((performance.now() - start) / 1000 + 1))
   const answered = statuses.filter((status) => status === 401).length
@@ -182,31 +265,55 @@ test('of many guesses at once only five are answered, and one more for each wait
 
 test('of guesses at once that must wait, the right one is told to wait as long as the others', async () => {
   const salt = Buffer.alloc(16, 1)
-  const user = await app.user({ passwordHash: formatHash({ ln: 4, r: 8, p: 1, salt, hash: scryptSync(password, salt, 32, { N: 16, r: 8, p: 1 }) }) })
+  const user = await app.user({
+    passwordHash: formatHash({
+      ln: 4,
+      r: 8,
+      p: 1,
+      salt,
+      hash: scryptSync(password, salt, 32, { N: 16, r: 8, p: 1 }),
+    }),
+  })
   const client = '198.51.100.8'
   for (const where of [client, '']) {
     await login(user.email, 'wrong', client)
-    await app.db.query(`update login_failures set wait_until = now(), failures = case when client = $1 then 110 else 1 end
-      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`, [where, client, user.id])
-    const guesses = ['a', 'b', 'c', 'd', 'e', password, 'f', 'g'].map((guess) => login(user.email, guess, client))
+    await app.db.query(
+      `update login_failures set wait_until = now(), failures = case when client = $1 then 110 else 1 end
+      where client in ($2, '') and account = sha256(convert_to($3, 'utf8'))`,
+      [where, client, user.id],
+    )
+    const guesses = ['a', 'b', 'c', 'd', 'e', password, 'f', 'g'].map((guess) =>
+      login(user.email, guess, client),
+    )
     const refused = (await Promise.all(guesses)).filter(({ status }) => status === 429)
     assert.ok(refused.length >= 4, `${refused.length} refused`)
-    for (const { headers } of refused) assert.ok(Number(headers.get('retry-after')) > 800, headers.get('retry-after')!)
+    for (const { headers } of refused)
+      assert.ok(Number(headers.get('retry-after')) > 800, headers.get('retry-after')!)
   }
 })
 
 test('a wrong current password makes as many hashes as the right one', async () => {
   const [user] = await app.db.query<StoredUser>(
-    'select *, password_hash as "passwordHash" from users where id = $1', [(await app.user()).id])
+    'select *, password_hash as "passwordHash" from users where id = $1',
+    [(await app.user()).id],
+  )
   let hashes = 0
   const hasher: Pick<Hasher, 'verify' | 'hash'> = {
     verify: async (given, find) => (await find(), { right: given === password, renew: false }),
     hash: async () => (hashes++, user!.passwordHash!),
   }
-  const change = (given: string) => checkPassword({ db: app.db, hasher: hasher as Hasher }, {
-    find: async () => user!, address: user!.id, password: given, next: 'another one',
-    origin: { requestId: 'x', address: '198.51.100.10', client: '198.51.100.10' },
-  }, async () => ({}))
+  const change = (given: string) =>
+    checkPassword(
+      { db: app.db, hasher: hasher as Hasher },
+      {
+        find: async () => user!,
+        address: user!.id,
+        password: given,
+        next: 'another one',
+        origin: { requestId: 'x', address: '198.51.100.10', client: '198.51.100.10' },
+      },
+      async () => ({}),
+    )
   await assert.rejects(change('wrong'), { code: 'invalid_credentials' })
   assert.equal(hashes, 1)
   await change(password)
@@ -218,7 +325,10 @@ test('a change of the address does not make guesses anew', async () => {
   const statuses: number[] = []
   for (let i = 0; i < 8; i++) {
     const email = `moved-${i}-${user.id}@example.org`
-    assert.equal((await app.request('PATCH', `/users/${user.id}`, { key: user.key, body: { email } })).status, 200)
+    assert.equal(
+      (await app.request('PATCH', `/users/${user.id}`, { key: user.key, body: { email } })).status,
+      200,
+    )
     statuses.push((await login(email, 'wrong', '198.51.100.9')).status)
   }
   assert.deepEqual(statuses, [401, 401, 401, 401, 401, 429, 429, 429])
@@ -226,10 +336,12 @@ test('a change of the address does not make guesses anew', async () => {
 
 test('guessing the current password through a change is counted, too', async () => {
   const user = await guessable()
-  const change = () => app.request('PATCH', `/users/${user.id}`, {
-    key: user.key, body: { password: 'a new fine one', currentPassword: 'wrong' },
-    headers: { 'x-forwarded-for': '198.51.100.7' },
-  })
+  const change = () =>
+    app.request('PATCH', `/users/${user.id}`, {
+      key: user.key,
+      body: { password: 'a new fine one', currentPassword: 'wrong' },
+      headers: { 'x-forwarded-for': '198.51.100.7' },
+    })
   const answers = []
   for (let i = 0; i < 6; i++) answers.push((await change()).body.code)
   assert.deepEqual(answers, [...Array(5).fill('invalid_credentials'), 'login_throttled'])
@@ -238,42 +350,60 @@ test('guessing the current password through a change is counted, too', async () 
 test('nor is it counted anew after a change of the address', async () => {
   const user = await guessable()
   const headers = { 'x-forwarded-for': '198.51.100.8' }
-  const change = (body: object) => app.request('PATCH', `/users/${user.id}`, { key: user.key, body, headers })
-  const guess = async () => (await change({ password: 'a new fine one', currentPassword: 'wrong' })).body.code
+  const change = (body: object) =>
+    app.request('PATCH', `/users/${user.id}`, { key: user.key, body, headers })
+  const guess = async () =>
+    (await change({ password: 'a new fine one', currentPassword: 'wrong' })).body.code
   for (let i = 0; i < 5; i++) assert.equal(await guess(), 'invalid_credentials')
   assert.equal((await change({ email: `moved-${user.email}` })).status, 200)
   assert.equal(await guess(), 'login_throttled')
 })
 
-test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', () => atFullCost(async () => {
-  const user = await app.user()
-  const flood = Array.from({ length: 40 }, (_, i) => login(`flood${i}@example.org`, 'x', '203.0.113.1'))
-  const mine = login(user.email, password, '203.0.113.2')
-  const cheap = await app.request('GET', '/users/auth', { key: user.key })
-  assert.equal(cheap.status, 200)
-  assert.equal((await mine).status, 201)
-  const answers = await Promise.all(flood)
-  const overloaded = answers.filter(({ status }) => status === 503)
-  assert.ok(overloaded.length >= 40 - 20, `${overloaded.length} refused`)
-  for (const { body, headers } of overloaded) {
-    assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
-  }
-}))
+test('a flood of log-ins is refused at once past the queue, and shuts nobody else out', () =>
+  atFullCost(async () => {
+    const user = await app.user()
+    const flood = Array.from({ length: 40 }, (_, i) =>
+      login(`flood${i}@example.org`, 'x', '203.0.113.1'),
+    )
+    const mine = login(user.email, password, '203.0.113.2')
+    const cheap = await app.request('GET', '/users/auth', { key: user.key })
+    assert.equal(cheap.status, 200)
+    assert.equal((await mine).status, 201)
+    const answers = await Promise.all(flood)
+    const overloaded = answers.filter(({ status }) => status === 503)
+    assert.ok(overloaded.length >= 40 - 20, `${overloaded.length} refused`)
+    for (const { body, headers } of overloaded) {
+      assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
+    }
+  }))
 
-test('a password stored with less work is stored anew at log-in', () => atFullCost(async () => {
-  const salt = Buffer.alloc(16, 1)
-  const hash = scryptSync(password, salt, 32, { N: 2 ** 12, r: 8, p: 1 })
-  const user = await app.user({ passwordHash: formatHash({ ln: 12, r: 8, p: 1, salt, hash }) })
-  const stored = async () => (await app.db.query<{ it: string }>('select password_hash as it from users where id = $1', [user.id]))[0]!.it
-  // Whoever comes second finds another stored form than the one that was compared.
-  const all = await Promise.all(Array.from({ length: 4 }, () => login(user.email)))
-  assert.deepEqual(all.map(({ status }) => status), [201, 201, 201, 201])
-  assert.match(await stored(), /^\$scrypt\$ln=14,r=8,p=5\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/)
-  assert.equal((await login(user.email)).status, 201)
-}))
+test('a password stored with less work is stored anew at log-in', () =>
+  atFullCost(async () => {
+    const salt = Buffer.alloc(16, 1)
+    const hash = scryptSync(password, salt, 32, { N: 2 ** 12, r: 8, p: 1 })
+    const user = await app.user({ passwordHash: formatHash({ ln: 12, r: 8, p: 1, salt, hash }) })
+    const stored = async () =>
+      (
+        await app.db.query<{ it: string }>('select password_hash as it from users where id = $1', [
+          user.id,
+        ])
+      )[0]!.it
+    // Whoever comes second finds another stored form than the one that was compared.
+    const all = await Promise.all(Array.from({ length: 4 }, () => login(user.email)))
+    assert.deepEqual(
+      all.map(({ status }) => status),
+      [201, 201, 201, 201],
+    )
+    assert.match(await stored(), /^\$scrypt\$ln=14,r=8,p=5\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/)
+    assert.equal((await login(user.email)).status, 201)
+  }))
 
 test('a stored password that asks for a gigabyte, or is none, lets nobody in', async () => {
-  for (const passwordHash of ['$scrypt$ln=30,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$AAECAwQFBgcICQoLDA0ODw', 'plain', null]) {
+  for (const passwordHash of [
+    '$scrypt$ln=30,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$AAECAwQFBgcICQoLDA0ODw',
+    'plain',
+    null,
+  ]) {
     const user = await app.user({ passwordHash })
     assert.equal((await login(user.email)).status, 401)
   }
@@ -283,21 +413,30 @@ test('what happened is told newest first, by whom, to whom, from where, with no 
   const user = await app.user()
   const { details: session } = await login(user.email, password, '203.0.113.9')
   await login(user.email, 'a wrong secret', '203.0.113.9')
-  await app.request('PATCH', `/users/${user.id}`, { key: admin.key, body: { permissions: ['p'] }, headers: { 'x-request-id': 'my-id' } })
+  await app.request('PATCH', `/users/${user.id}`, {
+    key: admin.key,
+    body: { permissions: ['p'] },
+    headers: { 'x-request-id': 'my-id' },
+  })
   await app.request('POST', `/users/${user.id}/keys`, { key: session.key, body: { name: 'k' } })
   await app.request('DELETE', '/users/sessions', { key: session.key })
   await app.request('DELETE', `/users/${user.id}`, { key: admin.key })
 
-  const { status, details, text } = await app.request('GET', `/audit?user=${user.id}`, { key: admin.key })
+  const { status, details, text } = await app.request('GET', `/audit?user=${user.id}`, {
+    key: admin.key,
+  })
   assert.equal(status, 200)
-  assert.deepEqual(details.map(({ action, actor, subject, changes }: any) => [action, actor, subject, changes]), [
-    ['user.deleted', admin.id, user.id, []],
-    ['session.ended', user.id, user.id, []],
-    ['key.created', user.id, user.id, []],
-    ['user.changed', admin.id, user.id, ['permissions']],
-    ['session.failed', null, user.id, []],
-    ['session.started', user.id, user.id, []],
-  ])
+  assert.deepEqual(
+    details.map(({ action, actor, subject, changes }: any) => [action, actor, subject, changes]),
+    [
+      ['user.deleted', admin.id, user.id, []],
+      ['session.ended', user.id, user.id, []],
+      ['key.created', user.id, user.id, []],
+      ['user.changed', admin.id, user.id, ['permissions']],
+      ['session.failed', null, user.id, []],
+      ['session.started', user.id, user.id, []],
+    ],
+  )
   assert.deepEqual([details[3].requestId, details[5].address], ['my-id', '203.0.113.9'])
   assert.ok(!/usk_|secret|scrypt/.test(text))
 
@@ -320,11 +459,18 @@ test('the service may add to the audit and read it, not change or delete', async
       return (error as { code: string }).code
     }
   }
-  assert.deepEqual([
-    await as('select from audit_events'), await as(`update audit_events set action = 'x'`),
-    await as('delete from audit_events'), await as('truncate audit_events'), await as('alter table users add x int'),
-    await as('drop table users'), await as('create table x ()'),
-  ], ['done', '42501', '42501', '42501', '42501', '42501', '42501'])
+  assert.deepEqual(
+    [
+      await as('select from audit_events'),
+      await as(`update audit_events set action = 'x'`),
+      await as('delete from audit_events'),
+      await as('truncate audit_events'),
+      await as('alter table users add x int'),
+      await as('drop table users'),
+      await as('create table x ()'),
+    ],
+    ['done', '42501', '42501', '42501', '42501', '42501', '42501'],
+  )
 })
 
 test('no log line holds a key, a password or an address of a user', async () => {

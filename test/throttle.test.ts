@@ -1,28 +1,52 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { createLimiter } from '../src/limiter.ts'
-import { startTestApp } from './helpers.ts'
+import { createLimiter } from '../src/http/limiter.ts'
+import { startTestApp } from './support/helpers.ts'
 
 test('past its burst a client is refused until tokens have come back', async () => {
   const app = await startTestApp({ RATE_LIMIT: '10' })
   const { key } = await app.user()
-  const all = await Promise.all(Array.from({ length: 25 }, () => app.request('GET', '/users', { key })))
+  const all = await Promise.all(
+    Array.from({ length: 25 }, () => app.request('GET', '/users', { key })),
+  )
   const refused = all.filter(({ status }) => status === 429)
   assert.ok(refused.length >= 10 && refused.length <= 15, `${refused.length} refused`)
   const { headers, body } = refused.at(-1)!
   assert.deepEqual(
-    [body.code, body.details, headers.get('retry-after'), headers.get('ratelimit-policy'), headers.get('ratelimit')],
-    ['throttled', 'Too many requests', '1', '"default";q=10;w=1', '"default";r=0;t=1'])
-  assert.match(all.find(({ status }) => status === 403)!.headers.get('ratelimit')!, /^"default";r=\d;t=1$/)
+    [
+      body.code,
+      body.details,
+      headers.get('retry-after'),
+      headers.get('ratelimit-policy'),
+      headers.get('ratelimit'),
+    ],
+    ['throttled', 'Too many requests', '1', '"default";q=10;w=1', '"default";r=0;t=1'],
+  )
+  assert.match(
+    all.find(({ status }) => status === 403)!.headers.get('ratelimit')!,
+    /^"default";r=\d;t=1$/,
+  )
 })
 
 test('health checks and forward-auth are not throttled', async () => {
   const app = await startTestApp({ RATE_LIMIT: '1' })
   const { key } = await app.user()
-  for (const path of ['/healthcheck', '/users/healthcheck', '/livez', '/users/auth', '/users/auth/below']) {
-    const all = await Promise.all(Array.from({ length: 5 }, () => app.request('GET', path, { key })))
-    assert.deepEqual(all.map(({ status }) => status), Array(5).fill(200), path)
+  for (const path of [
+    '/healthcheck',
+    '/users/healthcheck',
+    '/livez',
+    '/users/auth',
+    '/users/auth/below',
+  ]) {
+    const all = await Promise.all(
+      Array.from({ length: 5 }, () => app.request('GET', path, { key })),
+    )
+    assert.deepEqual(
+      all.map(({ status }) => status),
+      Array(5).fill(200),
+      path,
+    )
     assert.equal(all[0]!.headers.get('ratelimit'), null)
   }
 })
@@ -31,9 +55,16 @@ test('nor is any other method on a health check', async () => {
   const app = await startTestApp({ RATE_LIMIT: '1' })
   await app.request('GET', '/users')
   for (const path of ['/healthcheck', '/users/healthcheck', '/livez']) {
-    for (const [method, status] of [['OPTIONS', 204], ['POST', 405]] as const) {
+    for (const [method, status] of [
+      ['OPTIONS', 204],
+      ['POST', 405],
+    ] as const) {
       const answer = await app.request(method, path)
-      assert.deepEqual([answer.status, answer.headers.get('ratelimit')], [status, null], `${method} ${path}`)
+      assert.deepEqual(
+        [answer.status, answer.headers.get('ratelimit')],
+        [status, null],
+        `${method} ${path}`,
+      )
     }
   }
   assert.equal((await app.request('OPTIONS', '/users')).status, 429)
@@ -56,20 +87,52 @@ test('RATE_LIMIT_BURST allows more at once than RATE_LIMIT a second', async () =
 
 const clients: [name: string, trusted: string | undefined, forwarded: string[], same: boolean][] = [
   ['without trusted proxies the header is ignored', undefined, ['192.0.2.1', '192.0.2.2'], true],
-  ['behind a proxy each address has its own bucket', '127.0.0.1', ['192.0.2.1', '192.0.2.2'], false],
-  ['what a client puts before its address is ignored', '127.0.0.1/32', ['9.9.9.9, 192.0.2.1', '8.8.8.8, 192.0.2.1'], true],
-  ['trusted hops are skipped', '127.0.0.0/8, 10.0.0.0/8', ['192.0.2.1, 10.1.1.1', '192.0.2.2, 10.1.1.1'], false],
-  ['an entry that is no address ends the search', '127.0.0.1', ['192.0.2.1, junk', '192.0.2.2, junk'], true],
-  ['IPv6 addresses of one /64 are one client', '127.0.0.1', ['2001:db8:1:2::1', '2001:DB8:1:2:ffff::'], true],
+  [
+    'behind a proxy each address has its own bucket',
+    '127.0.0.1',
+    ['192.0.2.1', '192.0.2.2'],
+    false,
+  ],
+  [
+    'what a client puts before its address is ignored',
+    '127.0.0.1/32',
+    ['9.9.9.9, 192.0.2.1', '8.8.8.8, 192.0.2.1'],
+    true,
+  ],
+  [
+    'trusted hops are skipped',
+    '127.0.0.0/8, 10.0.0.0/8',
+    ['192.0.2.1, 10.1.1.1', '192.0.2.2, 10.1.1.1'],
+    false,
+  ],
+  [
+    'an entry that is no address ends the search',
+    '127.0.0.1',
+    ['192.0.2.1, junk', '192.0.2.2, junk'],
+    true,
+  ],
+  [
+    'IPv6 addresses of one /64 are one client',
+    '127.0.0.1',
+    ['2001:db8:1:2::1', '2001:DB8:1:2:ffff::'],
+    true,
+  ],
   ['IPv6 addresses of two /64 are two', '127.0.0.1', ['2001:db8:1:2::1', '2001:db8:1:3::1'], false],
   ['IPv4 in IPv6 is IPv4', '127.0.0.1', ['::ffff:192.0.2.1', '192.0.2.1'], true],
   ['a port is not part of an address', '127.0.0.1', ['192.0.2.1:1234', '192.0.2.1:99'], true],
 ]
 for (const [name, trusted, forwarded, same] of clients) {
   test(name, async () => {
-    const app = await startTestApp({ RATE_LIMIT: '1', ...(trusted && { TRUSTED_PROXIES: trusted }) })
-    const statuses = await Promise.all(forwarded.map(async (address) =>
-      (await app.request('GET', '/users', { headers: { 'x-forwarded-for': address } })).status))
+    const app = await startTestApp({
+      RATE_LIMIT: '1',
+      ...(trusted && { TRUSTED_PROXIES: trusted }),
+    })
+    const statuses = await Promise.all(
+      forwarded.map(
+        async (address) =>
+          (await app.request('GET', '/users', { headers: { 'x-forwarded-for': address } })).status,
+      ),
+    )
     assert.deepEqual(statuses.sort(), same ? [401, 429] : [401, 401])
   })
 }
@@ -99,7 +162,11 @@ test('a whole burst fits, whatever fractions its rate and the clock have', () =>
       const verdict = limiter.take('c')
       return verdict.allowed ? verdict.left : -1
     })
-    assert.deepEqual(left, [...Array(50).keys(), -1].sort((a, b) => b - a), `${rate} a second`)
+    assert.deepEqual(
+      left,
+      [...Array(50).keys(), -1].sort((a, b) => b - a),
+      `${rate} a second`,
+    )
   }
 })
 
@@ -107,8 +174,14 @@ test('a verdict says what is left and how long to wait', () => {
   let now = 0
   const limiter = createLimiter(2, 4, 10, () => now)
   const steps: [advance: number, allowed: boolean, left: number, reset: number, retry: number][] = [
-    [0, true, 3, 1, 0], [0, true, 2, 1, 0], [0, true, 1, 2, 0], [0, true, 0, 2, 0], [0, false, 0, 2, 1],
-    [499, false, 0, 2, 1], [1, true, 0, 2, 0], [60_000, true, 3, 1, 0],
+    [0, true, 3, 1, 0],
+    [0, true, 2, 1, 0],
+    [0, true, 1, 2, 0],
+    [0, true, 0, 2, 0],
+    [0, false, 0, 2, 1],
+    [499, false, 0, 2, 1],
+    [1, true, 0, 2, 0],
+    [60_000, true, 3, 1, 0],
   ]
   for (const [advance, allowed, left, resetSeconds, retryAfterSeconds] of steps) {
     now += advance

@@ -14,16 +14,19 @@ import { connect } from 'node:tls'
 import type { ConnectionOptions, TLSSocket } from 'node:tls'
 
 import { ExitError } from '../src/errors.ts'
-import { createCertificate } from './certificate.ts'
-import { createTestDatabase, startTestApp, undo } from './helpers.ts'
-import { freePort, root } from './sshd.ts'
+import { createCertificate } from './support/certificate.ts'
+import { createTestDatabase, startTestApp, undo } from './support/helpers.ts'
+import { freePort, root } from './support/sshd.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'tls-'))
 undo.push(() => rmSync(folder, { recursive: true }))
 
 /** Settings that name a pair of files, and a way to write them. */
 function createFiles(name: string) {
-  const env = { TLS_CERT_FILE: join(folder, `${name}.crt`), TLS_KEY_FILE: join(folder, `${name}.key`) }
+  const env = {
+    TLS_CERT_FILE: join(folder, `${name}.crt`),
+    TLS_KEY_FILE: join(folder, `${name}.key`),
+  }
   return {
     env,
     write({ cert, key }: { cert: string; key: string }) {
@@ -42,7 +45,13 @@ const port = Number(new URL(app.url).port)
 
 /** Shakes hands; throws an error that has the code as its message when that fails. */
 async function shake(options: ConnectionOptions = {}, at = port): Promise<TLSSocket> {
-  const socket = connect({ host: '127.0.0.1', port: at, servername: 'localhost', ca: pair.cert, ...options })
+  const socket = connect({
+    host: '127.0.0.1',
+    port: at,
+    servername: 'localhost',
+    ca: pair.cert,
+    ...options,
+  })
   await once(socket, 'secureConnect').catch((error: { code: string }) => {
     throw new Error(error.code)
   })
@@ -69,9 +78,11 @@ async function send(bytes: string): Promise<string> {
 
 function get(agent: https.Agent, path = '/v1/livez'): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    https.get({ host: '127.0.0.1', port, path, agent, servername: 'localhost' }, (res) => {
-      res.resume().on('end', () => resolve(res))
-    }).on('error', reject)
+    https
+      .get({ host: '127.0.0.1', port, path, agent, servername: 'localhost' }, (res) => {
+        res.resume().on('end', () => resolve(res))
+      })
+      .on('error', reject)
   })
 }
 
@@ -79,7 +90,10 @@ test('TLS 1.2 and 1.3 are spoken, with forward secrecy and authenticated ciphers
   for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
     const socket = await shake({ minVersion: version, maxVersion: version })
     assert.deepEqual([socket.authorized, socket.getProtocol()], [true, version])
-    assert.match(socket.getCipher().standardName, /^TLS_(ECDHE_ECDSA_WITH_)?(AES_\d+_GCM|CHACHA20_POLY1305)_SHA\d+$/)
+    assert.match(
+      socket.getCipher().standardName,
+      /^TLS_(ECDHE_ECDSA_WITH_)?(AES_\d+_GCM|CHACHA20_POLY1305)_SHA\d+$/,
+    )
     socket.destroy()
   }
 })
@@ -87,14 +101,27 @@ test('TLS 1.2 and 1.3 are spoken, with forward secrecy and authenticated ciphers
 test('older versions and other ciphers are refused, and the log says so', async () => {
   const before = app.log.length
   for (const [options, code] of [
-    [{ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }, /ALERT_PROTOCOL_VERSION$/],
-    ...['AES128-GCM-SHA256', 'ECDHE-ECDSA-AES128-SHA256', 'ECDHE-ECDSA-AES128-CCM', 'DHE-RSA-AES128-GCM-SHA256']
-      .map((ciphers) => [{ maxVersion: 'TLSv1.2', ciphers }, /ALERT_HANDSHAKE_FAILURE$/]),
+    [
+      { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' },
+      /ALERT_PROTOCOL_VERSION$/,
+    ],
+    ...[
+      'AES128-GCM-SHA256',
+      'ECDHE-ECDSA-AES128-SHA256',
+      'ECDHE-ECDSA-AES128-CCM',
+      'DHE-RSA-AES128-GCM-SHA256',
+    ].map((ciphers) => [{ maxVersion: 'TLSv1.2', ciphers }, /ALERT_HANDSHAKE_FAILURE$/]),
   ] as [ConnectionOptions, RegExp][]) {
     await assert.rejects(shake(options), code)
   }
-  const told = app.log.slice(before).map((line) => JSON.parse(line)).filter(({ address }) => address === '127.0.0.1')
-  assert.deepEqual(told.map(({ message }) => message), Array(5).fill('handshake failed'))
+  const told = app.log
+    .slice(before)
+    .map((line) => JSON.parse(line))
+    .filter(({ address }) => address === '127.0.0.1')
+  assert.deepEqual(
+    told.map(({ message }) => message),
+    Array(5).fill('handshake failed'),
+  )
 })
 
 test('every answer has browsers stay with HTTPS, also to what is no request', async () => {
@@ -115,16 +142,24 @@ test('every answer has browsers stay with HTTPS, also to what is no request', as
     assert.deepEqual(said, ['Strict-Transport-Security: max-age=31536000'], answer)
   }
   const plain = await startTestApp({}, database)
-  assert.equal((await plain.request('GET', '/livez')).headers.get('strict-transport-security'), null)
+  assert.equal(
+    (await plain.request('GET', '/livez')).headers.get('strict-transport-security'),
+    null,
+  )
 })
 
 test('who does not shake hands is cut within 7 seconds', async () => {
   const startedAt = performance.now()
-  await Promise.all(['', '\x16\x03\x01', 'GET / HTTP/1.1\r\n\r\n'].map(async (bytes) => {
-    const socket = connectPlain(port, '127.0.0.1')
-    socket.on('error', () => {}).resume().write(bytes)
-    await once(socket, 'close')
-  }))
+  await Promise.all(
+    ['', '\x16\x03\x01', 'GET / HTTP/1.1\r\n\r\n'].map(async (bytes) => {
+      const socket = connectPlain(port, '127.0.0.1')
+      socket
+        .on('error', () => {})
+        .resume()
+        .write(bytes)
+      await once(socket, 'close')
+    }),
+  )
   assert.ok(performance.now() - startedAt < 7000, `${performance.now() - startedAt} ms`)
   assert.equal(await presented(), 'first')
 })
@@ -141,7 +176,10 @@ test('a renewed pair is for new connections, also resumed ones; open ones go on'
   app.rereadTls()
   assert.equal(await presented(), 'second')
   const resumed = await shake({ maxVersion: 'TLSv1.2', session, rejectUnauthorized: false })
-  assert.deepEqual([resumed.isSessionReused(), resumed.getPeerCertificate().subject.CN], [false, 'second'])
+  assert.deepEqual(
+    [resumed.isSessionReused(), resumed.getPeerCertificate().subject.CN],
+    [false, 'second'],
+  )
   assert.equal((await get(agent)).statusCode, 200)
   assert.equal(Object.values(agent.freeSockets)[0]![0], before)
 
@@ -153,20 +191,34 @@ test('a renewed pair is for new connections, also resumed ones; open ones go on'
 })
 
 const weak = () => generateKeyPairSync('rsa', { modulusLength: 512 }).privateKey
-const encrypted = () => generateKeyPairSync('ec', {
-  namedCurve: 'P-256',
-  publicKeyEncoding: { type: 'spki', format: 'pem' },
-  privateKeyEncoding: { type: 'pkcs8', format: 'pem', cipher: 'aes-256-cbc', passphrase: 'secret' },
-}).privateKey
+const encrypted = () =>
+  generateKeyPairSync('ec', {
+    namedCurve: 'P-256',
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+    privateKeyEncoding: {
+      type: 'pkcs8',
+      format: 'pem',
+      cipher: 'aes-256-cbc',
+      passphrase: 'secret',
+    },
+  }).privateKey
 const unusable: [what: string, bad: { cert: string; key: string }, reason: RegExp][] = [
   ['expired', createCertificate({ from: -20, to: -10 }), /it expired on \w+ +\d+ /],
   ['not valid yet', createCertificate({ from: 10, to: 20 }), /it is valid from \w+ +\d+ /],
-  ['of two certificates', { ...pair, key: createCertificate().key }, /the key is of another certificate/],
+  [
+    'of two certificates',
+    { ...pair, key: createCertificate().key },
+    /the key is of another certificate/,
+  ],
   ['without a certificate', { ...pair, cert: 'nothing' }, /PEM/],
   ['without a key', { ...pair, key: '' }, /./],
   ['whose key wants a password', { ...pair, key: encrypted() }, /the key wants a password/],
   ['whose key is too weak', createCertificate({ key: weak() }), /key too small/],
-  ['whose chain is cut short', { ...pair, cert: `${pair.cert}-----BEGIN CERTIFICATE-----\nMIIB` }, /bad end line|PEM/i],
+  [
+    'whose chain is cut short',
+    { ...pair, cert: `${pair.cert}-----BEGIN CERTIFICATE-----\nMIIB` },
+    /bad end line|PEM/i,
+  ],
 ]
 
 for (const [what, bad, reason] of unusable) {
@@ -191,8 +243,10 @@ for (const [what, bad, reason] of unusable) {
 }
 
 test('files that are not there are refused with the name of the settings', async () => {
-  await assert.rejects(startTestApp({ TLS_CERT_FILE: '/nowhere', TLS_KEY_FILE: '/nowhere' }, database),
-    /^Error: Configuration: TLS_CERT_FILE names a file that cannot be read; TLS_KEY_FILE names a file that cannot be read$/)
+  await assert.rejects(
+    startTestApp({ TLS_CERT_FILE: '/nowhere', TLS_KEY_FILE: '/nowhere' }, database),
+    /^Error: Configuration: TLS_CERT_FILE names a file that cannot be read; TLS_KEY_FILE names a file that cannot be read$/,
+  )
 })
 
 test('SIGHUP renews, or logs why not; a start with such a pair ends with status 2', async () => {
@@ -201,8 +255,15 @@ test('SIGHUP renews, or logs why not; a start with such a pair ends with status 
   const at = await freePort()
   const start = () => {
     const child = spawn(process.execPath, ['bin/start.js'], {
-      cwd: root, stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...database.env, ...own.env, SERVER_HOST: '127.0.0.1', SERVER_PORT: String(at) },
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        ...process.env,
+        ...database.env,
+        ...own.env,
+        SERVER_HOST: '127.0.0.1',
+        SERVER_PORT: String(at),
+      },
     })
     const output = { stdout: '', stderr: '' }
     for (const name of ['stdout', 'stderr'] as const) {
@@ -237,5 +298,8 @@ test('SIGHUP renews, or logs why not; a start with such a pair ends with status 
 
   const again = start()
   assert.deepEqual((await again.ended)[0], 2)
-  assert.match(again.output.stderr, /^user-service: TLS_CERT_FILE and TLS_KEY_FILE cannot be used: it expired on .*\n$/)
+  assert.match(
+    again.output.stderr,
+    /^user-service: TLS_CERT_FILE and TLS_KEY_FILE cannot be used: it expired on .*\n$/,
+  )
 })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { hashCheaply, password, startTestApp } from './helpers.ts'
+import { hashCheaply, password, startTestApp } from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp()
@@ -9,10 +9,18 @@ const admin = await app.admin()
 const status = ({ status, body }: { status: number; body: any }) => ({ status, code: body?.code })
 
 test('anyone signs up and gets a key that works, shown this once', async () => {
-  const made = await app.request('POST', '/users', { body: { email: ' Ada@Example.org ', password } })
+  const made = await app.request('POST', '/users', {
+    body: { email: ' Ada@Example.org ', password },
+  })
   assert.equal(made.status, 201)
   const { id, apiKeys, createdAt, updatedAt, ...rest } = made.details
-  assert.deepEqual(rest, { email: 'Ada@Example.org', role: 'user', permissions: [], enabled: true, version: 1 })
+  assert.deepEqual(rest, {
+    email: 'Ada@Example.org',
+    role: 'user',
+    permissions: [],
+    enabled: true,
+    version: 1,
+  })
   assert.equal(made.headers.get('location'), `/v1/users/${id}`)
   assert.equal(made.headers.get('etag'), '"1"')
   assert.equal(createdAt, updatedAt)
@@ -24,13 +32,18 @@ test('anyone signs up and gets a key that works, shown this once', async () => {
 
 test('an address is taken whatever its case', async () => {
   await app.user({ email: 'Grace@Example.org' })
-  const second = await app.request('POST', '/users', { body: { email: 'grace@example.ORG', password } })
+  const second = await app.request('POST', '/users', {
+    body: { email: 'grace@example.ORG', password },
+  })
   assert.deepEqual(status(second), { status: 409, code: 'email_in_use' })
 })
 
 test('eight racing sign-ups with one address give one 201 and seven 409', async () => {
-  const all = await Promise.all(Array.from({ length: 8 }, () =>
-    app.request('POST', '/users', { body: { email: 'race@example.org', password } })))
+  const all = await Promise.all(
+    Array.from({ length: 8 }, () =>
+      app.request('POST', '/users', { body: { email: 'race@example.org', password } }),
+    ),
+  )
   assert.deepEqual(all.map(({ status }) => status).sort(), [201, ...Array(7).fill(409)])
 })
 
@@ -44,14 +57,48 @@ for (const [name, body, code, fields] of [
   ['an address with two @', { email: 'a@b@c', password }, 'invalid_email', ['email']],
   ['an address with nothing before @', { email: '@b', password }, 'invalid_email', ['email']],
   ['an address with white space', { email: 'a b@c', password }, 'invalid_email', ['email']],
-  ['an address with a control character', { email: 'a\u0000@c', password }, 'invalid_email', ['email']],
-  ['an address of 255 characters', { email: `${'a'.repeat(253)}@b`, password }, 'invalid_email', ['email']],
-  ['a password of 7 characters', { email: 'a@b', password: 'sh0rt-7' }, 'invalid_password', ['password']],
-  ['a password of 129 characters', { email: 'a@b', password: 'x'.repeat(129) }, 'invalid_password', ['password']],
-  ['a common password', { email: 'a@b', password: 'PassWord123' }, 'invalid_password', ['password']],
-  ['the address as the password', { email: 'ada@example.org', password: 'ADA@example.org' }, 'invalid_password', ['password']],
-  ['the address as the password beside another fault', { email: 'ada@example.org', password: 'ada@example.org', x: 1 }, 'invalid_body',
-    ['x', 'password']],
+  [
+    'an address with a control character',
+    { email: 'a\u0000@c', password },
+    'invalid_email',
+    ['email'],
+  ],
+  [
+    'an address of 255 characters',
+    { email: `${'a'.repeat(253)}@b`, password },
+    'invalid_email',
+    ['email'],
+  ],
+  [
+    'a password of 7 characters',
+    { email: 'a@b', password: 'sh0rt-7' },
+    'invalid_password',
+    ['password'],
+  ],
+  [
+    'a password of 129 characters',
+    { email: 'a@b', password: 'x'.repeat(129) },
+    'invalid_password',
+    ['password'],
+  ],
+  [
+    'a common password',
+    { email: 'a@b', password: 'PassWord123' },
+    'invalid_password',
+    ['password'],
+  ],
+  [
+    'the address as the password',
+    { email: 'ada@example.org', password: 'ADA@example.org' },
+    'invalid_password',
+    ['password'],
+  ],
+  [
+    'the address as the password beside another fault',
+    { email: 'ada@example.org', password: 'ada@example.org', x: 1 },
+    'invalid_body',
+    ['x', 'password'],
+  ],
   ['both at fault', { email: 'a', password: 'b' }, 'invalid_email', ['email', 'password']],
   ['text that is not JSON', '{"email":', 'invalid_body', ['body']],
 ] as const) {
@@ -59,31 +106,49 @@ for (const [name, body, code, fields] of [
     const answer = await app.request('POST', '/users', { body })
     assert.deepEqual(
       [answer.status, answer.body.code, answer.body.errors.map(({ field }: any) => field)],
-      [400, code, fields])
+      [400, code, fields],
+    )
     if (code === 'invalid_body') assert.equal(answer.details, 'Invalid user syntax')
   })
 }
 
 test('characters are counted as code points, after NFKC', async () => {
-  const seven = await app.request('POST', '/users', { body: { email: 'cp@example.org', password: '😀'.repeat(7) } })
+  const seven = await app.request('POST', '/users', {
+    body: { email: 'cp@example.org', password: '😀'.repeat(7) },
+  })
   assert.deepEqual(status(seven), { status: 400, code: 'invalid_password' })
-  const eight = await app.request('POST', '/users', { body: { email: 'cp@example.org', password: '😀'.repeat(8) } })
+  const eight = await app.request('POST', '/users', {
+    body: { email: 'cp@example.org', password: '😀'.repeat(8) },
+  })
   assert.equal(eight.status, 201)
 })
 
 test('only an admin may give role, permissions and enabled', async () => {
   const body = { email: 'boss@example.org', password, role: 'admin' }
   const { key } = await app.user()
-  assert.deepEqual(status(await app.request('POST', '/users', { body })), { status: 403, code: 'forbidden' })
-  assert.deepEqual(status(await app.request('POST', '/users', { body, key })), { status: 403, code: 'forbidden' })
-  const made = await app.request('POST', '/users', {
-    key: admin.key, body: { email: 'clerk@example.org', password, permissions: ['orders:read'], enabled: false },
+  assert.deepEqual(status(await app.request('POST', '/users', { body })), {
+    status: 403,
+    code: 'forbidden',
   })
-  assert.deepEqual([made.status, made.details.permissions, made.details.enabled], [201, ['orders:read'], false])
+  assert.deepEqual(status(await app.request('POST', '/users', { body, key })), {
+    status: 403,
+    code: 'forbidden',
+  })
+  const made = await app.request('POST', '/users', {
+    key: admin.key,
+    body: { email: 'clerk@example.org', password, permissions: ['orders:read'], enabled: false },
+  })
+  assert.deepEqual(
+    [made.status, made.details.permissions, made.details.enabled],
+    [201, ['orders:read'], false],
+  )
 })
 
 test('where a key decides who creates, an invalid one is refused', async () => {
-  const answer = await app.request('POST', '/users', { body: { email: 'x@y', password }, key: 'usk_wrong' })
+  const answer = await app.request('POST', '/users', {
+    body: { email: 'x@y', password },
+    key: 'usk_wrong',
+  })
   assert.deepEqual(status(answer), { status: 401, code: 'key_invalid' })
 })
 
@@ -91,8 +156,14 @@ test('with SIGNUP=admin only an admin creates', async () => {
   const closed = await startTestApp({ SIGNUP: 'admin' }, app.database)
   const body = { email: 'closed@example.org', password }
   const { key } = await app.user()
-  assert.deepEqual(status(await closed.request('POST', '/users', { body })), { status: 401, code: 'key_missing' })
-  assert.deepEqual(status(await closed.request('POST', '/users', { body, key })), { status: 403, code: 'forbidden' })
+  assert.deepEqual(status(await closed.request('POST', '/users', { body })), {
+    status: 401,
+    code: 'key_missing',
+  })
+  assert.deepEqual(status(await closed.request('POST', '/users', { body, key })), {
+    status: 403,
+    code: 'forbidden',
+  })
   assert.equal((await closed.request('POST', '/users', { body, key: admin.key })).status, 201)
 })
 
@@ -122,36 +193,68 @@ test('a user is found by its address, whatever the case', async () => {
   const { id } = await app.user({ email: 'Find.Me@example.org' })
   const found = await app.request('GET', '/users?email=FIND.me@example.org', { key: admin.key })
   assert.deepEqual(found.details, [id])
-  assert.deepEqual((await app.request('GET', '/users?email=nobody', { key: admin.key })).details, [])
+  assert.deepEqual(
+    (await app.request('GET', '/users?email=nobody', { key: admin.key })).details,
+    [],
+  )
 })
 
-for (const query of ['limit=0', 'limit=1001', 'limit=x', 'limit=1&limit=2', 'after=x', 'view=all', 'lmit=3']) {
+for (const query of [
+  'limit=0',
+  'limit=1001',
+  'limit=x',
+  'limit=1&limit=2',
+  'after=x',
+  'view=all',
+  'lmit=3',
+]) {
   test(`the query ${query} is refused`, async () => {
     const answer = await app.request('GET', `/users?${query}`, { key: admin.key })
-    assert.deepEqual([...Object.values(status(answer)), answer.body.errors.length], [400, 'invalid_query', 1])
+    assert.deepEqual(
+      [...Object.values(status(answer)), answer.body.errors.length],
+      [400, 'invalid_query', 1],
+    )
   })
 }
 
 test('If-None-Match spares the body', async () => {
   const { id, key } = await app.user()
-  const known = await app.request('GET', `/users/${id}`, { key, headers: { 'if-none-match': 'W/"0", "1"' } })
+  const known = await app.request('GET', `/users/${id}`, {
+    key,
+    headers: { 'if-none-match': 'W/"0", "1"' },
+  })
   assert.deepEqual([known.status, known.text, known.headers.get('etag')], [304, '', '"1"'])
 })
 
 test('a user changes its address; role, permissions and switch are the admin’s', async () => {
   const { id, key } = await app.user()
-  const changed = await app.request('PATCH', `/users/${id}`, { key, body: { email: 'new@example.org' } })
-  assert.deepEqual([changed.status, changed.details.email, changed.details.version], [200, 'new@example.org', 2])
+  const changed = await app.request('PATCH', `/users/${id}`, {
+    key,
+    body: { email: 'new@example.org' },
+  })
+  assert.deepEqual(
+    [changed.status, changed.details.email, changed.details.version],
+    [200, 'new@example.org', 2],
+  )
   for (const body of [{ role: 'admin' }, { permissions: ['x'] }, { enabled: true }]) {
-    assert.deepEqual(status(await app.request('PATCH', `/users/${id}`, { key, body })), { status: 403, code: 'forbidden' })
+    assert.deepEqual(status(await app.request('PATCH', `/users/${id}`, { key, body })), {
+      status: 403,
+      code: 'forbidden',
+    })
   }
-  const promoted = await app.request('PATCH', `/users/${id}`, { key: admin.key, body: { role: 'admin', permissions: ['a'] } })
+  const promoted = await app.request('PATCH', `/users/${id}`, {
+    key: admin.key,
+    body: { role: 'admin', permissions: ['a'] },
+  })
   assert.deepEqual([promoted.details.role, promoted.details.permissions], ['admin', ['a']])
 })
 
 test('a change to an address that is taken is refused', async () => {
   const { id, key } = await app.user()
-  const answer = await app.request('PATCH', `/users/${id}`, { key, body: { email: admin.email.toUpperCase() } })
+  const answer = await app.request('PATCH', `/users/${id}`, {
+    key,
+    body: { email: admin.email.toUpperCase() },
+  })
   assert.deepEqual(status(answer), { status: 409, code: 'email_in_use' })
 })
 
@@ -163,16 +266,27 @@ test('nothing to change leaves the version', async () => {
 
 test('eight racing changes of one version give one 200 and seven 412', async () => {
   const { id, key } = await app.user()
-  const all = await Promise.all(Array.from({ length: 8 }, (_, i) => app.request('PATCH', `/users/${id}`, {
-    key, body: { email: `race${i}@example.net` }, headers: { 'if-match': '"1"' },
-  })))
+  const all = await Promise.all(
+    Array.from({ length: 8 }, (_, i) =>
+      app.request('PATCH', `/users/${id}`, {
+        key,
+        body: { email: `race${i}@example.net` },
+        headers: { 'if-match': '"1"' },
+      }),
+    ),
+  )
   assert.deepEqual(all.map(({ status }) => status).sort(), [200, ...Array(7).fill(412)])
   assert.ok(all.every(({ status, body }) => status === 200 || body.code === 'stale_version'))
 })
 
 test('a weak or another ETag is stale, a star is not', async () => {
   const { id, key } = await app.user()
-  const patch = (tag: string) => app.request('PATCH', `/users/${id}`, { key, body: { email: `${id}@x` }, headers: { 'if-match': tag } })
+  const patch = (tag: string) =>
+    app.request('PATCH', `/users/${id}`, {
+      key,
+      body: { email: `${id}@x` },
+      headers: { 'if-match': tag },
+    })
   assert.equal((await patch('W/"1"')).status, 412)
   assert.equal((await patch('"7"')).status, 412)
   assert.equal((await patch('*')).status, 200)
@@ -180,27 +294,42 @@ test('a weak or another ETag is stale, a star is not', async () => {
 
 test('an owner changes its password with the current one; every other session ends', async () => {
   const user = await app.user()
-  const login = async () => (await app.request('POST', '/users/sessions', { body: { email: user.email, password } })).details.key
+  const login = async () =>
+    (await app.request('POST', '/users/sessions', { body: { email: user.email, password } }))
+      .details.key
   const [mine, other] = [await login(), await login()]
   const patch = (body: object) => app.request('PATCH', `/users/${user.id}`, { key: mine, body })
   const next = 'another fine password'
 
   const missing = await patch({ password: next })
-  assert.deepEqual([missing.status, missing.body.errors], [400, [{ field: 'currentPassword', message: 'is missing' }]])
-  assert.deepEqual(status(await patch({ password: next, currentPassword: 'wrong' })), { status: 401, code: 'invalid_credentials' })
+  assert.deepEqual(
+    [missing.status, missing.body.errors],
+    [400, [{ field: 'currentPassword', message: 'is missing' }]],
+  )
+  assert.deepEqual(status(await patch({ password: next, currentPassword: 'wrong' })), {
+    status: 401,
+    code: 'invalid_credentials',
+  })
   assert.equal((await patch({ password: next, currentPassword: password })).status, 200)
 
   assert.equal((await app.request('GET', `/users/${user.id}`, { key: mine })).status, 200)
   assert.equal((await app.request('GET', `/users/${user.id}`, { key: other })).status, 401)
   assert.equal((await app.request('GET', `/users/${user.id}`, { key: user.key })).status, 200)
-  const again = await app.request('POST', '/users/sessions', { body: { email: user.email, password: next } })
+  const again = await app.request('POST', '/users/sessions', {
+    body: { email: user.email, password: next },
+  })
   assert.equal(again.status, 201)
 })
 
 test('an admin sets the password of another without knowing it; all its sessions end', async () => {
   const user = await app.user()
-  const session = (await app.request('POST', '/users/sessions', { body: { email: user.email, password } })).details.key
-  const set = await app.request('PATCH', `/users/${user.id}`, { key: admin.key, body: { password: 'set by the admin' } })
+  const session = (
+    await app.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  ).details.key
+  const set = await app.request('PATCH', `/users/${user.id}`, {
+    key: admin.key,
+    body: { password: 'set by the admin' },
+  })
   assert.equal(set.status, 200)
   assert.equal((await app.request('GET', `/users/${user.id}`, { key: session })).status, 401)
 })
@@ -208,8 +337,14 @@ test('an admin sets the password of another without knowing it; all its sessions
 test('a user deletes itself with its keys', async () => {
   const { id, key } = await app.user()
   assert.deepEqual([(await app.request('DELETE', `/users/${id}`, { key })).text], [''])
-  assert.deepEqual(status(await app.request('GET', `/users/${id}`, { key })), { status: 401, code: 'key_invalid' })
-  assert.deepEqual(status(await app.request('GET', `/users/${id}`, { key: admin.key })), { status: 404, code: 'user_not_found' })
+  assert.deepEqual(status(await app.request('GET', `/users/${id}`, { key })), {
+    status: 401,
+    code: 'key_invalid',
+  })
+  assert.deepEqual(status(await app.request('GET', `/users/${id}`, { key: admin.key })), {
+    status: 404,
+    code: 'user_not_found',
+  })
 })
 
 test('the last admin can be neither demoted, disabled nor deleted, not even by two at once', async () => {
@@ -226,14 +361,20 @@ test('the last admin can be neither demoted, disabled nor deleted, not even by t
     const answer = await own.request('PATCH', `/users/${left.id}`, { key, body })
     assert.deepEqual(status(answer), { status: 409, code: 'last_admin' })
   }
-  assert.deepEqual(status(await own.request('DELETE', `/users/${left.id}`, { key })), { status: 409, code: 'last_admin' })
+  assert.deepEqual(status(await own.request('DELETE', `/users/${left.id}`, { key })), {
+    status: 409,
+    code: 'last_admin',
+  })
 })
 
 test('an admin goes while a backup, which holds its lock, is running', async () => {
   const other = await app.user({ role: 'admin' })
   await app.db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock(7520602)')
-    assert.equal((await app.request('DELETE', `/users/${other.id}`, { key: other.key })).status, 204)
+    assert.equal(
+      (await app.request('DELETE', `/users/${other.id}`, { key: other.key })).status,
+      204,
+    )
   })
 })
 
@@ -252,10 +393,19 @@ test('whom an admin promotes, demotes or disables feels it on the next request',
 
 test('malformed ids are told from unknown ones', async () => {
   const { key } = admin
-  assert.deepEqual(status(await app.request('GET', '/users/17', { key })), { status: 400, code: 'invalid_id' })
+  assert.deepEqual(status(await app.request('GET', '/users/17', { key })), {
+    status: 400,
+    code: 'invalid_id',
+  })
   const unknown = '/users/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
   for (const method of ['GET', 'DELETE']) {
-    assert.deepEqual(status(await app.request(method, unknown, { key })), { status: 404, code: 'user_not_found' })
+    assert.deepEqual(status(await app.request(method, unknown, { key })), {
+      status: 404,
+      code: 'user_not_found',
+    })
   }
-  assert.deepEqual(status(await app.request('PATCH', unknown, { key, body: { enabled: true } })), { status: 404, code: 'user_not_found' })
+  assert.deepEqual(status(await app.request('PATCH', unknown, { key, body: { enabled: true } })), {
+    status: 404,
+    code: 'user_not_found',
+  })
 })

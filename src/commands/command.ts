@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util'
 
 import { createReader, localDirectory, privateDatabase, readDatabase } from '../config.ts'
 import type { DatabaseConfig, Env } from '../config.ts'
-import { findPrivatePostgres } from '../database/embedded.ts'
+import { findPrivatePostgres } from '../database/private.ts'
 import { ExitError, exitWith } from '../errors.ts'
 
 const controller = new AbortController()
@@ -23,14 +23,25 @@ export const stop = (why: string, status = 1) => controller.abort(new ExitError(
 
 /** Stops the command at SIGTERM, SIGINT, SIGHUP and after that time. */
 export function stopAfter(limitMs: number, status = 1) {
-  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(name, () => stop(`got ${name}`, status))
+  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'])
+    process.on(name, () => stop(`got ${name}`, status))
   setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`, status).unref()
 }
 
 const [flag, text] = [{ type: 'boolean' }, { type: 'string' }] as const
 /** The options of all commands: the pattern of each says which it takes. */
-const options = { help: flag, check: flag, 'max-age': text, quiet: flag, timeout: text, yes: flag } as const
-const readCall = () => ({ env: process.env as Env, ...parseArgs({ options, allowPositionals: true }) })
+const options = {
+  help: flag,
+  check: flag,
+  'max-age': text,
+  quiet: flag,
+  timeout: text,
+  yes: flag,
+} as const
+const readCall = () => ({
+  env: process.env as Env,
+  ...parseArgs({ options, allowPositionals: true }),
+})
 type Run = (call: ReturnType<typeof readCall>) => Promise<void>
 
 /** The failure of a command that was called with the wrong words. */
@@ -47,16 +58,22 @@ export async function command(usage: string, pattern: RegExp, run: Run) {
   try {
     const call = readCall()
     if (call.values.help) return console.log(usage)
-    const names = Object.keys(call.values).sort().map((name) => `--${name}`)
-    if (!pattern.test(['', ...call.positionals, ...names].join(' '))) throw misuse(`Say ${/: (.*)/.exec(usage)![1]}`)
+    const names = Object.keys(call.values)
+      .sort()
+      .map((name) => `--${name}`)
+    if (!pattern.test(['', ...call.positionals, ...names].join(' ')))
+      throw misuse(`Say ${/: (.*)/.exec(usage)![1]}`)
     await Promise.race([run(call), hangs.then(() => signal.throwIfAborted())])
   } catch (error) {
     const { code, message } = error as Error & { code?: string }
-    const failure = signal.aborted ? signal.reason
-      : code?.startsWith('ERR_PARSE_ARGS') ? misuse(message)
-      // The driver's way of saying that it has none.
-      : /password must be a string/.test(message) ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass')
-      : error
+    const failure = signal.aborted
+      ? signal.reason
+      : code?.startsWith('ERR_PARSE_ARGS')
+        ? misuse(message)
+        : // The driver's way of saying that it has none.
+          /password must be a string/.test(message)
+          ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass')
+          : error
     exitWith(/bin\/(\w+)/.exec(usage)![1]!, failure)
   }
   setTimeout(() => process.exit(), 1000).unref()
@@ -75,7 +92,9 @@ export function readCommandDatabase(env: Env, user: string) {
 
 /** Makes a directory that only we can read, until the process ends; removes those of dead ones. */
 export function makeDirectory(): string {
-  for (const name of readdirSync(tmpdir()).filter((each) => /^user-service-\d+-\w{6}$/.test(each))) {
+  for (const name of readdirSync(tmpdir()).filter((each) =>
+    /^user-service-\d+-\w{6}$/.test(each),
+  )) {
     const path = join(tmpdir(), name)
     const isDead = existsSync('/proc/self') && !existsSync(`/proc/${name.split('-')[2]}`)
     // In a stranger's directory a link could be put in our way while we delete.
@@ -95,7 +114,8 @@ export async function run(what: string, program: string, args: string[], env: En
   child.stdout.setEncoding('utf8').on('data', (text: string) => void (said.stdout += text))
   child.stderr.setEncoding('utf8').on('data', (text: string) => void (said.stderr += text))
   const kill = (how: NodeJS.Signals) => {
-    if (child.pid && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, how)
+    if (child.pid && child.exitCode === null && child.signalCode === null)
+      process.kill(-child.pid, how)
   }
   signal.addEventListener('abort', () => {
     // First, because on it the AWS CLI takes an unfinished multipart upload back.
@@ -106,7 +126,8 @@ export async function run(what: string, program: string, args: string[], env: En
     throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
   })
   signal.throwIfAborted()
-  if (status !== 0) throw new ExitError(`${what}: ${findReason(said.stderr) || `exit status ${status}`}`)
+  if (status !== 0)
+    throw new ExitError(`${what}: ${findReason(said.stderr) || `exit status ${status}`}`)
   return said
 }
 
@@ -114,16 +135,25 @@ export async function run(what: string, program: string, args: string[], env: En
 function findReason(stderr: string): string {
   const lines = stderr.trim().split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
-  return line.replace(/^.*?(?=An error occurred)|^\S+ failed: .*? to \S+ |^.*?error( response from daemon)?: +/i, '')
+  return line.replace(
+    /^.*?(?=An error occurred)|^\S+ failed: .*? to \S+ |^.*?error( response from daemon)?: +/i,
+    '',
+  )
 }
 
-const passed = new RegExp('^(AWS_|DOCKER_|HOME$|LANG$|LC_|PGPASSFILE$|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|' +
-  'XDG_RUNTIME_DIR$|(https?|no)_proxy$)', 'i')
+const passed = new RegExp(
+  '^(AWS_|DOCKER_|HOME$|LANG$|LC_|PGPASSFILE$|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|' +
+    'XDG_RUNTIME_DIR$|(https?|no)_proxy$)',
+  'i',
+)
 
 /** What a program is given: no password of ours; PATH, where it is cron's, with what that leaves out. */
 export const programEnv = (env: Env): Env => ({
   ...Object.fromEntries(Object.entries(env).filter(([name]) => passed.test(name))),
-  PATH: (env['PATH'] ?? '/usr/bin:/bin').replace(/^\/usr\/bin:\/bin$/, '/usr/local/bin:/usr/bin:/bin'),
+  PATH: (env['PATH'] ?? '/usr/bin:/bin').replace(
+    /^\/usr\/bin:\/bin$/,
+    '/usr/local/bin:/usr/bin:/bin',
+  ),
 })
 
 /** What makes pg_dump and psql connect as we do: the password is nowhere else. */
@@ -131,10 +161,18 @@ export function postgresEnv({ hosts, port, name, user, password }: DatabaseConfi
   const { text } = createReader(env)
   const mode = text('DATABASE_SSL') ?? 'disable'
   return {
-    ...programEnv(env), LC_ALL: 'C', PGPORT: String(port), PGDATABASE: name, PGUSER: user, PGPASSWORD: password,
-    PGHOST: hosts.join(','), PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
+    ...programEnv(env),
+    LC_ALL: 'C',
+    PGPORT: String(port),
+    PGDATABASE: name,
+    PGUSER: user,
+    PGPASSWORD: password,
+    PGHOST: hosts.join(','),
+    PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
     // Neither is looked at on a Unix socket, such as a drill's.
-    PGSSLMODE: mode, PGSSLROOTCERT: text('DATABASE_CA_FILE') ??
+    PGSSLMODE: mode,
+    PGSSLROOTCERT:
+      text('DATABASE_CA_FILE') ??
       (mode === 'verify-full' ? '/etc/ssl/certs/ca-certificates.crt' : undefined),
   }
 }

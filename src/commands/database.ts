@@ -13,17 +13,28 @@ superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost
 database is DATABASE_NAME, or the URL's (not postgres), or db_user_service. Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command(usage, /^ (create|drop --yes)$/, async ({ positionals: [action], env }) => {
-  const reader = createReader({ ...env, ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost' })
+  const reader = createReader({
+    ...env,
+    ENV_DATABASE_HOST: env['ENV_DATABASE_HOST'] || 'localhost',
+  })
   const server = readDatabase(reader, 'postgres')!
   const name = reader.text('DATABASE_NAME') ?? server.name.replace(/^postgres$/, 'db_user_service')
   const secret = (name: string) => {
     if (action === 'create' && !reader.text(name)) reader.wrong(name, 'must be set')
     return reader.text(name) ?? ''
   }
-  const passwords = { user_service_admin: secret('ADMIN_PASSWORD'), user_service_manager: secret('MANAGER_PASSWORD'),
-    user_service_user: secret('USER_PASSWORD') }
+  const passwords = {
+    user_service_admin: secret('ADMIN_PASSWORD'),
+    user_service_manager: secret('MANAGER_PASSWORD'),
+    user_service_user: secret('USER_PASSWORD'),
+  }
   reader.finish()
-  await (action === 'drop' ? dropDatabase({ ...server, name }) : createDatabase({ ...server, name }, passwords))
-  console.log(action === 'drop' ? `Dropped ${name}`
-    : `${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
+  await (action === 'drop'
+    ? dropDatabase({ ...server, name })
+    : createDatabase({ ...server, name }, passwords))
+  console.log(
+    action === 'drop'
+      ? `Dropped ${name}`
+      : `${name} is there. Next, as user_service_admin: node bin/migrate.js up`,
+  )
 })

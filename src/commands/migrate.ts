@@ -14,9 +14,14 @@ _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misu
 await command(usage, /^ (up|status|down( [1-9]\d{0,3})? --yes)$/, async ({ positionals, env }) => {
   const [action, count = '1'] = positionals
   await withDatabase(readCommandDatabase(env, 'user_service_admin'), async (database) => {
-    const lines = action === 'up' ? (await migrateUp(database)).map((name) => `${name} applied`)
-      : action === 'down' ? (await migrateDown(database, Number(count))).map((name) => `${name} taken back`)
-      : (await readStatus(database)).map(({ name, applied }) => `${name} ${applied ? 'applied' : 'pending'}`)
+    const lines =
+      action === 'up'
+        ? (await migrateUp(database)).map((name) => `${name} applied`)
+        : action === 'down'
+          ? (await migrateDown(database, Number(count))).map((name) => `${name} taken back`)
+          : (await readStatus(database)).map(
+              ({ name, applied }) => `${name} ${applied ? 'applied' : 'pending'}`,
+            )
     console.log(lines.join('\n') || 'Nothing to do')
   })
 })

@@ -23,35 +23,60 @@ await command(usage, /^$/, async ({ env }) => {
   const reader = createReader(env)
   const port = reader.integer('SERVICE_PORT', 80, 1, 65_535)
   const base = `http://127.0.0.1:${port}/${reader.text('SERVICE_ENDPOINT') ?? 'v1'}`
-  const url = reader.read('SERVICE_URL', base, 'must be an address', (given) =>
-    /^https?:/.test(new URL(given).href) ? given : undefined).replace(/\/*$/, '/healthcheck')
-  const name = reader.read('SERVICE_NAME', 'user-service', 'must name a container', (given) =>
-    /^[A-Za-z0-9][\w.-]*$/.exec(given)?.[0])
+  const url = reader
+    .read('SERVICE_URL', base, 'must be an address', (given) =>
+      /^https?:/.test(new URL(given).href) ? given : undefined,
+    )
+    .replace(/\/*$/, '/healthcheck')
+  const name = reader.read(
+    'SERVICE_NAME',
+    'user-service',
+    'must name a container',
+    (given) => /^[A-Za-z0-9][\w.-]*$/.exec(given)?.[0],
+  )
   // A shorter one might end while another monitor still restarts.
-  const cooldownMs = reader.read('MONITOR_COOLDOWN', 600_000, 'must be such as 10m, at least 5m', (given) =>
-    [parseDuration(given) ?? 0].find((ms) => ms >= 300_000))
+  const cooldownMs = reader.read(
+    'MONITOR_COOLDOWN',
+    600_000,
+    'must be such as 10m, at least 5m',
+    (given) => [parseDuration(given) ?? 0].find((ms) => ms >= 300_000),
+  )
   reader.finish()
 
   stopAfter(280_000, 2)
   const failure = await watch(url, 3, Infinity)
   if (failure === null) return
   const sick = `${name} is not healthy (${failure})`
-  const fail = (why: string, status = 2) => { throw new ExitError(why, status) }
-  if (failure === 'database_unavailable') fail(`${sick}: a restart would not help, look at PostgreSQL`)
+  const fail = (why: string, status = 2) => {
+    throw new ExitError(why, status)
+  }
+  if (failure === 'database_unavailable')
+    fail(`${sick}: a restart would not help, look at PostgreSQL`)
 
   const docker = (status: number, command: string, ...args: string[]) =>
-    run(`docker ${command} failed`, 'docker', [command, ...args], programEnv(env))
-      .catch(({ message }: Error) => fail(message, status))
+    run(`docker ${command} failed`, 'docker', [command, ...args], programEnv(env)).catch(
+      ({ message }: Error) => fail(message, status),
+    )
   const answers = setTimeout(stop, 20_000, 'docker does not answer', 3).unref()
-  const { stdout } = await docker(3, 'inspect', '--type=container', '--format={{.Id}} {{.Name}}', name)
+  const { stdout } = await docker(
+    3,
+    'inspect',
+    '--type=container',
+    '--format={{.Id}} {{.Name}}',
+    name,
+  )
   clearTimeout(answers)
   const [id = '', found] = stdout.trim().split(' ')
   // Docker also takes the beginning of an id for a name.
   if (found !== `/${name}`) fail(`there is no container named ${name}`, 3)
   if (!claimRestart(env, name, cooldownMs)) fail(`${sick}, but was restarted a short while ago`)
-  const log = await docker(2, 'logs', '--timestamps', '--tail=50', id)
-    .then(({ stdout, stderr }) => stdout + stderr, ({ message }: Error) => message)
-  console.error(`${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`)
+  const log = await docker(2, 'logs', '--timestamps', '--tail=50', id).then(
+    ({ stdout, stderr }) => stdout + stderr,
+    ({ message }: Error) => message,
+  )
+  console.error(
+    `${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`,
+  )
   await docker(2, 'restart', id)
   const startedAt = Date.now()
   const still = await watch(url, Infinity, startedAt + 60_000)
@@ -74,16 +99,24 @@ function ask(url: string): Promise<string | null> {
   // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
   const limit = new AbortController()
   setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()
-  return fetch(url, { redirect: 'manual', signal: limit.signal }).then(async (reply) => {
-    const body = await reply.text()
-    if (reply.status === 200) return null
-    return body.includes('"database_unavailable"') ? 'database_unavailable' : `status ${reply.status}`
-  }).catch(({ message, cause }: Error & { cause?: { code?: string } }) => cause?.code ?? message)
+  return fetch(url, { redirect: 'manual', signal: limit.signal })
+    .then(async (reply) => {
+      const body = await reply.text()
+      if (reply.status === 200) return null
+      return body.includes('"database_unavailable"')
+        ? 'database_unavailable'
+        : `status ${reply.status}`
+    })
+    .catch(({ message, cause }: Error & { cause?: { code?: string } }) => cause?.code ?? message)
 }
 
 /** Takes the right to restart: the directory after the last one, which only one of two monitors makes. */
 function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
-  const directory = join(env['XDG_STATE_HOME'] || join(homedir(), '.local/state'), 'user-service', name)
+  const directory = join(
+    env['XDG_STATE_HOME'] || join(homedir(), '.local/state'),
+    'user-service',
+    name,
+  )
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const last = Math.max(0, ...readdirSync(directory).map(Number))
   const claimedAt = statSync(`${directory}/${last}`, { throwIfNoEntry: false })?.mtimeMs ?? 0

@@ -17,44 +17,65 @@ const lockTimeout = '55P03'
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
 export function readMigrations() {
   const read = (file: string) => readFileSync(new URL(file, folder), 'utf8')
-  return readdirSync(folder).filter((file) => file.endsWith('.up.sql')).sort().map((file, index) => {
-    if (parseInt(file) !== index + 1) throw new ExitError(`sql: ${file} should have the number ${index + 1}`)
-    const name = file.replace('.up.sql', '')
-    const up = read(file)
-    return { name, hash: createHash('sha256').update(up).digest('hex'), up, down: read(`${name}.down.sql`) }
-  })
+  return readdirSync(folder)
+    .filter((file) => file.endsWith('.up.sql'))
+    .sort()
+    .map((file, index) => {
+      if (parseInt(file) !== index + 1)
+        throw new ExitError(`sql: ${file} should have the number ${index + 1}`)
+      const name = file.replace('.up.sql', '')
+      const up = read(file)
+      return {
+        name,
+        hash: createHash('sha256').update(up).digest('hex'),
+        up,
+        down: read(`${name}.down.sql`),
+      }
+    })
 }
 
 /** Applies what is pending, returns the names; throws when the history was changed. */
 export const migrateUp = (db: Database, all = readMigrations()) => migrate(db, 'up', Infinity, all)
 
 /** Takes the last `count` migrations back, returns their names, the last applied first. */
-export const migrateDown = (db: Database, count: number, all = readMigrations()) => migrate(db, 'down', count, all)
+export const migrateDown = (db: Database, count: number, all = readMigrations()) =>
+  migrate(db, 'down', count, all)
 
 async function migrate(db: Database, way: 'up' | 'down', count: number, all: Migration[]) {
-  const step = (): Promise<string | null> => db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock(7520601)')
-    // Requests queue behind a lock that is waited for, such as for the end of a dump. So not as long as they can wait,
-    // but for longer than the second after which an autovacuum gives way.
-    await tx.query(`set local lock_timeout = '1100ms'`)
-    const applied = await countApplied(tx, all)
-    const migration = all[way === 'up' ? applied : applied - 1]
-    if (!migration) return null
-    const { name, hash, [way]: text } = migration
-    await tx.query(text).catch((error) => {
-      const { code, message, position }: Error & { code?: string; position?: string } = error.cause ?? error
-      if (code === lockTimeout) throw error
-      const line = text.slice(0, Number(position ?? 0)).split('\n').length
-      throw new ExitError(`sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`)
-    })
-    await tx.query(way === 'up' ? `insert into ${table} (name, hash) values ($1, $2)`
-      : `delete from ${table} where name = $1 and hash = $2`, [name, hash])
-    return name
-  }).catch(async (error) => {
-    if (error.cause?.code !== lockTimeout) throw error
-    await sleep(2000)
-    return step()
-  })
+  const step = (): Promise<string | null> =>
+    db
+      .transaction(async (tx) => {
+        await tx.query('select pg_advisory_xact_lock(7520601)')
+        // Requests queue behind a lock that is waited for, such as for the end of a dump. So not as
+        // long as they can wait,
+        // but for longer than the second after which an autovacuum gives way.
+        await tx.query(`set local lock_timeout = '1100ms'`)
+        const applied = await countApplied(tx, all)
+        const migration = all[way === 'up' ? applied : applied - 1]
+        if (!migration) return null
+        const { name, hash, [way]: text } = migration
+        await tx.query(text).catch((error) => {
+          const { code, message, position }: Error & { code?: string; position?: string } =
+            error.cause ?? error
+          if (code === lockTimeout) throw error
+          const line = text.slice(0, Number(position ?? 0)).split('\n').length
+          throw new ExitError(
+            `sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`,
+          )
+        })
+        await tx.query(
+          way === 'up'
+            ? `insert into ${table} (name, hash) values ($1, $2)`
+            : `delete from ${table} where name = $1 and hash = $2`,
+          [name, hash],
+        )
+        return name
+      })
+      .catch(async (error) => {
+        if (error.cause?.code !== lockTimeout) throw error
+        await sleep(2000)
+        return step()
+      })
   const done: string[] = []
   for (let name; done.length < count && (name = await step());) done.push(name)
   return done
@@ -70,7 +91,9 @@ export async function readStatus(db: Db, all = readMigrations()) {
 export async function checkSchema(db: Db): Promise<void> {
   const pending = (await readStatus(db)).filter(({ applied }) => !applied).length
   if (pending === 0) return
-  throw new ExitError(`The database is behind: ${pending} migrations are to be applied. Run: node bin/migrate.js up`)
+  throw new ExitError(
+    `The database is behind: ${pending} migrations are to be applied. Run: node bin/migrate.js up`,
+  )
 }
 
 /** How many migrations are applied; throws when they are not the first of `all`. */
@@ -79,10 +102,16 @@ async function countApplied(db: Db, all: Migration[]): Promise<number> {
   const history = await db.query<Migration>(`select name, hash from ${table} order by name`)
   for (const [index, { name, hash }] of history.entries()) {
     const known = all[index]
-    if (!known) throw new ExitError(`The database is ahead: ${name} is not known to this version. ` +
-      'Start one that knows it, or go back, there: node bin/migrate.js down --yes')
-    if (name !== known.name || hash !== known.hash) throw new ExitError(`The file sql/${known.name}.up.sql ` +
-      `is not the one that was applied as ${name}. Restore it; see: node bin/migrate.js status`)
+    if (!known)
+      throw new ExitError(
+        `The database is ahead: ${name} is not known to this version. ` +
+          'Start one that knows it, or go back, there: node bin/migrate.js down --yes',
+      )
+    if (name !== known.name || hash !== known.hash)
+      throw new ExitError(
+        `The file sql/${known.name}.up.sql ` +
+          `is not the one that was applied as ${name}. Restore it; see: node bin/migrate.js status`,
+      )
   }
   return history.length
 }

@@ -3,10 +3,19 @@ declare module 'pg' {
   import type { EventEmitter } from 'node:events'
 
   type Options = {
-    host?: string | undefined; port?: number; database?: string; user?: string; password?: string | undefined
+    host?: string | undefined
+    port?: number
+    database?: string
+    user?: string
+    password?: string | undefined
     ssl?: false | { rejectUnauthorized: boolean; ca?: string }
-    application_name?: string; keepAlive?: boolean; connectionTimeoutMillis?: number; query_timeout?: number
-    max?: number; idleTimeoutMillis?: number; onConnect?: (client: Client) => Promise<void>
+    application_name?: string
+    keepAlive?: boolean
+    connectionTimeoutMillis?: number
+    query_timeout?: number
+    max?: number
+    idleTimeoutMillis?: number
+    onConnect?: (client: Client) => Promise<void>
     types?: { getTypeParser(type: number, format?: string): (text: string) => unknown }
   }
   export type Query = { text: string; values?: unknown[]; name?: string | undefined }
@@ -21,12 +30,16 @@ declare module 'pg' {
     constructor(options: Options)
     /** Each new connection is made by what they are then. */
     readonly options: Options
-    readonly totalCount: number; readonly idleCount: number; readonly waitingCount: number
+    readonly totalCount: number
+    readonly idleCount: number
+    readonly waitingCount: number
     connect(): Promise<Client>
     end(): Promise<void>
   }
   const pg: {
-    Client: typeof Client; Pool: typeof Pool; escapeIdentifier(name: string): string
+    Client: typeof Client
+    Pool: typeof Pool
+    escapeIdentifier(name: string): string
     types: Required<Options>['types'] & { builtins: { TIMESTAMPTZ: number } }
   }
   export default pg

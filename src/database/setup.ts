@@ -11,15 +11,20 @@ const roles = ['user_service_admin', 'user_service_manager', 'user_service_user'
  * Creates the roles, the database `config.name` and its schema, or what is missing of them, as the superuser that
  * `config` connects as; a role without a password cannot log in by one.
  */
-export async function createDatabase(config: DatabaseConfig, passwords: Partial<Record<string, string>> = {}) {
+export async function createDatabase(
+  config: DatabaseConfig,
+  passwords: Partial<Record<string, string>> = {},
+) {
   const database = `database ${pg.escapeIdentifier(config.name)}`
   await withDatabase({ ...config, name: 'postgres' }, async (db) => {
     for (const role of roles) {
       await db.query(`create role ${role} login`).catch(ignoring('42710'))
       // The verifier instead of the password: a server that logs statements must not learn it.
-      if (passwords[role]) await db.query(`alter role ${role} password '${verifier(passwords[role])}'`)
+      if (passwords[role])
+        await db.query(`alter role ${role} password '${verifier(passwords[role])}'`)
     }
-    await db.query(`create ${database} owner user_service_admin encoding 'UTF8' template template0`)
+    await db
+      .query(`create ${database} owner user_service_admin encoding 'UTF8' template template0`)
       .catch(ignoring('42P04'))
     await db.query(`
       -- Before the service itself gives up: a statement that waits for a lock would wait on, and hold its session.
@@ -33,21 +38,26 @@ export async function createDatabase(config: DatabaseConfig, passwords: Partial<
       revoke all on ${database} from public;
       grant connect on ${database} to ${roles.join(', ')}`)
   })
-  await withDatabase(config, (db) => db.query(`
+  await withDatabase(config, (db) =>
+    db.query(`
     create schema if not exists user_service_schema authorization user_service_admin;
     revoke all on schema public from public;
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
     alter default privileges for role user_service_admin in schema user_service_schema
-      grant select on tables to user_service_user`))
+      grant select on tables to user_service_user`),
+  )
 }
 
 /** Drops the database, with whoever is connected to it, and the roles where nothing else needs them. */
-export const dropDatabase = (config: DatabaseConfig) => withDatabase({ ...config, name: 'postgres' }, async (db) => {
-  await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-  for (const role of roles) await db.query(`drop role if exists ${role}`).catch(ignoring('2BP01'))
-})
+export const dropDatabase = (config: DatabaseConfig) =>
+  withDatabase({ ...config, name: 'postgres' }, async (db) => {
+    await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
+    for (const role of roles) await db.query(`drop role if exists ${role}`).catch(ignoring('2BP01'))
+  })
 
-const ignoring = (code: string) => (error: { code?: string }) => { if (error.code !== code) throw error }
+const ignoring = (code: string) => (error: { code?: string }) => {
+  if (error.code !== code) throw error
+}
 
 /** The SCRAM-SHA-256 verifier that PostgreSQL keeps of a password (RFC 5803). */
 function verifier(password: string): string {

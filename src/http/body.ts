@@ -23,7 +23,8 @@ export const hasBody = ({ headers }: IncomingMessage) =>
  * UTF-8, `invalid_body`. A client that waits for it is told to go on only now.
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
-  if (!hasBody(req)) throw new AppError('invalid_body', { faults: [{ field: '', message: 'is missing' }] })
+  if (!hasBody(req))
+    throw new AppError('invalid_body', { faults: [{ field: '', message: 'is missing' }] })
   const { 'content-type': type = '', 'content-encoding': encoding, expect } = req.headers
   if (!/^application\/json\s*(;|$)/i.test(type) || encoding !== undefined) {
     throw new AppError('unsupported_media_type')
@@ -34,7 +35,9 @@ export async function readBody(req: IncomingMessage, res: ServerResponse): Promi
   try {
     return JSON.parse(decoder.decode(bytes))
   } catch {
-    throw new AppError('invalid_body', { faults: [{ field: '', message: 'must be JSON in UTF-8' }] })
+    throw new AppError('invalid_body', {
+      faults: [{ field: '', message: 'must be JSON in UTF-8' }],
+    })
   }
 }
 

@@ -6,12 +6,12 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
 import { AppError, failures } from '../errors.ts'
-import type { Limiter } from '../limiter.ts'
+import type { Limiter } from './limiter.ts'
 import { describeError, type Log } from '../log.ts'
-import type { Metrics } from '../metrics.ts'
+import type { Metrics } from './metrics.ts'
 import { check, isUuid, object } from '../schema.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
-import type { Client } from './client.ts'
+import type { Client } from './address.ts'
 import type { Caller, Origin, Reply, Route } from './route.ts'
 import type { createRouter } from './router.ts'
 
@@ -29,7 +29,11 @@ export interface PipelineOptions {
   metrics: Metrics
 }
 
-export type Pipeline = (req: IncomingMessage, res: ServerResponse, refusal?: AppError) => Promise<void>
+export type Pipeline = (
+  req: IncomingMessage,
+  res: ServerResponse,
+  refusal?: AppError,
+) => Promise<void>
 
 /** What is known of a request by the time it is answered; `headers` go with whatever the answer is. */
 interface Exchange {
@@ -48,7 +52,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     'Cache-Control': 'no-store',
     'X-Content-Type-Options': 'nosniff',
     ...(options.secure && {
-      'Strict-Transport-Security': 'max-age=31536000', 'Referrer-Policy': 'no-referrer', 'X-Frame-Options': 'DENY',
+      'Strict-Transport-Security': 'max-age=31536000',
+      'Referrer-Policy': 'no-referrer',
+      'X-Frame-Options': 'DENY',
       'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
     }),
     ...(corsOrigins.length > 0 && { Vary: 'Origin' }),
@@ -58,26 +64,36 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const { req, res, origin, headers } = exchange
     const method = req.method!
     const [target, search] = splitTarget(req.url!)
-    const found = target.startsWith(`${basePath}/`) ? router(method, target.slice(basePath.length)) : null
+    const found = target.startsWith(`${basePath}/`)
+      ? router(method, target.slice(basePath.length))
+      : null
     if (found && 'route' in found) exchange.route = found.route
-    const isThrottled = found === null || ('route' in found ? found.route : found).throttled !== false
+    const isThrottled =
+      found === null || ('route' in found ? found.route : found).throttled !== false
     if (isThrottled && throttle !== null) {
-      const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(origin.client)
+      const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(
+        origin.client,
+      )
       headers['RateLimit-Policy'] = throttle.policy
       headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
       if (!allowed) throw new AppError('throttled', { retryAfterSeconds })
     }
-    if (target === '*' && method === 'OPTIONS') return { status: 204, headers: { Allow: 'OPTIONS' } }
+    if (target === '*' && method === 'OPTIONS')
+      return { status: 204, headers: { Allow: 'OPTIONS' } }
     if (found === null) throw new AppError('not_found')
     if ('allow' in found) {
       headers['Allow'] = found.allow
       if (method !== 'OPTIONS') throw new AppError('method_not_allowed')
       const isPreflight = req.headers['access-control-request-method'] !== undefined
-      return { status: 204, headers: isPreflight ? { ...preflight, 'Access-Control-Allow-Methods': found.allow } : {} }
+      return {
+        status: 204,
+        headers: isPreflight ? { ...preflight, 'Access-Control-Allow-Methods': found.allow } : {},
+      }
     }
 
     const { route, params } = found
-    const isKeyless = route.access === 'anyone' ||
+    const isKeyless =
+      route.access === 'anyone' ||
       (route.access === 'optional' && !req.headers['x-api-key'] && !req.headers.authorization)
     const caller = (exchange.caller = isKeyless ? null : await identify(req.headers))
     const isAdmin = caller?.role === 'admin'
@@ -86,15 +102,26 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       if (!isUuid(params[name]!)) throw new AppError('invalid_id')
       params[name] = params[name]!.toLowerCase()
     }
-    if (route.access === 'self' && !isAdmin && caller?.userId !== params['id']) throw new AppError('forbidden')
-    const query = route.query === undefined ? {} : check(object({}, route.query), readQuery(search), 'invalid_query')
-    const body = route.body === undefined ? undefined
-      : check(route.body, route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res), 'invalid_body')
+    if (route.access === 'self' && !isAdmin && caller?.userId !== params['id'])
+      throw new AppError('forbidden')
+    const query =
+      route.query === undefined
+        ? {}
+        : check(object({}, route.query), readQuery(search), 'invalid_query')
+    const body =
+      route.body === undefined
+        ? undefined
+        : check(
+            route.body,
+            route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res),
+            'invalid_body',
+          )
     return route.handle({ caller, origin, headers: req.headers, params, query, search, body })
   }
 
   function fail({ origin: { requestId }, route }: Exchange, error: unknown): Reply {
-    const { code, message, faults, retryAfterSeconds } = error instanceof AppError ? error : new AppError('internal')
+    const { code, message, faults, retryAfterSeconds } =
+      error instanceof AppError ? error : new AppError('internal')
     const { status } = failures[code]
     const headers: Record<string, string> = {}
     if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
@@ -103,9 +130,15 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
     }
     metrics.failure(code)
-    const details = code === 'invalid_body' ? route?.bodySentence ?? message : message
+    const details = code === 'invalid_body' ? (route?.bodySentence ?? message) : message
     const errors = faults.map(({ field, message }) => ({ field: field || 'body', message }))
-    const envelope = { requestId, status: 'ERROR', details, code, ...(errors.length > 0 && { errors }) }
+    const envelope = {
+      requestId,
+      status: 'ERROR',
+      details,
+      code,
+      ...(errors.length > 0 && { errors }),
+    }
     return { status, headers, raw: { type: 'application/json', text: JSON.stringify(envelope) } }
   }
 
@@ -119,9 +152,13 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       all['Access-Control-Expose-Headers'] = exposed
     }
     Object.assign(all, reply.headers)
-    const text = body === undefined ? raw?.text : JSON.stringify({ requestId, status: 'SUCCESS', details: body })
+    const text =
+      body === undefined
+        ? raw?.text
+        : JSON.stringify({ requestId, status: 'SUCCESS', details: body })
     if (text !== undefined) all['Content-Type'] = raw?.type ?? 'application/json'
-    if (status !== 204 && status !== 304) all['Content-Length'] = String(Buffer.byteLength(text ?? ''))
+    if (status !== 204 && status !== 304)
+      all['Content-Length'] = String(Buffer.byteLength(text ?? ''))
     if (!req.complete && hasBody(req)) discardBody(req)
     res.writeHead(status, all)
     res.end(text)
@@ -150,7 +187,12 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     metrics.request(methods.has(req.method!) ? req.method! : 'other', path, status, ms / 1000)
     const hidden = failure instanceof AppError ? failure.cause : failure
     log(status === 500 ? 'error' : hidden === undefined ? 'info' : 'warn', 'request', {
-      requestId, method: req.method, route: path, status, ms: Math.round(ms * 100) / 100, address: origin.address,
+      requestId,
+      method: req.method,
+      route: path,
+      status,
+      ms: Math.round(ms * 100) / 100,
+      address: origin.address,
       ...(caller && { user: caller.userId, key: caller.keyId }),
       ...(failure instanceof AppError && { failure: failure.code }),
       ...(hidden !== undefined && describeError(hidden)),
@@ -159,7 +201,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 }
 
 const preflight = {
-  'Access-Control-Allow-Headers': 'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
+  'Access-Control-Allow-Headers':
+    'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
   'Access-Control-Max-Age': '600',
 }
 const exposed = 'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id'

@@ -2,13 +2,19 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import type { Code } from '../errors.ts'
 import type { JsonSchema, Schema, Shape } from '../schema.ts'
-import type { Client } from './client.ts'
+import type { Client } from './address.ts'
 
 /** Who calls: the key that was presented, and its user as the database has it now. */
 export interface Caller {
-  keyId: string; keyKind: 'api' | 'session'
-  userId: string; email: string; role: 'user' | 'admin'; permissions: string[]
-  version: number; createdAt: string; updatedAt: string
+  keyId: string
+  keyKind: 'api' | 'session'
+  userId: string
+  email: string
+  role: 'user' | 'admin'
+  permissions: string[]
+  version: number
+  createdAt: string
+  updatedAt: string
 }
 
 /**
@@ -16,7 +22,11 @@ export interface Caller {
  * any good key; `self`: the user whose id is in the path, or an admin.
  */
 export type Access = 'anyone' | 'optional' | 'key' | 'self' | 'admin'
-type CallerOf<A extends Access> = A extends 'anyone' ? null : A extends 'optional' ? Caller | null : Caller
+type CallerOf<A extends Access> = A extends 'anyone'
+  ? null
+  : A extends 'optional'
+    ? Caller | null
+    : Caller
 
 /** Where a request comes from. */
 export type Origin = Client & { requestId: string }
@@ -30,8 +40,9 @@ export interface Reply {
   headers?: Record<string, string>
 }
 
-type Params<P extends string> =
-  P extends `${string}{${infer Name}}${infer Rest}` ? { [K in Name]: string } & Params<Rest> : unknown
+type Params<P extends string> = P extends `${string}{${infer Name}}${infer Rest}`
+  ? { [K in Name]: string } & Params<Rest>
+  : unknown
 
 export interface Call<A extends Access, P extends string, Q, B> {
   caller: CallerOf<A>
@@ -74,7 +85,10 @@ export type Route = AnySpec & { method: Method; path: string; access: Access; su
  * are UUIDs; an end of `/*` stands for anything below.
  */
 export function route<
-  const A extends Access, const P extends string, Q = Record<never, never>, B = undefined,
+  const A extends Access,
+  const P extends string,
+  Q = Record<never, never>,
+  B = undefined,
 >(method: Method, path: P, access: A, summary: string, spec: Spec<A, P, Q, B>): Route {
-  return { method, path, access, summary, ...spec as unknown as AnySpec }
+  return { method, path, access, summary, ...(spec as unknown as AnySpec) }
 }

@@ -14,7 +14,10 @@ export function createRouter(routes: Route[]): (method: string, path: string) =>
   const rank = (path: string) => (path.includes('{') ? 1 : 0)
   const paths = [...new Set(routes.map(({ path }) => path))].sort((a, b) => rank(a) - rank(b))
   const entries = paths.map((path) => {
-    const source = path.replaceAll('.', '\\.').replace(/\{(\w+)\}/g, '(?<$1>[^/]+)').replace(/\/\*$/, '/.*')
+    const source = path
+      .replaceAll('.', '\\.')
+      .replace(/\{(\w+)\}/g, '(?<$1>[^/]+)')
+      .replace(/\/\*$/, '/.*')
     const found = routes.filter((route) => route.path === path)
     const methods = found.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
     const throttled = found.some((each) => each.throttled !== false)
@@ -28,6 +31,8 @@ export function createRouter(routes: Route[]): (method: string, path: string) =>
     if (entry === undefined) return null
     const wanted = method === 'HEAD' ? 'GET' : method
     const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
-    return route === undefined ? entry.other : { route, params: { ...entry.pattern.exec(path)!.groups } }
+    return route === undefined
+      ? entry.other
+      : { route, params: { ...entry.pattern.exec(path)!.groups } }
   }
 }

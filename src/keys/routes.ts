@@ -1,10 +1,20 @@
-import { audited, insertEvent } from '../audit/queries.ts'
+import { audited } from './acting.ts'
+import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import { paged, pageQuery } from '../http/page.ts'
+import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import { boolean, digits, instant, integer, nullable, object, refined } from '../schema.ts'
-import { deleteKey, insertKey, keyText, listKeys, members, name, rotateKey, updateKey } from './queries.ts'
+import {
+  deleteKey,
+  insertKey,
+  keyText,
+  listKeys,
+  members,
+  name,
+  rotateKey,
+  updateKey,
+} from './queries.ts'
 
 const past = { field: 'validUntil', message: 'must be in the future' }
 /** What is past by any clock is told with all other faults; the rest is for the database's clock to say. */
@@ -18,46 +28,74 @@ const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
 export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => [
   route('GET', '/users/{id}/keys', 'self', 'The keys and sessions of a user, oldest first', {
     query: { ...pageQuery, limit: digits(1, 1000, { default: 1000 }) },
-    replies: { 200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] } },
+    replies: {
+      200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
+    },
     fails: ['user_not_found'],
     handle: ({ params: { id }, query }) =>
-      paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) => listKeys(db, id, page)),
+      paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) =>
+        listKeys(db, id, page),
+      ),
   }),
   route('POST', '/users/{id}/keys', 'self', 'Make a further key', {
     body: object({ name }, { validUntil: nullable(end) }),
     replies: { 201: { says: 'The key, shown this once', body: newKey } },
     fails: ['user_not_found'],
-    handle: ({ body, ...call }) => audited(db, 'key.created', 201, call, async (tx) => {
-      const made = await insertKey(tx, { userId: call.params.id, kind: 'api', ...body })
-      // By the database's clock, which will judge it; what is thrown here undoes it.
-      if (made.validUntil && made.validUntil <= made.createdAt) throw new AppError('invalid_body', { faults: [past] })
-      return made
-    }),
+    handle: ({ body, ...call }) =>
+      audited(db, 'key.created', 201, call, async (tx) => {
+        const made = await insertKey(tx, { userId: call.params.id, kind: 'api', ...body })
+        // By the database's clock, which will judge it; what is thrown here undoes it.
+        if (made.validUntil && made.validUntil <= made.createdAt)
+          throw new AppError('invalid_body', { faults: [past] })
+        return made
+      }),
   }),
-  route('PATCH', '/users/{id}/keys/{keyId}', 'self', 'Rename a key, switch it off or on, change its end', {
-    description: 'The end of a session comes no later for it.',
-    body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
-    replies: { 200: { says: 'The key', body: key } },
-    fails: ['key_not_found'],
-    handle: ({ body, ...call }) => audited(db, 'key.changed', 200, call, (tx) =>
-      updateKey(tx, call.params.id, call.params.keyId, body), Object.keys(body)),
-  }),
+  route(
+    'PATCH',
+    '/users/{id}/keys/{keyId}',
+    'self',
+    'Rename a key, switch it off or on, change its end',
+    {
+      description: 'The end of a session comes no later for it.',
+      body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
+      replies: { 200: { says: 'The key', body: key } },
+      fails: ['key_not_found'],
+      handle: ({ body, ...call }) =>
+        audited(
+          db,
+          'key.changed',
+          200,
+          call,
+          (tx) => updateKey(tx, call.params.id, call.params.keyId, body),
+          Object.keys(body),
+        ),
+    },
+  ),
   route('DELETE', '/users/{id}/keys/{keyId}', 'self', 'End a key', {
     replies: { 204: { says: 'It is refused from now on' } },
     fails: ['key_not_found'],
-    handle: (call) => audited(db, 'key.deleted', 204, call, (tx) => deleteKey(tx, call.params.id, call.params.keyId)),
+    handle: (call) =>
+      audited(db, 'key.deleted', 204, call, (tx) =>
+        deleteKey(tx, call.params.id, call.params.keyId),
+      ),
   }),
   route('POST', '/users/{id}/keys/{keyId}/rotate', 'self', 'Make a key in place of another', {
-    description: 'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
+    description:
+      'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
     body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),
     bodyOptional: true,
     replies: { 201: { says: 'The new key, shown this once', body: newKey } },
     fails: ['key_not_found'],
-    handle: ({ body, ...call }) => audited(db, 'key.rotated', 201, call, async (tx) => {
-      const { caller: { userId: actor }, origin, params: { id: subject, keyId } } = call
-      const made = await rotateKey(tx, subject, keyId, body.overlapSeconds ?? 0)
-      await insertEvent(tx, { action: 'key.created', actor, subject, keyId: made.id, origin })
-      return made
-    }),
+    handle: ({ body, ...call }) =>
+      audited(db, 'key.rotated', 201, call, async (tx) => {
+        const {
+          caller: { userId: actor },
+          origin,
+          params: { id: subject, keyId },
+        } = call
+        const made = await rotateKey(tx, subject, keyId, body.overlapSeconds ?? 0)
+        await insertEvent(tx, { action: 'key.created', actor, subject, keyId: made.id, origin })
+        return made
+      }),
   }),
 ]

@@ -1,29 +1,50 @@
-import { audited, insertEvent } from '../audit/queries.ts'
+import { audited } from '../keys/acting.ts'
+import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
-import type { Hasher } from '../hasher.ts'
+import type { Hasher } from '../passwords/hasher.ts'
 import { route, type Route } from '../http/route.ts'
 import { deleteKey, deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { instant, object, uuid } from '../schema.ts'
-import { checkPassword } from '../users/credentials.ts'
+import { instant, object, uuid, anyText } from '../schema.ts'
+import { checkPassword } from '../passwords/check.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
-import { anyText, foldEmail } from '../users/rules.ts'
+import { foldEmail } from '../users/rules.ts'
 
-const session = { title: 'Session', ...object({ user: uuid, key: keyText, validUntil: instant }).json }
+const session = {
+  title: 'Session',
+  ...object({ user: uuid, key: keyText, validUntil: instant }).json,
+}
 
 type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
 
 export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => [
   route('POST', '/users/sessions', 'anyone', 'Log in', {
-    description: 'An unknown address, a wrong password and a disabled user get one and the same answer.',
+    description:
+      'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),
     bodySentence: 'Invalid user syntax',
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
-      const attempt = { find: () => findUserByEmail(db, email), address: foldEmail(email), password, origin }
+      const attempt = {
+        find: () => findUserByEmail(db, email),
+        address: foldEmail(email),
+        password,
+        origin,
+      }
       return checkPassword({ db, hasher }, attempt, async (tx, id) => {
-        const made = await insertKey(tx, { userId: id, kind: 'session', name: 'session', seconds: sessionSeconds })
-        await insertEvent(tx, { action: 'session.started', actor: id, subject: id, keyId: made.id, origin })
+        const made = await insertKey(tx, {
+          userId: id,
+          kind: 'session',
+          name: 'session',
+          seconds: sessionSeconds,
+        })
+        await insertEvent(tx, {
+          action: 'session.started',
+          actor: id,
+          subject: id,
+          keyId: made.id,
+          origin,
+        })
         return { status: 201, body: { user: id, key: made.key, validUntil: made.validUntil } }
       })
     },
@@ -39,12 +60,19 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
       return audited(db, 'session.ended', 204, call, (tx) => deleteKey(tx, id, keyId))
     },
   }),
-  route('DELETE', '/users/sessions/{id}', 'self', 'Log out everywhere: end every session of the user', {
-    replies: { 204: { says: 'The sessions have ended' } },
-    fails: ['user_not_found'],
-    handle: (call) => audited(db, 'sessions.ended', 204, call, async (tx) => {
-      await lockUser(tx, call.params.id)
-      await deleteSessions(tx, call.params.id, null)
-    }),
-  }),
+  route(
+    'DELETE',
+    '/users/sessions/{id}',
+    'self',
+    'Log out everywhere: end every session of the user',
+    {
+      replies: { 204: { says: 'The sessions have ended' } },
+      fails: ['user_not_found'],
+      handle: (call) =>
+        audited(db, 'sessions.ended', 204, call, async (tx) => {
+          await lockUser(tx, call.params.id)
+          await deleteSessions(tx, call.params.id, null)
+        }),
+    },
+  ),
 ]

@@ -1,52 +1,88 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { audited, insertEvent, requireStill } from '../audit/queries.ts'
+import { newPassword } from '../passwords/rules.ts'
+import { audited, requireStill } from '../keys/acting.ts'
+import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import type { Hasher } from '../hasher.ts'
+import type { Hasher } from '../passwords/hasher.ts'
 import { isCurrent, matches } from '../http/etag.ts'
-import { paged, pageQuery } from '../http/page.ts'
+import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Caller, type Reply, type Route } from '../http/route.ts'
 import { deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { list, object, oneOf, uuid } from '../schema.ts'
-import { checkPassword } from './credentials.ts'
-import { deleteUser, findUser, findUserByEmail, insertUser, listUsers, lockUser } from './queries.ts'
+import { list, object, oneOf, uuid, anyText } from '../schema.ts'
+import { checkPassword } from '../passwords/check.ts'
+import {
+  deleteUser,
+  findUser,
+  findUserByEmail,
+  insertUser,
+  listUsers,
+  lockUser,
+} from './queries.ts'
 import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
-import { anyText, email, isEmail, members, newPassword, notTheEmail } from './rules.ts'
+import { email, isEmail, members, notTheEmail } from './rules.ts'
 import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
 
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
 const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
-type Deps = { db: Database; hasher: Hasher; basePath: string; signup: 'open' | 'admin'; passwordMinLength: number }
+type Deps = {
+  db: Database
+  hasher: Hasher
+  basePath: string
+  signup: 'open' | 'admin'
+  passwordMinLength: number
+}
 
 export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => [
-  route('POST', '/users', signup === 'open' ? 'optional' : 'admin', 'Create a user with a first key', {
-    description: 'Only an admin may give `role`, `permissions` and `enabled`.',
-    body: refusingEmailAsPassword(object({ email, password: newPassword(passwordMinLength) }, reserved)),
-    bodySentence: 'Invalid user syntax',
-    replies: { 201: { says: 'The user and its key, shown this once', body: newUser, headers: ['Location', 'ETag'] } },
-    fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
-    async handle({ caller, body: { password, ...given }, origin }) {
-      requireAdminFor(caller, given)
-      const passwordHash = await hasher.hash(password, origin.client)
-      return db.transaction(async (tx) => {
-        if (caller) await requireStill(tx, caller)
-        const user = await insertUser(tx, { ...given, passwordHash })
-        const { id: keyId, key } = await insertKey(tx, { userId: user.id, kind: 'api', name: 'default' })
-        const actor = caller?.userId ?? user.id
-        await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
-        return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
-      })
+  route(
+    'POST',
+    '/users',
+    signup === 'open' ? 'optional' : 'admin',
+    'Create a user with a first key',
+    {
+      description: 'Only an admin may give `role`, `permissions` and `enabled`.',
+      body: refusingEmailAsPassword(
+        object({ email, password: newPassword(passwordMinLength) }, reserved),
+      ),
+      bodySentence: 'Invalid user syntax',
+      replies: {
+        201: {
+          says: 'The user and its key, shown this once',
+          body: newUser,
+          headers: ['Location', 'ETag'],
+        },
+      },
+      fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
+      async handle({ caller, body: { password, ...given }, origin }) {
+        requireAdminFor(caller, given)
+        const passwordHash = await hasher.hash(password, origin.client)
+        return db.transaction(async (tx) => {
+          if (caller) await requireStill(tx, caller)
+          const user = await insertUser(tx, { ...given, passwordHash })
+          const { id: keyId, key } = await insertKey(tx, {
+            userId: user.id,
+            kind: 'api',
+            name: 'default',
+          })
+          const actor = caller?.userId ?? user.id
+          await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
+          return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
+        })
+      },
     },
-  }),
+  ),
   route('GET', '/users', 'admin', 'List users in the order of creation', {
     query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
-    replies: { 200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] } },
+    replies: {
+      200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
+    },
     async handle({ query }) {
       const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
-      if (query.email === undefined) return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
+      if (query.email === undefined)
+        return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
       const found = await findUserByEmail(db, query.email)
       return { status: 200, body: found === null ? [] : [show(found)] }
     },
@@ -65,13 +101,27 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     },
   }),
   route('PATCH', '/users/{id}', 'self', 'Change a user', {
-    description: 'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
+    description:
+      'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
       'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
-    body: object({}, { email, password: newPassword(passwordMinLength), currentPassword: anyText, ...reserved }),
+    body: object(
+      {},
+      { email, password: newPassword(passwordMinLength), currentPassword: anyText, ...reserved },
+    ),
     bodySentence: 'Invalid user syntax',
     replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },
-    fails: ['invalid_email', 'invalid_password', 'invalid_credentials', 'forbidden', 'user_not_found',
-      'email_in_use', 'last_admin', 'stale_version', 'login_throttled', 'overloaded'],
+    fails: [
+      'invalid_email',
+      'invalid_password',
+      'invalid_credentials',
+      'forbidden',
+      'user_not_found',
+      'email_in_use',
+      'last_admin',
+      'stale_version',
+      'login_throttled',
+      'overloaded',
+    ],
     async handle({ caller, body: { currentPassword, ...body }, params: { id }, headers, origin }) {
       requireAdminFor(caller, body)
       const { password, ...given } = body
@@ -81,22 +131,37 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         const before = await lock(tx, id, headers)
         await requireStill(tx, caller)
         // There was none to know; there may be meanwhile.
-        if (own && passwordHash && before.passwordHash !== null) throw new AppError('invalid_credentials')
+        if (own && passwordHash && before.passwordHash !== null)
+          throw new AppError('invalid_credentials')
         const changes = Object.keys(body)
         if (changes.length === 0) return reply(200, before)
         const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
-        if (before.role === 'admin' && before.enabled && !staysAdmin) await requireAnotherAdmin(tx, id)
+        if (before.role === 'admin' && before.enabled && !staysAdmin)
+          await requireAnotherAdmin(tx, id)
         const after = await updateUser(tx, id, { ...given, ...(passwordHash && { passwordHash }) })
         if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
-        await insertEvent(tx, { action: 'user.changed', actor: caller.userId, subject: id, changes, origin })
+        await insertEvent(tx, {
+          action: 'user.changed',
+          actor: caller.userId,
+          subject: id,
+          changes,
+          origin,
+        })
         return reply(200, after)
       }
       if (password === undefined) return db.transaction((tx) => change(tx))
       const user = await lock(db, id, headers)
-      if (isEmail(password, body.email ?? user.email)) throw new AppError('invalid_password', emailAsPassword)
+      if (isEmail(password, body.email ?? user.email))
+        throw new AppError('invalid_password', emailAsPassword)
       if (own && user.passwordHash !== null) {
         if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
-        const attempt = { find: () => findUser(db, id), address: id, password: currentPassword, next: password, origin }
+        const attempt = {
+          find: () => findUser(db, id),
+          address: id,
+          password: currentPassword,
+          next: password,
+          origin,
+        }
         return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
       }
       const passwordHash = await hasher.hash(password, origin.client)
@@ -106,11 +171,12 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
   route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
     replies: { 204: { says: 'It is gone' } },
     fails: ['user_not_found', 'last_admin', 'stale_version'],
-    handle: (call) => audited(db, 'user.deleted', 204, call, async (tx) => {
-      const { id, role, enabled } = await lock(tx, call.params.id, call.headers)
-      if (role === 'admin' && enabled) await requireAnotherAdmin(tx, id)
-      await deleteUser(tx, id)
-    }),
+    handle: (call) =>
+      audited(db, 'user.deleted', 204, call, async (tx) => {
+        const { id, role, enabled } = await lock(tx, call.params.id, call.headers)
+        if (role === 'admin' && enabled) await requireAnotherAdmin(tx, id)
+        await deleteUser(tx, id)
+      }),
   }),
 ]
 
@@ -132,13 +198,24 @@ function requireAdminFor(caller: Caller | null, body: object) {
 const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
 
 /** Member by member: to copy a row as it is would cost more than to find it. */
-const userOf = ({ userId: id, email, role, permissions, version, createdAt, updatedAt }: Caller): User =>
-  ({ id, email, role, permissions, enabled: true, version, createdAt, updatedAt })
+const userOf = ({
+  userId: id,
+  email,
+  role,
+  permissions,
+  version,
+  createdAt,
+  updatedAt,
+}: Caller): User => ({ id, email, role, permissions, enabled: true, version, createdAt, updatedAt })
 
 function payload(user: User, apiKeys: string[] = []) {
   const { id, email, role, permissions, enabled, version, createdAt, updatedAt } = user
   return { id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt }
 }
 
-const reply = (status: number, user: User, apiKeys?: string[], headers: Record<string, string> = {}): Reply =>
-  ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })
+const reply = (
+  status: number,
+  user: User,
+  apiKeys?: string[],
+  headers: Record<string, string> = {},
+): Reply => ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })

@@ -1,63 +1,70 @@
-import { readFileSync } from 'node:fs'
-
-import { boolean, instant, integer, list, oneOf, refined, rule, text, uuid } from '../schema.ts'
+import { anyText, boolean, instant, integer, list, oneOf, refined, text, uuid } from '../schema.ts'
 import type { Members, Schema } from '../schema.ts'
-
-const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
-const common = new Set(commonText.replace(/^#.*\n/, '').trim().split(/\s+/))
 
 /** What addresses are compared by. NUL, which PostgreSQL does not take, matches no address. */
 export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
-/** Any text that may be an address: what a log-in or a search takes. */
-export const anyText = rule({ type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' }, 'must be text', (value) =>
-  typeof value === 'string' ? value : undefined)
-
 const emailJson = { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' }
 
 /** An address as it is kept: trimmed, NFC. */
-export const email = refined(anyText, emailJson, (value, wrong) => {
-  const address = value.trim().normalize('NFC')
-  if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
-  if ([...address].length > 254) wrong('must have at most 254 characters')
-  if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) wrong('must not have white space or control characters')
-  if (!address.isWellFormed()) wrong('must be well-formed text')
-  return address
-}, 'invalid_email')
-
-/** A new password, in the form that is hashed: NFKC. */
-export const newPassword = (minLength: number) =>
-  refined(anyText, { minLength, maxLength: 128, format: 'password' }, (value, wrong) => {
-    const password = normalPassword(value)
-    const length = [...password].length
-    if (length < minLength || length > 128) wrong(`must have ${minLength} to 128 characters`)
-    if (!value.isWellFormed()) wrong('must be well-formed text')
-    if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
-    return password
-  }, 'invalid_password')
-
-export const normalPassword = (password: string) => password.normalize('NFKC')
+export const email = refined(
+  anyText,
+  emailJson,
+  (value, wrong) => {
+    const address = value.trim().normalize('NFC')
+    if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
+    if ([...address].length > 254) wrong('must have at most 254 characters')
+    if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address))
+      wrong('must not have white space or control characters')
+    if (!address.isWellFormed()) wrong('must be well-formed text')
+    return address
+  },
+  'invalid_email',
+)
 
 /** Whether a password is the address. */
-export const isEmail = (password: string, email: string) => foldEmail(password) === foldEmail(email.normalize('NFKC'))
+export const isEmail = (password: string, email: string) =>
+  foldEmail(password) === foldEmail(email.normalize('NFKC'))
 export const notTheEmail = 'must not be the email'
 
 /** A body in which the password is not the address. */
-export const refusingEmailAsPassword = <T extends { email?: string; password?: string }>(body: Schema<T>) =>
-  refined(body, {}, (given, wrong) => {
-    if (given.password && given.email && isEmail(given.password, given.email)) wrong(notTheEmail, 'password')
-    return given
-  }, 'invalid_password')
+export const refusingEmailAsPassword = <T extends { email?: string; password?: string }>(
+  body: Schema<T>,
+) =>
+  refined(
+    body,
+    {},
+    (given, wrong) => {
+      if (given.password && given.email && isEmail(given.password, given.email))
+        wrong(notTheEmail, 'password')
+      return given
+    },
+    'invalid_password',
+  )
 
 /** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
-const permission = text(1, 64, /^[A-Za-z0-9._:/*-]+$/, 'must have 1 to 64 letters, digits and . _ : / * -')
+const permission = text(
+  1,
+  64,
+  /^[A-Za-z0-9._:/*-]+$/,
+  'must have 1 to 64 letters, digits and . _ : / * -',
+)
 
 /** What only an admin may set. */
-export const reserved = { role: oneOf('user', 'admin'), permissions: list(permission, 32), enabled: boolean }
+export const reserved = {
+  role: oneOf('user', 'admin'),
+  permissions: list(permission, 32),
+  enabled: boolean,
+}
 
 /** A user as it is shown, but for the key that only its creation shows. */
 export const members = {
-  id: uuid, email, ...reserved, version: integer(1, 2 ** 31 - 1), createdAt: instant, updatedAt: instant,
+  id: uuid,
+  email,
+  ...reserved,
+  version: integer(1, 2 ** 31 - 1),
+  createdAt: instant,
+  updatedAt: instant,
 }
 export type User = Members<typeof members>

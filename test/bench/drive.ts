@@ -15,22 +15,35 @@ export function writeRequests(path: string, requests: Request[]): string {
   return path
 }
 
-export interface Request { method?: string; path: string; headers?: Record<string, string>; body?: unknown }
+export interface Request {
+  method?: string
+  path: string
+  headers?: Record<string, string>
+  body?: unknown
+}
 
 function formatRequest({ method = 'GET', path, headers = {}, body }: Request): string {
   const text = body === undefined ? '' : JSON.stringify(body)
   const all = {
-    Host: '127.0.0.1', ...headers,
-    ...(text !== '' && { 'Content-Type': 'application/json', 'Content-Length': String(text.length) }),
+    Host: '127.0.0.1',
+    ...headers,
+    ...(text !== '' && {
+      'Content-Type': 'application/json',
+      'Content-Length': String(text.length),
+    }),
   }
-  return `${method} ${path} HTTP/1.1\r\n${Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${text}`
+  return `${method} ${path} HTTP/1.1\r\n${Object.entries(all)
+    .map(([name, value]) => `${name}: ${value}\r\n`)
+    .join('')}\r\n${text}`
 }
 
 /** As many requests as the server answers, on connections that each wait for their answer. */
 export async function flood(directory: string, options: LoadOptions): Promise<LoadResult> {
   if (!hasWrk) return (await prepare(options, onOtherCores)).go()
   const script = `${directory}/requests.lua`
-  writeFileSync(script, `
+  writeFileSync(
+    script,
+    `
     local requests, at = {}, 0
     function init(args)
       for each in io.open(args[1]):read('*a'):gmatch('[^\\1]+') do requests[#requests + 1] = each end
@@ -38,10 +51,20 @@ export async function flood(directory: string, options: LoadOptions): Promise<Lo
     function request()
       at = at % #requests + 1
       return requests[at]
-    end`)
+    end`,
+  )
   const { connections, seconds, port, requests } = options
-  const command = ['wrk', '-t1', `-c${connections}`, `-d${Math.ceil(seconds)}s`, '--latency', '-s', script,
-    `http://127.0.0.1:${port}/`, requests]
+  const command = [
+    'wrk',
+    '-t1',
+    `-c${connections}`,
+    `-d${Math.ceil(seconds)}s`,
+    '--latency',
+    '-s',
+    script,
+    `http://127.0.0.1:${port}/`,
+    requests,
+  ]
   const [program, ...args] = pinned(command, onOtherCores)
   const child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   let text = ''
@@ -60,8 +83,13 @@ export async function flood(directory: string, options: LoadOptions): Promise<Lo
     return Number(value) * ({ us: 0.001, ms: 1, s: 1000 }[unit!] ?? NaN)
   }
   return {
-    answered, perSecond, statuses: { 200: answered - bad, ...(bad > 0 && { other: bad }) },
-    p50: time('50%'), p99: time('99%'), max: NaN, generatorCpu: generatorMs / Math.ceil(seconds) / 1000,
+    answered,
+    perSecond,
+    statuses: { 200: answered - bad, ...(bad > 0 && { other: bad }) },
+    p50: time('50%'),
+    p99: time('99%'),
+    max: NaN,
+    generatorCpu: generatorMs / Math.ceil(seconds) / 1000,
   }
 }
 
@@ -74,7 +102,10 @@ function cpuOf(pid: number): number | undefined {
 }
 
 /** Starts load.ts and gets it ready; `go` starts the load and waits for the result. */
-export async function prepare(options: LoadOptions, cores?: string): Promise<{ go(): Promise<LoadResult> }> {
+export async function prepare(
+  options: LoadOptions,
+  cores?: string,
+): Promise<{ go(): Promise<LoadResult> }> {
   const child = fork(fileURLToPath(new URL('load.ts', import.meta.url)), { execArgv: loader })
   if (cores !== undefined) pin([child.pid!], cores)
   child.send(options)
@@ -82,7 +113,7 @@ export async function prepare(options: LoadOptions, cores?: string): Promise<{ g
   return {
     async go() {
       child.send('go')
-      const [result] = await once(child, 'message') as [LoadResult]
+      const [result] = (await once(child, 'message')) as [LoadResult]
       return result
     },
   }

@@ -27,26 +27,53 @@ const probe = `data:text/javascript,${encodeURIComponent(`
 const client = (i: number) => ({ 'X-Forwarded-For': `10.1.${(i >> 8) & 255}.${i & 255}` })
 
 /** Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make. */
-export async function flood({ directory, database, rounds, seconds: length }: Bench): Promise<void> {
+export async function flood({
+  directory,
+  database,
+  rounds,
+  seconds: length,
+}: Bench): Promise<void> {
   const seconds = 2 * length
   const { known } = database
-  const logins = writeRequests(`${directory}/logins`, known.slice(0, 10_000).map(({ email }, i) =>
-    ({ method: 'POST', path: '/v1/users/sessions', headers: client(i), body: { email, password } })))
-  const gets = writeRequests(`${directory}/gets`, known.slice(0, 10_000).map(({ key }) =>
-    ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })))
-  const service = await startService(database, directory, { TRUSTED_PROXIES: '127.0.0.1' }, { nodeArgs: ['--import', probe] })
+  const logins = writeRequests(
+    `${directory}/logins`,
+    known.slice(0, 10_000).map(({ email }, i) => ({
+      method: 'POST',
+      path: '/v1/users/sessions',
+      headers: client(i),
+      body: { email, password },
+    })),
+  )
+  const gets = writeRequests(
+    `${directory}/gets`,
+    known
+      .slice(0, 10_000)
+      .map(({ key }) => ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })),
+  )
+  const service = await startService(
+    database,
+    directory,
+    { TRUSTED_PROXIES: '127.0.0.1' },
+    { nodeArgs: ['--import', probe] },
+  )
   const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
   let probes: { file: number; dns: number }[] = []
   service.child.on('message', (sample) => probes.push(sample as never))
 
-  const cheap = (port = service.port) => prepare({ port, connections: 32, requests: gets, seconds, perSecond: 200 })
+  const cheap = (port = service.port) =>
+    prepare({ port, connections: 32, requests: gets, seconds, perSecond: 200 })
   const held = () => prepare({ port: service.port, connections: 16, requests: logins, seconds })
-  const burst = (port = service.port) => prepare({ port, connections: 300, count: 300, requests: logins, seconds })
+  const burst = (port = service.port) =>
+    prepare({ port, connections: 300, count: 300, requests: logins, seconds })
   const together = async (...loads: ReturnType<typeof prepare>[]) => {
     const ready = await Promise.all(loads)
     probes = []
     const results = await Promise.all(ready.map((load) => load.go()))
-    return { results, file: median(probes.map(({ file }) => file)), dns: median(probes.map(({ dns }) => dns)) }
+    return {
+      results,
+      file: median(probes.map(({ file }) => file)),
+      dns: median(probes.map(({ dns }) => dns)),
+    }
   }
   const values: Record<string, number[]> = {}
   const note = (name: string, value: number) => (values[name] ??= []).push(value)
@@ -79,24 +106,44 @@ export async function flood({ directory, database, rounds, seconds: length }: Be
     note('bare 300 p99', (await together(cheap(bare.port), burst(bare.port))).results[0]!.p99)
   }
   const v = (name: string) => values[name]!
-  printTable('Log-ins a second', ['', 'a second', 'of the limit'], [
-    ['scrypt alone, every core: the limit', spread(v('limit')), ''],
-    ['log-ins, 16 in flight', spread(v('alone')), ratio(v('alone'), v('limit'))],
-    ['log-ins beside 200 GET/s (and 200/s on a bare server)', spread(v('beside')), ratio(v('beside'), v('limit'))],
-  ])
-  const row = (name: string, at: string) => [name, spread(v(`${at} p50`)), spread(v(`${at} p99`)),
-    ratio(v(`${at} p99`), v('quiet p99')), spread(v(`${at} file`)), spread(v(`${at} dns`))]
-  printTable('GET /v1/users/auth, 200 a second, and other work in the process',
+  printTable(
+    'Log-ins a second',
+    ['', 'a second', 'of the limit'],
+    [
+      ['scrypt alone, every core: the limit', spread(v('limit')), ''],
+      ['log-ins, 16 in flight', spread(v('alone')), ratio(v('alone'), v('limit'))],
+      [
+        'log-ins beside 200 GET/s (and 200/s on a bare server)',
+        spread(v('beside')),
+        ratio(v('beside'), v('limit')),
+      ],
+    ],
+  )
+  const row = (name: string, at: string) => [
+    name,
+    spread(v(`${at} p50`)),
+    spread(v(`${at} p99`)),
+    ratio(v(`${at} p99`), v('quiet p99')),
+    spread(v(`${at} file`)),
+    spread(v(`${at} dns`)),
+  ]
+  printTable(
+    'GET /v1/users/auth, 200 a second, and other work in the process',
     ['', 'p50 ms', 'p99 ms', 'p99 ÷ quiet', 'file read p50 ms', 'DNS p50 ms'],
-    [row('quiet', 'quiet'), row('16 log-ins in flight', '16'), row('300 log-ins at once', '300')])
-  console.log(`\nOf 300 at once ${spread(v('300 in'))} got in and ${spread(v('300 refused'))} were refused.` +
-    ` A bare server beside the 16, p99: ${spread(v('16 bare p99'))} ms, ${ratio(v('16 bare p99'), v('bare p99'))} of its own when` +
-    ` quiet; that gets the 300 itself: ${spread(v('bare 300 p99'))} ms, ${ratio(v('bare 300 p99'), v('bare p99'))}.`)
+    [row('quiet', 'quiet'), row('16 log-ins in flight', '16'), row('300 log-ins at once', '300')],
+  )
+  console.log(
+    `\nOf 300 at once ${spread(v('300 in'))} got in and ${spread(v('300 refused'))} were refused.` +
+      ` A bare server beside the 16, p99: ${spread(v('16 bare p99'))} ms, ${ratio(v('16 bare p99'), v('bare p99'))} of its own when` +
+      ` quiet; that gets the 300 itself: ${spread(v('bare 300 p99'))} ms, ${ratio(v('bare 300 p99'), v('bare p99'))}.`,
+  )
   await Promise.all([service.stop(), bare.stop()])
 }
 
 async function hashLimit(seconds: number): Promise<number> {
-  const child = spawn(process.execPath, [reference, 'scrypt', String(seconds * 1000)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [reference, 'scrypt', String(seconds * 1000)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   let text = ''
   child.stdout.on('data', (chunk) => (text += chunk))
   await once(child, 'close')
@@ -109,7 +156,10 @@ export async function loginTiming({ directory, database, quick }: Bench): Promis
   const service = await startService(database, directory, { TRUSTED_PROXIES: '127.0.0.1' })
   const [wrong, disabled] = [database.known.slice(-tries), database.known.slice(-2 * tries, -tries)]
   await withDatabase(database.as('postgres'), (db) =>
-    db.query('update users set enabled = false where id = any($1::uuid[])', [disabled.map(({ id }) => id)]))
+    db.query('update users set enabled = false where id = any($1::uuid[])', [
+      disabled.map(({ id }) => id),
+    ]),
+  )
   const kinds: [string, (i: number) => object][] = [
     ['unknown address', (i) => ({ email: `nobody${i}@example.org`, password })],
     ['wrong password', (i) => ({ email: wrong[i]!.email, password: 'not this one' })],
@@ -127,8 +177,16 @@ export async function loginTiming({ directory, database, quick }: Bench): Promis
     }
   }
   const medians = times.map(median)
-  printTable(`Refused log-ins, ${tries} tries each`, ['', 'median ms', 'p90 ms', 'median ÷ smallest median'],
-    kinds.map(([name], k) => [name, short(medians[k]!), short(quantile(times[k]!, 0.9)), short(medians[k]! / Math.min(...medians))]))
+  printTable(
+    `Refused log-ins, ${tries} tries each`,
+    ['', 'median ms', 'p90 ms', 'median ÷ smallest median'],
+    kinds.map(([name], k) => [
+      name,
+      short(medians[k]!),
+      short(quantile(times[k]!, 0.9)),
+      short(medians[k]! / Math.min(...medians)),
+    ]),
+  )
   await service.stop()
 }
 
@@ -136,10 +194,17 @@ const agent = new http.Agent({ keepAlive: true })
 
 function post(port: number, body: object, headers: Record<string, string>): Promise<number> {
   return new Promise((resolve, reject) => {
-    const req = http.request({
-      port, host: '127.0.0.1', method: 'POST', path: '/v1/users/sessions', agent,
-      headers: { ...headers, 'Content-Type': 'application/json' },
-    }, (res) => res.resume().on('end', () => resolve(res.statusCode!)))
+    const req = http.request(
+      {
+        port,
+        host: '127.0.0.1',
+        method: 'POST',
+        path: '/v1/users/sessions',
+        agent,
+        headers: { ...headers, 'Content-Type': 'application/json' },
+      },
+      (res) => res.resume().on('end', () => resolve(res.statusCode!)),
+    )
     req.on('error', reject)
     req.end(JSON.stringify(body))
   })

@@ -2,12 +2,18 @@
 // Times include the commit, with fsync.
 import { randomBytes } from 'node:crypto'
 
+import { digestKey } from '../../src/keys/format.ts'
 import { insertEvent } from '../../src/audit/queries.ts'
 import { openDatabase } from '../../src/database/pool.ts'
 import type { Database } from '../../src/database/pool.ts'
 import { findCallers, insertKey, listKeys } from '../../src/keys/queries.ts'
-import { digestKey } from '../../src/secrets.ts'
-import { deleteUser, findUserByEmail, insertUser, listUsers, lockUser } from '../../src/users/queries.ts'
+import {
+  deleteUser,
+  findUserByEmail,
+  insertUser,
+  listUsers,
+  lockUser,
+} from '../../src/users/queries.ts'
 import type { Bench } from './bench.ts'
 import type { KnownUser } from './database.ts'
 import { median, printTable, ratio, spread } from './stats.ts'
@@ -20,13 +26,22 @@ const changes = ['sign-up', 'delete']
 const made = new Map<Database, string[]>()
 
 const works: Record<string, Work> = {
-  'sign-up': async (db) => made.get(db)!.push(await db.transaction(async (tx) => {
-    const email = `${randomBytes(8).toString('hex')}@example.org`
-    const { id } = await insertUser(tx, { email, passwordHash: 'none' })
-    const key = await insertKey(tx, { userId: id, kind: 'api', name: 'default' })
-    await insertEvent(tx, { action: 'user.created', actor: id, subject: id, keyId: key.id, origin })
-    return id
-  })),
+  'sign-up': async (db) =>
+    made.get(db)!.push(
+      await db.transaction(async (tx) => {
+        const email = `${randomBytes(8).toString('hex')}@example.org`
+        const { id } = await insertUser(tx, { email, passwordHash: 'none' })
+        const key = await insertKey(tx, { userId: id, kind: 'api', name: 'default' })
+        await insertEvent(tx, {
+          action: 'user.created',
+          actor: id,
+          subject: id,
+          keyId: key.id,
+          origin,
+        })
+        return id
+      }),
+    ),
   delete: (db) => {
     const id = made.get(db)!.pop()!
     return db.transaction(async (tx) => {
@@ -45,13 +60,16 @@ const works: Record<string, Work> = {
 /** The same statements with a hundredth and a tenth of the users, and with all. */
 export async function growth({ database, fill, users, rounds, quick }: Bench): Promise<void> {
   const filled = [await fill(users / 100, 10_000), await fill(users / 10, 10_000), database]
-  const sizes = await Promise.all(filled.map(async ({ as, known }) => {
-    const db = openDatabase({ ...as('user_service_manager'), poolSize: 1 }, () => {})
-    const [last] = await db.query<{ id: string }>(
-      'select id from (select id from users order by id desc limit 101) as last order by id limit 1')
-    made.set(db, [])
-    return { db, known, deep: last!.id }
-  }))
+  const sizes = await Promise.all(
+    filled.map(async ({ as, known }) => {
+      const db = openDatabase({ ...as('user_service_manager'), poolSize: 1 }, () => {})
+      const [last] = await db.query<{ id: string }>(
+        'select id from (select id from users order by id desc limit 101) as last order by id limit 1',
+      )
+      made.set(db, [])
+      return { db, known, deep: last!.id }
+    }),
+  )
   const rows: string[][] = []
   for (const [name, work] of Object.entries(works)) {
     const times: number[][] = sizes.map(() => [])
@@ -70,7 +88,11 @@ export async function growth({ database, fill, users, rounds, quick }: Bench): P
     }
     rows.push([name, ...times.map(spread), ratio(times[2]!, times[0]!)])
   }
-  const head = ['µs', ...[100, 10, 1].map((part) => `${(users / part).toLocaleString('en')} users`), 'largest ÷ smallest']
+  const head = [
+    'µs',
+    ...[100, 10, 1].map((part) => `${(users / part).toLocaleString('en')} users`),
+    'largest ÷ smallest',
+  ]
   printTable('Statements as the tables grow, the database’s part', head, rows)
   await Promise.all(sizes.map(({ db }) => db.stop()))
 }

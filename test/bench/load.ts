@@ -33,7 +33,13 @@ export interface LoadResult {
 
 process.once('message', (options: LoadOptions) => {
   const requests = readFileSync(options.requests, 'latin1').split('\x01')
-  process.once('message', () => void generate(options, requests).then((result) => process.send!(result, () => process.exit())))
+  process.once(
+    'message',
+    () =>
+      void generate(options, requests).then((result) =>
+        process.send!(result, () => process.exit()),
+      ),
+  )
   process.send!('ready')
 })
 

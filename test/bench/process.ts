@@ -10,26 +10,46 @@ const clients = 150_000
 /** Memory under full load from more addresses than buckets are kept, which all stay half full. */
 export async function memory({ directory, database, memorySeconds }: Bench): Promise<void> {
   const { known } = database
-  const requests = writeRequests(`${directory}/clients`, Array.from({ length: clients }, (_, i) => {
-    const { id, key } = known[i % Math.min(known.length, 100_000)]!
-    const address = `10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
-    return { path: `/v1/users/${id}`, headers: { 'X-Api-Key': key, 'X-Forwarded-For': address } }
-  }))
-  const server = await startService(database, directory,
-    { RATE_LIMIT: '1', RATE_LIMIT_BURST: '1000000', TRUSTED_PROXIES: '127.0.0.1' })
+  const requests = writeRequests(
+    `${directory}/clients`,
+    Array.from({ length: clients }, (_, i) => {
+      const { id, key } = known[i % Math.min(known.length, 100_000)]!
+      const address = `10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
+      return { path: `/v1/users/${id}`, headers: { 'X-Api-Key': key, 'X-Forwarded-For': address } }
+    }),
+  )
+  const server = await startService(database, directory, {
+    RATE_LIMIT: '1',
+    RATE_LIMIT_BURST: '1000000',
+    TRUSTED_PROXIES: '127.0.0.1',
+  })
   await sleep(1000)
   const idle = server.rssMb()
   const rows = [['idle', short(idle), '', '']]
   let answered = 0
   for (let part = 1; part <= 6; part++) {
-    const run = await flood(directory, { port: server.port, connections: 32, seconds: Math.ceil(memorySeconds / 6), requests })
+    const run = await flood(directory, {
+      port: server.port,
+      connections: 32,
+      seconds: Math.ceil(memorySeconds / 6),
+      requests,
+    })
     answered += run.answered
     const rss = server.rssMb()
-    rows.push([`after ${part * Math.ceil(memorySeconds / 6)} s`, short(rss), short(rss - idle), short(answered)])
+    rows.push([
+      `after ${part * Math.ceil(memorySeconds / 6)} s`,
+      short(rss),
+      short(rss - idle),
+      short(answered),
+    ])
   }
   await sleep(5000)
   rows.push(['5 s later', short(server.rssMb()), short(server.rssMb() - idle), ''])
-  printTable(`Memory, ${clients} client addresses, full load`, ['', 'MB', 'more than idle', 'requests so far'], rows)
+  printTable(
+    `Memory, ${clients} client addresses, full load`,
+    ['', 'MB', 'more than idle', 'requests so far'],
+    rows,
+  )
   await server.stop()
 }
 
@@ -44,9 +64,15 @@ export async function startTime({ directory, database, rounds }: Bench): Promise
     if (round >= 0) times.push({ bare: bare.startMs, service: service.startMs })
   }
   const more = times.map(({ bare, service }) => service - bare)
-  printTable('Start to first healthy answer, the database ready', ['', 'ms'], [
-    ['bare', spread(times.map(({ bare }) => bare))], ['service', spread(times.map(({ service }) => service))],
-    ['more, paired', spread(more)], ['of which a loader for TypeScript', loader.length === 0 ? 'none' : 'yes, on this Node'],
-  ])
+  printTable(
+    'Start to first healthy answer, the database ready',
+    ['', 'ms'],
+    [
+      ['bare', spread(times.map(({ bare }) => bare))],
+      ['service', spread(times.map(({ service }) => service))],
+      ['more, paired', spread(more)],
+      ['of which a loader for TypeScript', loader.length === 0 ? 'none' : 'yes, on this Node'],
+    ],
+  )
   if (median(more) > 300) console.log('\nstart: more than 0.3 s over a bare server')
 }

@@ -8,19 +8,32 @@ import { startService } from './servers.ts'
 import type { Server } from './servers.ts'
 import { median, printTable, quantile, short } from './stats.ts'
 
-interface Answer { status: number; details: { id: string; key: string } & Record<string, unknown> }
+interface Answer {
+  status: number
+  details: { id: string; key: string } & Record<string, unknown>
+}
 
 const agent = new http.Agent({ keepAlive: true })
 
 /** Revokes in five ways on one instance and looks for the first refusal on the other. */
 export async function revocation({ directory, database, quick }: Bench): Promise<void> {
-  const [one, other] = await Promise.all([startService(database, directory), startService(database, directory)])
+  const [one, other] = await Promise.all([
+    startService(database, directory),
+    startService(database, directory),
+  ])
   const users = database.known.slice(-1)
   const { withDatabase } = await import('../../src/database/pool.ts')
   await withDatabase(database.as('postgres'), (db) =>
-    db.query(`update users set role = 'admin' where id = $1`, [users[0]!.id]))
+    db.query(`update users set role = 'admin' where id = $1`, [users[0]!.id]),
+  )
   const admin = users[0]!.key
-  const ways = ['key deleted', 'key disabled', 'key rotated', 'user disabled', 'user deleted'] as const
+  const ways = [
+    'key deleted',
+    'key disabled',
+    'key rotated',
+    'user disabled',
+    'user deleted',
+  ] as const
   const lags: Record<string, number[]> = {}
   let late = 0
   const total = quick ? 50 : 1000
@@ -57,25 +70,54 @@ export async function revocation({ directory, database, quick }: Bench): Promise
       if (end > revokedAt + 5000) throw new Error(`${way}: still answered ${status} after 5 s`)
     }
   }
-  const row = (name: string, values: number[]) => [name, String(values.length), short(Math.min(...values)),
-    short(median(values)), short(quantile(values, 0.99)), short(Math.max(...values))]
-  printTable('Revocation on one instance to refusal on another, ms after the revocation’s answer (negative: before it)',
+  const row = (name: string, values: number[]) => [
+    name,
+    String(values.length),
+    short(Math.min(...values)),
+    short(median(values)),
+    short(quantile(values, 0.99)),
+    short(Math.max(...values)),
+  ]
+  printTable(
+    'Revocation on one instance to refusal on another, ms after the revocation’s answer (negative: before it)',
     ['', 'revocations', 'min', 'median', 'p99', 'max'],
-    [...Object.entries(lags).map(([way, values]) => row(way, values)), row('all', Object.values(lags).flat())])
+    [
+      ...Object.entries(lags).map(([way, values]) => row(way, values)),
+      row('all', Object.values(lags).flat()),
+    ],
+  )
   console.log(`\n${late} requests that started after a revocation was answered still passed`)
   await Promise.all([one.stop(), other.stop()])
 }
 
-function ask({ port }: Server, method: string, path: string, key: string, body?: object): Promise<Answer> {
+function ask(
+  { port }: Server,
+  method: string,
+  path: string,
+  key: string,
+  body?: object,
+): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const req = http.request({
-      port, host: '127.0.0.1', method, path, agent,
-      headers: { 'X-Api-Key': key, ...(body && { 'Content-Type': 'application/json' }) },
-    }, (res) => {
-      let text = ''
-      res.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
-      res.on('end', () => resolve({ status: res.statusCode!, details: text === '' ? {} : JSON.parse(text).details }))
-    })
+    const req = http.request(
+      {
+        port,
+        host: '127.0.0.1',
+        method,
+        path,
+        agent,
+        headers: { 'X-Api-Key': key, ...(body && { 'Content-Type': 'application/json' }) },
+      },
+      (res) => {
+        let text = ''
+        res.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+        res.on('end', () =>
+          resolve({
+            status: res.statusCode!,
+            details: text === '' ? {} : JSON.parse(text).details,
+          }),
+        )
+      },
+    )
     req.on('error', reject)
     req.end(body && JSON.stringify(body))
   })

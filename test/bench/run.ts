@@ -7,7 +7,7 @@ import { cpus, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 
-import { findPostgresBin } from '../../src/database/embedded.ts'
+import { findPostgresBin } from '../../src/database/private.ts'
 import type { Bench } from './bench.ts'
 import { fillDatabase, startPostgres } from './database.ts'
 import { flood, loginTiming } from './flood.ts'
@@ -23,14 +23,27 @@ Cases: auth user first log pages instances growth flood timing memory start revo
 `
 const requests = ['auth', 'user', 'first']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
-  log: accessLog, pages, instances, growth, flood, timing: loginTiming, memory, start: startTime, revocation,
+  log: accessLog,
+  pages,
+  instances,
+  growth,
+  flood,
+  timing: loginTiming,
+  memory,
+  start: startTime,
+  revocation,
 }
 
 const { values } = parseArgs({
   options: {
-    quick: { type: 'boolean', default: false }, users: { type: 'string' }, rounds: { type: 'string' },
-    seconds: { type: 'string' }, only: { type: 'string' }, against: { type: 'string' },
-    'memory-seconds': { type: 'string' }, help: { type: 'boolean' },
+    quick: { type: 'boolean', default: false },
+    users: { type: 'string' },
+    rounds: { type: 'string' },
+    seconds: { type: 'string' },
+    only: { type: 'string' },
+    against: { type: 'string' },
+    'memory-seconds': { type: 'string' },
+    help: { type: 'boolean' },
   },
 })
 const { quick } = values
@@ -41,22 +54,32 @@ if (values.help || only.some((name) => !requests.includes(name) && !(name in cas
 }
 const users = Number(values.users ?? (quick ? 100_000 : 1_000_000))
 
-const readLinux = (path: string) => existsSync(path) ? readFileSync(path, 'utf8').trim() : ''
+const readLinux = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8').trim() : '')
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-bench-'))
 const postgres = await startPostgres(directory)
 try {
-  const version = /\d+[\d.]*/.exec(execFileSync(`${findPostgresBin('initdb')}/postgres`, ['--version'], { encoding: 'utf8' }))![0]
-  console.log(`Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, load average ${loadavg()[0]!.toFixed(1)}`)
+  const version = /\d+[\d.]*/.exec(
+    execFileSync(`${findPostgresBin('initdb')}/postgres`, ['--version'], { encoding: 'utf8' }),
+  )![0]
+  console.log(
+    `Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, load average ${loadavg()[0]!.toFixed(1)}`,
+  )
   if (readLinux('/proc/sys/kernel/sched_autogroup_enabled') === '1') {
-    console.log('Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That makes tails beside' +
-      ' log-ins longer, by up to 0.1 s; off: sysctl kernel.sched_autogroup_enabled=0')
+    console.log(
+      'Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That makes tails beside' +
+        ' log-ins longer, by up to 0.1 s; off: sysctl kernel.sched_autogroup_enabled=0',
+    )
   }
   const start = performance.now()
   const database = await fillDatabase(postgres, users, quick ? 40_000 : 400_000)
   console.log(`${users} users and keys made in ${Math.round((performance.now() - start) / 1000)} s`)
   const bench: Bench = {
-    directory, postgres, database, users, quick,
+    directory,
+    postgres,
+    database,
+    users,
+    quick,
     fill: (users, known) => fillDatabase(postgres, users, known),
     rounds: Number(values.rounds ?? (quick ? 2 : 6)),
     seconds: Number(values.seconds ?? (quick ? 1 : 3)),
@@ -65,8 +88,11 @@ try {
   }
   const asked = requests.filter((name) => only.includes(name))
   if (asked.length > 0) await throughput(bench, asked)
-  for (const name of Object.keys(cases).filter((each) => only.includes(each))) await cases[name]!(bench)
-  console.log(`\nLoad average at the end ${loadavg()[0]!.toFixed(1)}; ${Math.round((performance.now() - start) / 1000)} s in all`)
+  for (const name of Object.keys(cases).filter((each) => only.includes(each)))
+    await cases[name]!(bench)
+  console.log(
+    `\nLoad average at the end ${loadavg()[0]!.toFixed(1)}; ${Math.round((performance.now() - start) / 1000)} s in all`,
+  )
 } finally {
   await stopServers()
   await postgres.stop()

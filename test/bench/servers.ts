@@ -36,22 +36,29 @@ export const checkout = fileURLToPath(new URL('../..', import.meta.url))
 
 /** What Node needs to run TypeScript. */
 export const loader = (process.features as { typescript?: unknown }).typescript
-  ? [] : ['--import', import.meta.resolve('tsx')]
+  ? []
+  : ['--import', import.meta.resolve('tsx')]
 
 const plain: Env = { PATH: process.env['PATH'] }
 
 /** Starts `node ARGS` and waits until `path` answers `status`. */
 export async function startServer(
-  args: (port: number) => string[], path: string,
-  { env = {}, log = 'ignore', status = 200 }: { env?: Env; log?: Writable | 'ignore'; status?: number } = {},
+  args: (port: number) => string[],
+  path: string,
+  {
+    env = {},
+    log = 'ignore',
+    status = 200,
+  }: { env?: Env; log?: Writable | 'ignore'; status?: number } = {},
 ): Promise<Server> {
   const port = await findPort()
   const start = performance.now()
   const child = spawn(process.execPath, args(port), {
-    env: { ...plain, ...env, SERVER_PORT: String(port) }, stdio: ['ignore', log, 'inherit', 'ipc'],
+    env: { ...plain, ...env, SERVER_PORT: String(port) },
+    stdio: ['ignore', log, 'inherit', 'ipc'],
   })
   const exited = once(child, 'exit')
-  while (await ask(port, path) !== status) {
+  while ((await ask(port, path)) !== status) {
     if (child.exitCode !== null || performance.now() - start > 20_000) {
       child.kill('SIGKILL')
       throw new Error(`${args(port).join(' ')} did not start`)
@@ -60,7 +67,11 @@ export async function startServer(
   }
   const pid = child.pid!
   const server: Server = {
-    port, child, startMs: performance.now() - start, cpuMs: () => cpuMs(pid), rssMb: () => rssMb(pid),
+    port,
+    child,
+    startMs: performance.now() - start,
+    cpuMs: () => cpuMs(pid),
+    rssMb: () => rssMb(pid),
     async stop() {
       running.delete(server)
       child.kill('SIGTERM')
@@ -73,11 +84,22 @@ export async function startServer(
 
 /** The service as it would run: its access log goes through a pipe to who writes it into a file, as Docker's does. */
 export async function startService(
-  database: { env: Env }, directory: string, env: Env = {}, { nodeArgs = [] as string[], tree = checkout } = {},
+  database: { env: Env },
+  directory: string,
+  env: Env = {},
+  { nodeArgs = [] as string[], tree = checkout } = {},
 ): Promise<Server> {
-  const reader = spawn('cat', { stdio: ['pipe', openSync(`${directory}/access.log`, 'a'), 'inherit'] })
+  const reader = spawn('cat', {
+    stdio: ['pipe', openSync(`${directory}/access.log`, 'a'), 'inherit'],
+  })
   const server = await startServer(() => [...nodeArgs, `${tree}/bin/start.js`], '/v1/healthcheck', {
-    env: { SERVER_HOST: '127.0.0.1', RATE_LIMIT: '1000000', SHUTDOWN_SECONDS: '1', ...database.env, ...env },
+    env: {
+      SERVER_HOST: '127.0.0.1',
+      RATE_LIMIT: '1000000',
+      SHUTDOWN_SECONDS: '1',
+      ...database.env,
+      ...env,
+    },
     log: reader.stdin!,
   })
   // Ours; the service has its own, with which the reader ends.
@@ -106,7 +128,10 @@ async function findPort(): Promise<number> {
 }
 
 // What Linux says of processes; its clock ticks 100 times a second.
-const stat = (pid: number) => readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')
+const stat = (pid: number) =>
+  readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /s, '')
+    .split(' ')
 
 /** CPU time of a process, all its threads, user and system. */
 export const cpuMs = (pid: number) => (Number(stat(pid)[11]) + Number(stat(pid)[12])) * 10
@@ -115,13 +140,18 @@ export const rssMb = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
 
 /** A process and its children. */
-export const familyOf = (pid: number) => [pid, ...readdirSync('/proc').map(Number).filter((each) => {
-  try {
-    return each > 0 && Number(stat(each)[1]) === pid
-  } catch {
-    return false // It has ended.
-  }
-})]
+export const familyOf = (pid: number) => [
+  pid,
+  ...readdirSync('/proc')
+    .map(Number)
+    .filter((each) => {
+      try {
+        return each > 0 && Number(stat(each)[1]) === pid
+      } catch {
+        return false // It has ended.
+      }
+    }),
+]
 
 const cores = availableParallelism()
 const hasTaskset = (() => {
@@ -139,7 +169,9 @@ export const onAllCores = `0-${cores - 1}`
 
 /** Keeps processes and what they start on some cores; does nothing where that cannot be. */
 export function pin(pids: number[], to: string) {
-  if (hasTaskset) for (const pid of pids) execFileSync('taskset', ['-apc', to, String(pid)], { stdio: 'ignore' })
+  if (hasTaskset)
+    for (const pid of pids) execFileSync('taskset', ['-apc', to, String(pid)], { stdio: 'ignore' })
 }
 
-export const pinned = (command: string[], to: string) => (hasTaskset ? ['taskset', '-c', to, ...command] : command)
+export const pinned = (command: string[], to: string) =>
+  hasTaskset ? ['taskset', '-c', to, ...command] : command

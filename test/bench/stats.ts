@@ -7,12 +7,18 @@ export function quantile(values: number[], q: number): number {
 export const median = (values: number[]) => {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length / 2
-  return sorted.length % 2 === 1 ? sorted[Math.floor(middle)]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+  return sorted.length % 2 === 1
+    ? sorted[Math.floor(middle)]!
+    : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
 /** Three significant digits, thousands in full. */
 export const short = (value: number) =>
-  !Number.isFinite(value) ? '-' : Math.abs(value) >= 100 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(3)))
+  !Number.isFinite(value)
+    ? '-'
+    : Math.abs(value) >= 100
+      ? Math.round(value).toLocaleString('en')
+      : String(Number(value.toPrecision(3)))
 
 /** Median and range. */
 export const spread = (values: number[]) =>
@@ -25,6 +31,14 @@ export const ratio = (values: number[], base: number[]) =>
 /** Prints rows with a head as a table in Markdown, columns aligned. */
 export function printTable(title: string, head: string[], rows: string[][]) {
   const widths = head.map((name, i) => Math.max(name.length, ...rows.map((row) => row[i]!.length)))
-  const line = (cells: string[]) => `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
-  console.log([`\n${title}\n`, line(head), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n'))
+  const line = (cells: string[]) =>
+    `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
+  console.log(
+    [
+      `\n${title}\n`,
+      line(head),
+      line(widths.map((width) => '-'.repeat(width))),
+      ...rows.map(line),
+    ].join('\n'),
+  )
 }

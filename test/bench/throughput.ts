@@ -5,12 +5,30 @@ import type { Bench } from './bench.ts'
 import type { KnownUser } from './database.ts'
 import { flood, hasWrk, writeRequests } from './drive.ts'
 import type { LoadResult } from './load.ts'
-import { cpuMs, familyOf, onAllCores, onOtherCores, onServerCore, pin, reference, startServer, startService } from './servers.ts'
+import {
+  cpuMs,
+  familyOf,
+  onAllCores,
+  onOtherCores,
+  onServerCore,
+  pin,
+  reference,
+  startServer,
+  startService,
+} from './servers.ts'
 import type { Server } from './servers.ts'
 import { printTable, ratio, short, spread } from './stats.ts'
 
-interface Contestant { name: string; server: Server; requests(round: number): string }
-interface Measured extends LoadResult { cpuUs: number; postgresUs: number; rssMb: number }
+interface Contestant {
+  name: string
+  server: Server
+  requests(round: number): string
+}
+interface Measured extends LoadResult {
+  cpuUs: number
+  postgresUs: number
+  rssMb: number
+}
 
 const connections = 32
 
@@ -24,15 +42,24 @@ async function compete({ directory, postgres, rounds, seconds }: Bench, contesta
   const postgresMs = () => familyOf(postgres.pid).reduce((sum, pid) => sum + cpuMs(pid), 0)
   const results = new Map<string, Measured[]>(contestants.map(({ name }) => [name, []]))
   for (let round = -1; round < rounds; round++) {
-    for (const { name, server, requests } of round % 2 === 0 ? contestants : [...contestants].reverse()) {
+    for (const { name, server, requests } of round % 2 === 0
+      ? contestants
+      : [...contestants].reverse()) {
       const [cpu, database] = [server.cpuMs(), postgresMs()]
       const run = await flood(directory, {
-        port: server.port, connections, seconds: round < 0 ? Math.min(2, seconds) : seconds, requests: requests(round + 1),
+        port: server.port,
+        connections,
+        seconds: round < 0 ? Math.min(2, seconds) : seconds,
+        requests: requests(round + 1),
       })
-      if (Object.keys(run.statuses).join() !== '200') throw new Error(`${name} answered ${JSON.stringify(run.statuses)}`)
+      if (Object.keys(run.statuses).join() !== '200')
+        throw new Error(`${name} answered ${JSON.stringify(run.statuses)}`)
       const perRequest = (ms: number) => (ms * 1000) / run.answered
       const measured = {
-        ...run, cpuUs: perRequest(server.cpuMs() - cpu), postgresUs: perRequest(postgresMs() - database), rssMb: server.rssMb(),
+        ...run,
+        cpuUs: perRequest(server.cpuMs() - cpu),
+        postgresUs: perRequest(postgresMs() - database),
+        rssMb: server.rssMb(),
       }
       // The first round warms up.
       if (round >= 0) results.get(name)!.push(measured)
@@ -44,15 +71,48 @@ async function compete({ directory, postgres, rounds, seconds }: Bench, contesta
 
 function print(title: string, results: Map<string, Measured[]>, against: Record<string, string[]>) {
   const each = (name: string, value: (run: Measured) => number) => results.get(name)!.map(value)
-  const head = ['', 'requests/s', 'p50 ms', 'p99 ms', 'CPU µs', 'PostgreSQL µs', 'MB', 'generator, of a core']
-  printTable(title, head, [...results.keys()].map((name) => [name,
-    spread(each(name, (run) => run.perSecond)), spread(each(name, (run) => run.p50)), spread(each(name, (run) => run.p99)),
-    spread(each(name, (run) => run.cpuUs)), spread(each(name, (run) => run.postgresUs)),
-    short(Math.max(...each(name, (run) => run.rssMb))), spread(each(name, (run) => run.generatorCpu))]))
-  const rows = Object.entries(against).flatMap(([name, bases]) => bases.map((base) => [`${name} ÷ ${base}`,
-    ratio(each(name, (run) => run.perSecond), each(base, (run) => run.perSecond)),
-    ratio(each(name, (run) => run.cpuUs), each(base, (run) => run.cpuUs))]))
-  printTable(`Paired, median and range of ${results.values().next().value!.length} rounds`, ['', 'requests/s', 'CPU'], rows)
+  const head = [
+    '',
+    'requests/s',
+    'p50 ms',
+    'p99 ms',
+    'CPU µs',
+    'PostgreSQL µs',
+    'MB',
+    'generator, of a core',
+  ]
+  printTable(
+    title,
+    head,
+    [...results.keys()].map((name) => [
+      name,
+      spread(each(name, (run) => run.perSecond)),
+      spread(each(name, (run) => run.p50)),
+      spread(each(name, (run) => run.p99)),
+      spread(each(name, (run) => run.cpuUs)),
+      spread(each(name, (run) => run.postgresUs)),
+      short(Math.max(...each(name, (run) => run.rssMb))),
+      spread(each(name, (run) => run.generatorCpu)),
+    ]),
+  )
+  const rows = Object.entries(against).flatMap(([name, bases]) =>
+    bases.map((base) => [
+      `${name} ÷ ${base}`,
+      ratio(
+        each(name, (run) => run.perSecond),
+        each(base, (run) => run.perSecond),
+      ),
+      ratio(
+        each(name, (run) => run.cpuUs),
+        each(base, (run) => run.cpuUs),
+      ),
+    ]),
+  )
+  printTable(
+    `Paired, median and range of ${results.values().next().value!.length} rounds`,
+    ['', 'requests/s', 'CPU'],
+    rows,
+  )
 }
 
 /** The three requests against a bare server and one with a look-up; of two checkouts, if one is named. */
@@ -62,10 +122,20 @@ export async function throughput(bench: Bench, cases: string[]): Promise<void> {
   const authFile = writeRequests(`${directory}/auth`, few.map(auth))
   const userFile = writeRequests(`${directory}/user`, few.map(own))
   const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
-  const lookup = await startServer((port) => [reference, 'lookup', String(port)], '/any', { env: database.env, status: 404 })
-  const trees: [string, string | undefined][] = [['', undefined], ...(against ? [[' (other)', against] as [string, string]] : [])]
-  const services = await Promise.all(trees.map(async ([suffix, tree]) =>
-    ({ suffix, server: await startService(database, directory, {}, { ...(tree && { tree }) }) })))
+  const lookup = await startServer((port) => [reference, 'lookup', String(port)], '/any', {
+    env: database.env,
+    status: 404,
+  })
+  const trees: [string, string | undefined][] = [
+    ['', undefined],
+    ...(against ? [[' (other)', against] as [string, string]] : []),
+  ]
+  const services = await Promise.all(
+    trees.map(async ([suffix, tree]) => ({
+      suffix,
+      server: await startService(database, directory, {}, { ...(tree && { tree }) }),
+    })),
+  )
   const fresh = Math.floor(rest.length / (rounds + 1) / services.length)
 
   const contestants: Contestant[] = [
@@ -87,10 +157,21 @@ export async function throughput(bench: Bench, cases: string[]): Promise<void> {
     })
   }
   const results = await compete(bench, contestants)
-  const used = Math.max(0, ...[...results].filter(([name]) => name.startsWith('first')).flatMap(([, runs]) => runs.map((run) => run.answered)))
-  print(`Requests, ${connections} connections, ${hasWrk ? 'wrk' : 'our own generator'}`, results, pairs)
+  const used = Math.max(
+    0,
+    ...[...results]
+      .filter(([name]) => name.startsWith('first'))
+      .flatMap(([, runs]) => runs.map((run) => run.answered)),
+  )
+  print(
+    `Requests, ${connections} connections, ${hasWrk ? 'wrk' : 'our own generator'}`,
+    results,
+    pairs,
+  )
   if (used > fresh) console.log(`\nfirst: only ${fresh} of up to ${used} keys of a run were new`)
-  await Promise.all([bare, lookup, ...services.map(({ server }) => server)].map((server) => server.stop()))
+  await Promise.all(
+    [bare, lookup, ...services.map(({ server }) => server)].map((server) => server.stop()),
+  )
 }
 
 /** What the access log costs. */
@@ -100,7 +181,8 @@ export async function accessLog(bench: Bench): Promise<void> {
   const on = await startService(database, directory)
   const off = await startService(database, directory, { LOG_LEVEL: 'error' })
   const results = await compete(bench, [
-    { name: 'log on', server: on, requests: () => file }, { name: 'log off', server: off, requests: () => file },
+    { name: 'log on', server: on, requests: () => file },
+    { name: 'log off', server: off, requests: () => file },
   ])
   print('Access log', results, { 'log on': ['log off'] })
   await Promise.all([on.stop(), off.stop()])
@@ -109,7 +191,10 @@ export async function accessLog(bench: Bench): Promise<void> {
 /** One instance against two that share the connections, nothing pinned: what a second process on the machine brings. */
 export async function instances({ directory, database, rounds, seconds }: Bench): Promise<void> {
   const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
-  const [one, other] = await Promise.all([startService(database, directory), startService(database, directory)])
+  const [one, other] = await Promise.all([
+    startService(database, directory),
+    startService(database, directory),
+  ])
   const load = (server: Server, share: number) =>
     flood(directory, { port: server.port, connections: share, seconds, requests: file })
   const [alone, both]: [number[], number[]] = [[], []]
@@ -120,8 +205,15 @@ export async function instances({ directory, database, rounds, seconds }: Bench)
     alone.push(single.perSecond)
     both.push(halves.reduce((sum, { perSecond }) => sum + perSecond, 0))
   }
-  printTable('Instances on one machine', ['', 'requests/s'],
-    [['one', spread(alone)], ['two', spread(both)], ['two ÷ one', ratio(both, alone)]])
+  printTable(
+    'Instances on one machine',
+    ['', 'requests/s'],
+    [
+      ['one', spread(alone)],
+      ['two', spread(both)],
+      ['two ÷ one', ratio(both, alone)],
+    ],
+  )
   await Promise.all([one.stop(), other.stop()])
 }
 
@@ -132,14 +224,20 @@ export async function pages(bench: Bench): Promise<void> {
   const admin = database.known[0]!
   const [deep] = await withDatabase(database.as('postgres'), async (db) => {
     await db.query(`update users set role = 'admin' where id = $1`, [admin.id])
-    return db.query<{ id: string }>('select id from users order by id offset $1 limit 1', [users - 101])
+    return db.query<{ id: string }>('select id from users order by id offset $1 limit 1', [
+      users - 101,
+    ])
   })
-  const page = (search: string) => ({ path: `/v1/users?limit=100${search}`, headers: { 'X-Api-Key': admin.key } })
+  const page = (search: string) => ({
+    path: `/v1/users?limit=100${search}`,
+    headers: { 'X-Api-Key': admin.key },
+  })
   const first = writeRequests(`${directory}/page-first`, [page('')])
   const last = writeRequests(`${directory}/page-last`, [page(`&after=${deep!.id}`)])
   const server = await startService(database, directory)
   const results = await compete(bench, [
-    { name: 'page 1', server, requests: () => first }, { name: `page ${users / 100}`, server, requests: () => last },
+    { name: 'page 1', server, requests: () => first },
+    { name: `page ${users / 100}`, server, requests: () => last },
   ])
   print('Pages of 100 users', results, { [`page ${users / 100}`]: ['page 1'] })
   await server.stop()

@@ -7,15 +7,15 @@ import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
+import { createKey } from '../../src/keys/format.ts'
 import type { Env } from '../../src/config.ts'
-import { createKey } from '../../src/secrets.ts'
 import { rssMb } from '../bench/servers.ts'
 import { printTable, short } from '../bench/stats.ts'
-import { startOwnPostgres } from '../postgres.ts'
-import { startProxy } from '../proxy.ts'
-import { createRandom } from '../random.ts'
-import { startService } from '../service.ts'
-import { undo, undoAll } from '../undo.ts'
+import { startOwnPostgres } from '../support/postgres.ts'
+import { startProxy } from '../support/proxy.ts'
+import { createRandom } from '../support/random.ts'
+import { startService } from '../support/service.ts'
+import { undo, undoAll } from '../support/undo.ts'
 import { createClient } from './client.ts'
 import type { Slot } from './client.ts'
 import { databaseFaults } from './faults.ts'
@@ -23,14 +23,19 @@ import type { Fault } from './faults.ts'
 import { createLoad } from './load.ts'
 import { verify } from './verify.ts'
 
-const { values } = parseArgs({ options: { minutes: { type: 'string', default: '30' }, seed: { type: 'string' } } })
+const { values } = parseArgs({
+  options: { minutes: { type: 'string', default: '30' }, seed: { type: 'string' } },
+})
 const minutes = Number(values.minutes)
 const seed = Number(values.seed ?? randomInt(2 ** 31))
 const clients = 12
 const backWithinMs = 5000
 
 let interrupted = false
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => { interrupted = true })
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.on(signal, () => {
+    interrupted = true
+  })
 // Whatever happens, nothing that was started is left behind.
 const giveUp = async (error: unknown) => {
   console.log('The soak itself failed:', error)
@@ -52,15 +57,25 @@ async function soak(): Promise<boolean> {
   writeFileSync(keyFile, admin, { mode: 0o600 })
   const start = async (database: Env) => ({
     service: await startService({
-      ...database, RATE_LIMIT: '20', TRUSTED_PROXIES: '127.0.0.1',
-      BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
+      ...database,
+      RATE_LIMIT: '20',
+      TRUSTED_PROXIES: '127.0.0.1',
+      BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
+      BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
     }),
     agent: new http.Agent({ keepAlive: true }),
     killed: false,
   })
-  const slot = (name: string, instance: Slot['instance']): Slot => ({ name, instance, isUp: true, troubles: 0, troubled: 0 })
+  const slot = (name: string, instance: Slot['instance']): Slot => ({
+    name,
+    instance,
+    isUp: true,
+    troubles: 0,
+    troubled: 0,
+  })
   const [one, two] = await Promise.all([
-    start(postgres.env), start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
+    start(postgres.env),
+    start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
   ])
   const [direct, proxied] = [slot('the direct instance', one), slot('the proxied instance', two)]
   const slots = [direct, proxied]
@@ -69,9 +84,12 @@ async function soak(): Promise<boolean> {
   const { fail, insist } = client
   // Each at an address of its own: who guesses at one for half an hour is told to wait, from wherever it comes.
   let nobodies = 0
-  const nobodyLogsIn = (at: Slot) => load.change(['session.failed'], 'POST', '/users/sessions', {
-    at, status: 401, body: { email: `nobody${++nobodies}@example.org`, password: 'guess' },
-  })
+  const nobodyLogsIn = (at: Slot) =>
+    load.change(['session.failed'], 'POST', '/users/sessions', {
+      at,
+      status: 401,
+      body: { email: `nobody${++nobodies}@example.org`, password: 'guess' },
+    })
 
   /** What an instance to which nobody is connected holds open. */
   async function measure(at: Slot) {
@@ -81,11 +99,20 @@ async function soak(): Promise<boolean> {
     const { details } = await insist('GET', '/metrics', { key: admin, at })
     const connections = Number(/^database_connections (\d+)/m.exec(details)![1])
     const fds = `/proc/${at.instance.service.child.pid}/fd`
-    const targets = readdirSync(fds).flatMap((fd) => { try { return readlinkSync(`${fds}/${fd}`) } catch { return [] } })
+    const targets = readdirSync(fds).flatMap((fd) => {
+      try {
+        return readlinkSync(`${fds}/${fd}`)
+      } catch {
+        return []
+      }
+    })
     const sockets = targets.filter((target) => target.startsWith('socket')).length
     return { connections, sockets: sockets - connections, others: targets.length - sockets }
   }
-  const before = new Map([[direct, await measure(direct)], [proxied, await measure(proxied)]])
+  const before = new Map([
+    [direct, await measure(direct)],
+    [proxied, await measure(proxied)],
+  ])
 
   const replace = async () => {
     const { instance: old } = direct
@@ -98,7 +125,8 @@ async function soak(): Promise<boolean> {
     const status = await old.service.kill('SIGTERM')
     await Promise.all(inFlight)
     old.agent.destroy()
-    if (status !== 0) fail(`an instance that was to stop ended with ${status}: ${old.service.said()}`)
+    if (status !== 0)
+      fail(`an instance that was to stop ended with ${status}: ${old.service.said()}`)
   }
   const kill = async () => {
     direct.isUp = false
@@ -138,8 +166,12 @@ async function soak(): Promise<boolean> {
     memory.push({ at: elapsed(), mb: rssMb(proxied.instance.service.child.pid!) })
     for (const at of slots) {
       if (at.isUp) void client.ask('GET', '/healthcheck', { at })
-      const { name, instance: { service } } = at
-      for (const line of service.log.splice(0)) if (line.includes('"level":"error"')) fail(`${name} logs ${line}`)
+      const {
+        name,
+        instance: { service },
+      } = at
+      for (const line of service.log.splice(0))
+        if (line.includes('"level":"error"')) fail(`${name} logs ${line}`)
     }
   }, 500)
   undo.push(() => clearInterval(watching))
@@ -152,7 +184,8 @@ async function soak(): Promise<boolean> {
   }
   await Promise.all(living)
   clearInterval(watching)
-  const largest = (from: number, to: number) => Math.max(...memory.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
+  const largest = (from: number, to: number) =>
+    Math.max(...memory.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
   const [early, late] = [largest(0.2, 0.4), largest(0.8, Infinity)]
   if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
 
@@ -163,31 +196,61 @@ async function soak(): Promise<boolean> {
     const is = await measure(at)
     connections += is.connections
     open.push(`${is.sockets} + ${is.others}`)
-    if (is.sockets > was.sockets || is.others > was.others) fail(`${at.name} holds open ${JSON.stringify(is)}, at first ${JSON.stringify(was)}`)
+    if (is.sockets > was.sockets || is.others > was.others)
+      fail(`${at.name} holds open ${JSON.stringify(is)}, at first ${JSON.stringify(was)}`)
   }
-  const count = async (what: string) => (await postgres.sql<{ n: number }>(`select count(*)::int as n from ${what}`))[0]!.n
+  const count = async (what: string) =>
+    (await postgres.sql<{ n: number }>(`select count(*)::int as n from ${what}`))[0]!.n
   const held = await count(`pg_stat_activity where usename = 'user_service_manager'`)
-  if (held !== connections) fail(`PostgreSQL holds ${held} connections, the instances ${connections}`)
-  if (await count(`user_service_schema.users where role = 'admin'`) !== 1) fail('two instances made more than one admin')
-  for (const { instance: { service } } of slots) if (await service.kill() !== 0) fail(`did not stop well: ${service.said()}`)
+  if (held !== connections)
+    fail(`PostgreSQL holds ${held} connections, the instances ${connections}`)
+  if ((await count(`user_service_schema.users where role = 'admin'`)) !== 1)
+    fail('two instances made more than one admin')
+  for (const {
+    instance: { service },
+  } of slots)
+    if ((await service.kill()) !== 0) fail(`did not stop well: ${service.said()}`)
 
   const { figures, slowest, statuses, wrong } = client
-  printTable('Load', ['', ''], [
-    ['requests', short(figures.requests)], ...Object.entries(statuses).map(([status, n]) => [`… answered ${status}`, short(n)]),
-    ['… lost to a fault: 503, or none', short(figures.lost)],
-    ...Object.entries(slowest).map(([kind, ms]) => [`slowest ${kind}, ms`, short(ms)]),
-    ['slowest return from a fault, ms', short(slowestBackMs)],
-  ])
-  printTable('Faults', ['', ''], Object.entries(counts).map(([name, n]) => [name, String(n)]))
-  printTable('Checks', ['', ''], [
-    ['changes acknowledged, all in the audit', short(checked.changes)],
-    ['changes whose answer was lost; that had happened, wholly', `${short(checked.lost)}; ${short(checked.happened)}`],
-    ['users as they must be, on both instances', short(checked.users)],
-    ['keys asked for on both instances; revoked ones, refused', `${short(checked.keys)}; ${short(checked.revoked)}`],
-    ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
-    ['sockets + other descriptors of each instance', open.join(', ')],
-    ['connections to PostgreSQL', String(held)],
-  ])
-  console.log(wrong.length === 0 ? '\nnothing was wrong' : `\n${wrong.length} things were wrong, first:\n${wrong.slice(0, 20).join('\n')}`)
+  printTable(
+    'Load',
+    ['', ''],
+    [
+      ['requests', short(figures.requests)],
+      ...Object.entries(statuses).map(([status, n]) => [`… answered ${status}`, short(n)]),
+      ['… lost to a fault: 503, or none', short(figures.lost)],
+      ...Object.entries(slowest).map(([kind, ms]) => [`slowest ${kind}, ms`, short(ms)]),
+      ['slowest return from a fault, ms', short(slowestBackMs)],
+    ],
+  )
+  printTable(
+    'Faults',
+    ['', ''],
+    Object.entries(counts).map(([name, n]) => [name, String(n)]),
+  )
+  printTable(
+    'Checks',
+    ['', ''],
+    [
+      ['changes acknowledged, all in the audit', short(checked.changes)],
+      [
+        'changes whose answer was lost; that had happened, wholly',
+        `${short(checked.lost)}; ${short(checked.happened)}`,
+      ],
+      ['users as they must be, on both instances', short(checked.users)],
+      [
+        'keys asked for on both instances; revoked ones, refused',
+        `${short(checked.keys)}; ${short(checked.revoked)}`,
+      ],
+      ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
+      ['sockets + other descriptors of each instance', open.join(', ')],
+      ['connections to PostgreSQL', String(held)],
+    ],
+  )
+  console.log(
+    wrong.length === 0
+      ? '\nnothing was wrong'
+      : `\n${wrong.length} things were wrong, first:\n${wrong.slice(0, 20).join('\n')}`,
+  )
   return wrong.length === 0 && !interrupted
 }

@@ -4,16 +4,30 @@ import type { Client, Slot } from './client.ts'
 import { isUsable } from './load.ts'
 import type { Key, Load, User } from './load.ts'
 
-interface Event { id: string; action: string; subject: string | null; keyId: string; requestId: string | null }
+interface Event {
+  id: string
+  action: string
+  subject: string | null
+  keyId: string
+  requestId: string | null
+}
 
 /** Looks for everything that was acknowledged, and for what was not; returns how much was looked at. */
-export async function verify(client: Client, slots: Slot[], { users, changes, authenticate }: Load, admin: string) {
+export async function verify(
+  client: Client,
+  slots: Slot[],
+  { users, changes, authenticate }: Load,
+  admin: string,
+) {
   const { insist, fail } = client
   const events = new Map<string, Event[]>()
   for (let after = ''; ;) {
-    const { details } = await insist('GET', `/audit?limit=1000${after && `&after=${after}`}`, { key: admin }) as { details: Event[] }
+    const { details } = (await insist('GET', `/audit?limit=1000${after && `&after=${after}`}`, {
+      key: admin,
+    })) as { details: Event[] }
     for (const event of details) {
-      if (event.requestId) events.set(event.requestId, [...events.get(event.requestId) ?? [], event])
+      if (event.requestId)
+        events.set(event.requestId, [...(events.get(event.requestId) ?? []), event])
     }
     if (details.length < 1000) break
     after = details.at(-1)!.id
@@ -24,7 +38,9 @@ export async function verify(client: Client, slots: Slot[], { users, changes, au
     events.delete(requestId)
     if (isLost && found.length === 0) continue
     if (!isDeepStrictEqual(found.map(({ action }) => action).sort(), actions)) {
-      fail(`${requestId}: ${actions} ${isLost ? 'lost' : 'acknowledged'}, but in the audit is [${found.map(({ action }) => action)}]`)
+      fail(
+        `${requestId}: ${actions} ${isLost ? 'lost' : 'acknowledged'}, but in the audit is [${found.map(({ action }) => action)}]`,
+      )
       continue
     }
     if (isLost) {
@@ -34,11 +50,14 @@ export async function verify(client: Client, slots: Slot[], { users, changes, au
     }
     if (makes) {
       const { keyId } = found.find(({ action }) => /\.(created|started)$/.test(action))!
-      if ((makes.id ??= keyId) !== keyId) fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
+      if ((makes.id ??= keyId) !== keyId)
+        fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
     }
-    if (user && found.some(({ subject }) => subject !== user.id)) fail(`${requestId}: the event is of another user than ${user.id}`)
+    if (user && found.some(({ subject }) => subject !== user.id))
+      fail(`${requestId}: the event is of another user than ${user.id}`)
   }
-  for (const [requestId, [event]] of events) fail(`${requestId}: ${event!.action} that nobody asked for`)
+  for (const [requestId, [event]] of events)
+    fail(`${requestId}: ${event!.action} that nobody asked for`)
 
   let [keys, revoked] = [0, 0]
   const queue = [...users]
@@ -64,14 +83,26 @@ export async function verify(client: Client, slots: Slot[], { users, changes, au
       const { status, details } = await insist('GET', `/users/${user.id}`, { key: admin, at })
       const { email, version, enabled, permissions } = details ?? {}
       const is = status === 200 ? { email, version, enabled, permissions } : status
-      const must = user.exists ? { email: user.email, version: user.version, enabled: user.enabled, permissions: user.permissions } : 404
-      if (!isDeepStrictEqual(is, must)) fail(`user ${user.id} is ${JSON.stringify(is)}, must be ${JSON.stringify(must)}`)
+      const must = user.exists
+        ? {
+            email: user.email,
+            version: user.version,
+            enabled: user.enabled,
+            permissions: user.permissions,
+          }
+        : 404
+      if (!isDeepStrictEqual(is, must))
+        fail(`user ${user.id} is ${JSON.stringify(is)}, must be ${JSON.stringify(must)}`)
     }
     if (!user.exists) return
     const { details } = await insist('GET', `/users/${user.id}/keys`, { key: admin })
-    const sorted = (list: Key[]) => list.map(({ id, kind, name, enabled }) => ({ id, kind, name, enabled })).sort((a, b) => (a.id! < b.id! ? -1 : 1))
+    const sorted = (list: Key[]) =>
+      list
+        .map(({ id, kind, name, enabled }) => ({ id, kind, name, enabled }))
+        .sort((a, b) => (a.id! < b.id! ? -1 : 1))
     const [is, must] = [sorted(details), sorted(user.keys.filter(({ state }) => state !== 'gone'))]
-    if (!isDeepStrictEqual(is, must)) fail(`keys of ${user.id} are ${JSON.stringify(is)}, must be ${JSON.stringify(must)}`)
+    if (!isDeepStrictEqual(is, must))
+      fail(`keys of ${user.id} are ${JSON.stringify(is)}, must be ${JSON.stringify(must)}`)
   }
   const lost = changes.filter(({ isLost }) => isLost).length
   return { changes: changes.length - lost, lost, happened, users: users.length, keys, revoked }

@@ -5,7 +5,15 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import {
-  chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,11 +21,16 @@ import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Env } from '../../src/config.ts'
-import { findPostgresBin, startPrivatePostgres } from '../../src/database/embedded.ts'
+import { findPostgresBin, startPrivatePostgres } from '../../src/database/private.ts'
 import {
-  listProcesses, runCommand, startCommand, startProgram, startS3, until,
-} from '../s3.ts'
-import { freePort, root, succeed } from '../sshd.ts'
+  listProcesses,
+  runCommand,
+  startCommand,
+  startProgram,
+  startS3,
+  until,
+} from '../support/s3.ts'
+import { freePort, root, succeed } from '../support/sshd.ts'
 
 const undo: (() => unknown)[] = []
 const undoAll = async () => {
@@ -28,13 +41,20 @@ after(undoAll)
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
 undo.push(() => rmSync(folder, { recursive: true, force: true }))
 chmodSync(folder, 0o755)
-for (const name of ['home/.aws', 'tmp', 'small', 'empty', 's3']) mkdirSync(join(folder, name), { recursive: true })
+for (const name of ['home/.aws', 'tmp', 'small', 'empty', 's3'])
+  mkdirSync(join(folder, name), { recursive: true })
 const s3 = await startS3(join(folder, 's3'))
 undo.push(() => s3.stop())
 
-const passwords = { ADMIN_PASSWORD: 'admins-s3cret', MANAGER_PASSWORD: 'managers-s3cret', USER_PASSWORD: 'users-s3cret' }
-writeFileSync(join(folder, 'pg_hba.conf'),
-  'local all postgres trust\nhost all postgres all reject\nhost all all 127.0.0.1/32 scram-sha-256\n')
+const passwords = {
+  ADMIN_PASSWORD: 'admins-s3cret',
+  MANAGER_PASSWORD: 'managers-s3cret',
+  USER_PASSWORD: 'users-s3cret',
+}
+writeFileSync(
+  join(folder, 'pg_hba.conf'),
+  'local all postgres trust\nhost all postgres all reject\nhost all all 127.0.0.1/32 scram-sha-256\n',
+)
 const bin = findPostgresBin('pg_dump')
 assert.ok(bin, 'These tests need pg_dump')
 
@@ -42,19 +62,46 @@ assert.ok(bin, 'These tests need pg_dump')
 async function startInstance(name: string) {
   const port = String(await freePort())
   const server = await startPrivatePostgres({
-    directory: join(folder, name), say: () => {},
-    settings: { listen_addresses: '127.0.0.1', port, fsync: 'off', hba_file: join(folder, 'pg_hba.conf') },
+    directory: join(folder, name),
+    say: () => {},
+    settings: {
+      listen_addresses: '127.0.0.1',
+      port,
+      fsync: 'off',
+      hba_file: join(folder, 'pg_hba.conf'),
+    },
   })
   undo.push(() => server.stop())
-  const socket = { PATH: '/usr/bin:/bin', DATABASE_HOST: server.socketDirectory, DATABASE_PORT: port }
+  const socket = {
+    PATH: '/usr/bin:/bin',
+    DATABASE_HOST: server.socketDirectory,
+    DATABASE_PORT: port,
+  }
   const created = await runCommand('database', ['create'], { ...socket, ...passwords })
   assert.equal(created.status, 0, created.stderr)
   return {
     at: { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: port },
     /** psql as the superuser; of several rows, as COPY writes them. */
     async sql(text: string) {
-      const { status, stdout, stderr } = await startProgram(join(bin!, 'psql'), ['-XAtq', '-v', 'ON_ERROR_STOP=1',
-        '-h', server.socketDirectory, '-p', port, '-U', 'postgres', '-d', 'db_user_service', '-c', text], {}).ended
+      const { status, stdout, stderr } = await startProgram(
+        join(bin!, 'psql'),
+        [
+          '-XAtq',
+          '-v',
+          'ON_ERROR_STOP=1',
+          '-h',
+          server.socketDirectory,
+          '-p',
+          port,
+          '-U',
+          'postgres',
+          '-d',
+          'db_user_service',
+          '-c',
+          text,
+        ],
+        {},
+      ).ended
       assert.equal(status, 0, stderr)
       return stdout
     },
@@ -63,29 +110,43 @@ async function startInstance(name: string) {
 
 const main = await startInstance('main')
 const base: Env = {
-  ...main.at, ...s3.env, PATH: '/usr/bin:/bin', HOME: join(folder, 'home'), TMPDIR: join(folder, 'tmp'),
+  ...main.at,
+  ...s3.env,
+  PATH: '/usr/bin:/bin',
+  HOME: join(folder, 'home'),
+  TMPDIR: join(folder, 'tmp'),
   AWS_MAX_ATTEMPTS: '1',
 }
 const reads: Env = { ...base, DATABASE_PASSWORD: passwords.USER_PASSWORD }
 const owns: Env = { ...base, DATABASE_PASSWORD: passwords.ADMIN_PASSWORD }
 // Uploads that last: 4 MB at 1 MB/s.
-writeFileSync(join(folder, 'slow'), '[default]\ns3 =\n  max_bandwidth = 1MB/s\n  multipart_chunksize = 5MB\n')
+writeFileSync(
+  join(folder, 'slow'),
+  '[default]\ns3 =\n  max_bandwidth = 1MB/s\n  multipart_chunksize = 5MB\n',
+)
 const slowly: Env = { ...reads, AWS_CONFIG_FILE: join(folder, 'slow') }
 
 await runCommand('migrate', ['up'], owns)
-await main.sql(`
+await main
+  .sql(
+    `
   insert into users (email, email_lower, password_hash, permissions)
     select 'Ünï' || i || E'\\t\\\\n@example.org', 'ünï' || i, case when i % 3 > 0 then md5(i::text) end,
       case when i % 5 = 0 then array['a b', '"c,d"', ''] else '{}' end
     from generate_series(1, 100000) as i;
   insert into api_keys (user_id, digest, kind, name)
     select id, sha256(convert_to(email, 'UTF8')), 'api', E'line\\nbreak' from users limit 1000;
-  insert into audit_events (action, subject) select 'user.created', id from users limit 5000`).catch(async (error: unknown) => {
-  await undoAll()
-  throw error
-})
-await succeed('/usr/bin/aws', ['s3', 'mb', 's3://user-service-database-dumps', `--endpoint-url=${s3.env.AWS_ENDPOINT_URL}`],
-  { ...s3.env, PATH: '/usr/bin:/bin' })
+  insert into audit_events (action, subject) select 'user.created', id from users limit 5000`,
+  )
+  .catch(async (error: unknown) => {
+    await undoAll()
+    throw error
+  })
+await succeed(
+  '/usr/bin/aws',
+  ['s3', 'mb', 's3://user-service-database-dumps', `--endpoint-url=${s3.env.AWS_ENDPOINT_URL}`],
+  { ...s3.env, PATH: '/usr/bin:/bin' },
+)
 
 const sha256 = (data: Buffer) => createHash('sha256').update(data).digest('hex')
 const tables = ['users', 'api_keys', 'audit_events', 'login_failures', 'schema_migrations']
@@ -109,19 +170,27 @@ async function assertSameRows(instance = main) {
 }
 
 /** The commands' own directories; the loader of Node 20 keeps one, too. */
-const listLeft = () => readdirSync(join(folder, 'tmp')).filter((name) => name.startsWith('user-service-'))
+const listLeft = () =>
+  readdirSync(join(folder, 'tmp')).filter((name) => name.startsWith('user-service-'))
 
 /** What must be so after a command, however it ended: nothing left, neither files nor processes. */
 function assertNothingLeft() {
   assert.deepEqual(listLeft(), [])
-  const left = listProcesses().filter(({ command }) => command.includes('user-service-database-dumps') || /pg_dump|pg_restore/.test(command))
+  const left = listProcesses().filter(
+    ({ command }) =>
+      command.includes('user-service-database-dumps') || /pg_dump|pg_restore/.test(command),
+  )
   assert.deepEqual(left, [])
 }
 
-const aws = (...args: string[]) => succeed('/usr/bin/aws', [...args, `--endpoint-url=${s3.env.AWS_ENDPOINT_URL}`],
-  { ...s3.env, PATH: '/usr/bin:/bin' })
+const aws = (...args: string[]) =>
+  succeed('/usr/bin/aws', [...args, `--endpoint-url=${s3.env.AWS_ENDPOINT_URL}`], {
+    ...s3.env,
+    PATH: '/usr/bin:/bin',
+  })
 const bucket = 's3://user-service-database-dumps'
-const count = async () => (await runCommand('backup', ['list'], reads)).stdout.split('complete\n').length - 1
+const count = async () =>
+  (await runCommand('backup', ['list'], reads)).stdout.split('complete\n').length - 1
 const everything = await readAll()
 let first = ''
 
@@ -135,11 +204,15 @@ test('a backup of 100,000 users says one line, and the password is in no process
   const { status, stdout, stderr } = await ended
 
   assert.equal(stderr, '')
-  assert.match(stdout, /^Backed up 100000 users to s3:\/\/user-service-database-dumps\/db_user_service_dump_\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d\.bck: \d+\.\d\d MB\n$/)
+  assert.match(
+    stdout,
+    /^Backed up 100000 users to s3:\/\/user-service-database-dumps\/db_user_service_dump_\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d\.bck: \d+\.\d\d MB\n$/,
+  )
   assert.equal(status, 0)
   first = /dumps\/(\S+\.bck)/.exec(stdout)![1]!
   const commands = [...seen].join('\n')
-  for (const program of ['pg_dump', 'pg_restore', 'aws']) assert.match(commands, new RegExp(program))
+  for (const program of ['pg_dump', 'pg_restore', 'aws'])
+    assert.match(commands, new RegExp(program))
   assert.doesNotMatch(commands, /s3cret|backup-secret/)
   assertNothingLeft()
 })
@@ -149,12 +222,23 @@ test('the manifest says what is in the dump', async () => {
   const { sha256, size, at, server, pgDump, ...rest } = manifest
 
   assert.deepEqual(rest, {
-    name: first, database: 'db_user_service', schema: '0002_audit',
-    rows: { api_keys: 1000, audit_events: 5000, login_failures: 0, schema_migrations: 2, users: 100000 },
+    name: first,
+    database: 'db_user_service',
+    schema: '0002_audit',
+    rows: {
+      api_keys: 1000,
+      audit_events: 5000,
+      login_failures: 0,
+      schema_migrations: 2,
+      users: 100000,
+    },
   })
   assert.match(sha256, /^[0-9a-f]{64}$/)
   assert.ok(size > 1_000_000 && Date.now() - Date.parse(at) < 120_000)
-  assert.deepEqual([server, pgDump].map((version) => Number.parseInt(version) >= 15), [true, true])
+  assert.deepEqual(
+    [server, pgDump].map((version) => Number.parseInt(version) >= 15),
+    [true, true],
+  )
 })
 
 test('list shows the dumps, and an alarm when the newest complete one is too old', async () => {
@@ -162,26 +246,41 @@ test('list shows the dumps, and an alarm when the newest complete one is too old
   const quiet = await runCommand('backup', ['list', '--max-age', '1h', '--quiet'], reads)
   await sleep(1100)
   const old = await runCommand('backup', ['list', '--max-age', '1s', '--quiet'], reads)
-  const none = await runCommand('backup', ['list', '--max-age', '1h'], { ...reads, S3_BUCKET: `${bucket}/another` })
+  const none = await runCommand('backup', ['list', '--max-age', '1h'], {
+    ...reads,
+    S3_BUCKET: `${bucket}/another`,
+  })
 
   assert.match(young.stdout, new RegExp(`^${first}\\t0\\.\\d h\\t\\d+\\.\\d\\d MB\\tcomplete\\n$`))
   assert.equal(young.status, 0)
   assert.deepEqual(quiet, { status: 0, stdout: '', stderr: '' })
   assert.deepEqual([old.status, old.stdout], [4, ''])
-  assert.match(old.stderr, new RegExp(`^backup: the newest complete dump in ${bucket}, ${first}, is 0\\.\\d h old\\n$`))
+  assert.match(
+    old.stderr,
+    new RegExp(`^backup: the newest complete dump in ${bucket}, ${first}, is 0\\.\\d h old\\n$`),
+  )
 
   assert.deepEqual(none, {
-    status: 4, stdout: '', stderr: `backup: there is no complete dump of db_user_service in ${bucket}/another\n`,
+    status: 4,
+    stdout: '',
+    stderr: `backup: there is no complete dump of db_user_service in ${bucket}/another\n`,
   })
 })
 
 test('a drill restores the dump elsewhere, and leaves nothing', async () => {
   const { DATABASE_HOST, DATABASE_PORT, ...withoutDatabase } = base
-  const { status, stdout, stderr } = await runCommand('restore', ['latest', '--check'], withoutDatabase)
+  const { status, stdout, stderr } = await runCommand(
+    'restore',
+    ['latest', '--check'],
+    withoutDatabase,
+  )
 
   assert.equal(stderr, '')
-  assert.equal(stdout, `${first} can be restored: api_keys 1000, audit_events 5000, ` +
-    'login_failures 0, schema_migrations 2, users 100000\n')
+  assert.equal(
+    stdout,
+    `${first} can be restored: api_keys 1000, audit_events 5000, ` +
+      'login_failures 0, schema_migrations 2, users 100000\n',
+  )
   assert.equal(status, 0)
   assertNothingLeft()
 })
@@ -191,8 +290,11 @@ test('a restore refuses a database that holds data, or whose service is connecte
   const empty = await startInstance('connected')
   const service = spawn(join(bin, 'psql'), ['-X', '-q'], {
     env: {
-      PGHOST: '127.0.0.1', PGPORT: empty.at.DATABASE_PORT, PGDATABASE: 'db_user_service',
-      PGUSER: 'user_service_manager', PGPASSWORD: passwords.MANAGER_PASSWORD,
+      PGHOST: '127.0.0.1',
+      PGPORT: empty.at.DATABASE_PORT,
+      PGDATABASE: 'db_user_service',
+      PGUSER: 'user_service_manager',
+      PGPASSWORD: passwords.MANAGER_PASSWORD,
     },
   })
   service.stdin.write('\\echo connected\nselect 1;\n')
@@ -202,26 +304,46 @@ test('a restore refuses a database that holds data, or whose service is connecte
   service.stdin.end()
 
   assert.deepEqual(held, {
-    status: 1, stdout: '',
+    status: 1,
+    stdout: '',
     stderr: 'restore: the database holds data (api_keys): say --yes to replace it\n',
   })
   assert.deepEqual(connected, {
-    status: 1, stdout: '', stderr: 'restore: the service is connected: stop it first, or say --yes\n',
+    status: 1,
+    stdout: '',
+    stderr: 'restore: the service is connected: stop it first, or say --yes\n',
   })
   assert.equal(meant.status, 0, meant.stderr)
   await assertSameRows(empty)
 })
 
 test('a restore brings every row back, with the rights and without what came later', async () => {
-  const schema = () => succeed(join(bin, 'pg_dump'), ['-s', '--restrict-key=x', '-h', main.at.DATABASE_HOST,
-    '-p', main.at.DATABASE_PORT, '-U', 'user_service_admin', 'db_user_service'], { PGPASSWORD: passwords.ADMIN_PASSWORD })
+  const schema = () =>
+    succeed(
+      join(bin, 'pg_dump'),
+      [
+        '-s',
+        '--restrict-key=x',
+        '-h',
+        main.at.DATABASE_HOST,
+        '-p',
+        main.at.DATABASE_PORT,
+        '-U',
+        'user_service_admin',
+        'db_user_service',
+      ],
+      { PGPASSWORD: passwords.ADMIN_PASSWORD },
+    )
   const before = await schema()
   await main.sql(`delete from users where email_lower > 'ünï5'; update users set role = 'admin' where email_lower < 'ünï2';
     create table later (id text references schema_migrations); insert into later values ('0001_users')`)
   const { status, stdout, stderr } = await runCommand('restore', [first, '--yes'], owns)
 
   assert.equal(stderr, '')
-  assert.match(stdout, /^Restored .* users 100000\nChanges after .*Z are gone; .*\nNext: node bin\/migrate\.js up /)
+  assert.match(
+    stdout,
+    /^Restored .* users 100000\nChanges after .*Z are gone; .*\nNext: node bin\/migrate\.js up /,
+  )
   assert.equal(status, 0)
   await assertSameRows()
   assert.equal(await schema(), before)
@@ -236,7 +358,11 @@ test('the lost instance: a new one, where only the roles and the database are, g
   await assertSameRows(fresh)
   const again = await runCommand('migrate', ['status'], { ...owns, ...fresh.at })
   assert.equal(again.stdout, '0001_users applied\n0002_audit applied\n')
-  const backup = await runCommand('backup', ['--quiet'], { ...reads, ...fresh.at, S3_BUCKET: `${bucket}/fresh` })
+  const backup = await runCommand('backup', ['--quiet'], {
+    ...reads,
+    ...fresh.at,
+    S3_BUCKET: `${bucket}/fresh`,
+  })
   assert.deepEqual(backup, { status: 0, stdout: '', stderr: '' })
 })
 
@@ -245,20 +371,29 @@ test('a wrong password, and none, are said in one sentence', async () => {
   const none = await runCommand('backup', [], base)
 
   assert.deepEqual(wrong, {
-    status: 1, stdout: '',
-    stderr: 'backup: Database unavailable: password authentication failed for user "user_service_user"\n',
+    status: 1,
+    stdout: '',
+    stderr:
+      'backup: Database unavailable: password authentication failed for user "user_service_user"\n',
   })
   assert.deepEqual(none, {
-    status: 1, stdout: '', stderr: 'backup: there is no DATABASE_PASSWORD, nor one in ~/.pgpass\n',
+    status: 1,
+    stdout: '',
+    stderr: 'backup: there is no DATABASE_PASSWORD, nor one in ~/.pgpass\n',
   })
   assertNothingLeft()
 })
 
 test('the password may lie in ~/.pgpass, for backup and restore', async () => {
-  const line = (user: string, password: string) => `127.0.0.1:*:db_user_service:${user}:${password}\n`
+  const line = (user: string, password: string) =>
+    `127.0.0.1:*:db_user_service:${user}:${password}\n`
   const home = join(folder, 'home')
-  writeFileSync(join(home, '.pgpass'), line('user_service_user', passwords.USER_PASSWORD) +
-    line('user_service_admin', passwords.ADMIN_PASSWORD), { mode: 0o600 })
+  writeFileSync(
+    join(home, '.pgpass'),
+    line('user_service_user', passwords.USER_PASSWORD) +
+      line('user_service_admin', passwords.ADMIN_PASSWORD),
+    { mode: 0o600 },
+  )
   const backup = await runCommand('backup', [], base)
   const restore = await runCommand('restore', ['latest', '--yes'], base)
   rmSync(join(home, '.pgpass'))
@@ -269,14 +404,32 @@ test('the password may lie in ~/.pgpass, for backup and restore', async () => {
 
 test('a wrong key and a bucket that is not there are said in one sentence', async () => {
   const key = await runCommand('backup', [], { ...reads, AWS_SECRET_ACCESS_KEY: 'wr0ng' })
-  const missing = await runCommand('backup', [], { ...reads, S3_BUCKET: 's3://no-such-bucket/here' })
+  const missing = await runCommand('backup', [], {
+    ...reads,
+    S3_BUCKET: 's3://no-such-bucket/here',
+  })
   const list = await runCommand('backup', ['list'], { ...reads, S3_BUCKET: 's3://no-such-bucket' })
-  const restore = await runCommand('restore', ['latest', '--yes'], { ...owns, S3_BUCKET: 's3://no-such-bucket' })
+  const restore = await runCommand('restore', ['latest', '--yes'], {
+    ...owns,
+    S3_BUCKET: 's3://no-such-bucket',
+  })
 
-  assert.match(key.stderr, /^backup: cannot upload to s3:\S+: An error occurred \(SignatureDoesNotMatch\).*\n$/)
-  assert.match(missing.stderr, /^backup: cannot upload to s3:\/\/no-such-bucket\/here\/\S+: An error occurred \(NoSuchBucket\).*\n$/)
-  assert.match(list.stderr, /^backup: cannot list s3:\/\/no-such-bucket: An error occurred \(NoSuchBucket\).*\n$/)
-  assert.match(restore.stderr, /^restore: cannot list s3:\/\/no-such-bucket: An error occurred \(NoSuchBucket\).*\n$/)
+  assert.match(
+    key.stderr,
+    /^backup: cannot upload to s3:\S+: An error occurred \(SignatureDoesNotMatch\).*\n$/,
+  )
+  assert.match(
+    missing.stderr,
+    /^backup: cannot upload to s3:\/\/no-such-bucket\/here\/\S+: An error occurred \(NoSuchBucket\).*\n$/,
+  )
+  assert.match(
+    list.stderr,
+    /^backup: cannot list s3:\/\/no-such-bucket: An error occurred \(NoSuchBucket\).*\n$/,
+  )
+  assert.match(
+    restore.stderr,
+    /^restore: cannot list s3:\/\/no-such-bucket: An error occurred \(NoSuchBucket\).*\n$/,
+  )
   for (const { status, stdout } of [key, missing, list, restore]) {
     assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
   }
@@ -284,23 +437,41 @@ test('a wrong key and a bucket that is not there are said in one sentence', asyn
 })
 
 test('a program that is missing is named', async () => {
-  for (const name of ['pg_dump', 'pg_restore']) symlinkSync(join(bin, name), join(folder, 'empty', name))
-  const { status, stderr } = await runCommand('backup', [], { ...reads, PATH: join(folder, 'empty') })
+  for (const name of ['pg_dump', 'pg_restore'])
+    symlinkSync(join(bin, name), join(folder, 'empty', name))
+  const { status, stderr } = await runCommand('backup', [], {
+    ...reads,
+    PATH: join(folder, 'empty'),
+  })
 
   assert.match(stderr, /^backup: aws is not installed, or not in \/.*\n$/)
   assert.equal(status, 1)
   const neither = await runCommand('backup', [], { ...reads, PATH: '/nowhere' })
-  assert.deepEqual(neither, { status: 1, stdout: '', stderr: 'backup: pg_dump is not installed, or not in /nowhere\n' })
+  assert.deepEqual(neither, {
+    status: 1,
+    stdout: '',
+    stderr: 'backup: pg_dump is not installed, or not in /nowhere\n',
+  })
   assertNothingLeft()
 })
 
 /** Runs a command where TMPDIR is a file system of that many kilobytes. */
 async function runInSmallSpace(name: string, args: string[], env: Env, kilobytes: number) {
   const small = join(folder, 'small')
-  const script = `mount -t tmpfs -o size=${kilobytes}k tmpfs "$TMPDIR" && node=$1 && shift && "$node" "$@"; ` +
+  const script =
+    `mount -t tmpfs -o size=${kilobytes}k tmpfs "$TMPDIR" && node=$1 && shift && "$node" "$@"; ` +
     'status=$?; ls -d "$TMPDIR"/user-service-* 2>/dev/null; exit $status'
   const spaces = process.getuid?.() === 0 ? ['--mount'] : ['--mount', '--map-root-user']
-  const all = [...spaces, 'sh', '-c', script, 'sh', process.execPath, join(root, 'bin', `${name}.js`), ...args]
+  const all = [
+    ...spaces,
+    'sh',
+    '-c',
+    script,
+    'sh',
+    process.execPath,
+    join(root, 'bin', `${name}.js`),
+    ...args,
+  ]
   return startProgram('unshare', all, { ...env, TMPDIR: small }).ended
 }
 
@@ -311,23 +482,29 @@ test('a full disk fails the backup and the restore, and nothing is lost', async 
 
   assert.match(backup.stderr, /^backup: pg_dump failed: .*No space left on device\n$/)
   assert.match(restore.stderr, /^restore: cannot download s3:\S+: .*No space left on device.*\n$/)
-  for (const { status, stdout } of [backup, restore]) assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
+  for (const { status, stdout } of [backup, restore])
+    assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
   await assertSameRows()
   assert.equal(await count(), before)
 })
 
 /** Resolves when the dump is on its way to the bucket. */
-const uploading = (pid: number) => until(() => {
-  const all = listProcesses()
-  return all.find(({ parent, command }) => parent === pid && command.includes('s3 cp'))
-})
+const uploading = (pid: number) =>
+  until(() => {
+    const all = listProcesses()
+    return all.find(({ parent, command }) => parent === pid && command.includes('s3 cp'))
+  })
 
 test('a second backup at the same time says so and exits 3', async () => {
   const one = startCommand('backup', [], slowly)
   await uploading(one.child.pid!)
   const other = await runCommand('backup', [], reads)
 
-  assert.deepEqual(other, { status: 3, stdout: '', stderr: 'backup: another backup is still running\n' })
+  assert.deepEqual(other, {
+    status: 3,
+    stdout: '',
+    stderr: 'backup: another backup is still running\n',
+  })
   assert.equal((await one.ended).status, 0)
 })
 
@@ -347,7 +524,9 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 
 test('a backup that gets SIGTERM while pg_dump runs ends pg_dump and leaves nothing', async () => {
   const { child, ended } = startCommand('backup', [], reads)
-  await until(() => listProcesses().find(({ parent, command }) => parent === child.pid && /pg_dump/.test(command)))
+  await until(() =>
+    listProcesses().find(({ parent, command }) => parent === child.pid && /pg_dump/.test(command)),
+  )
   child.kill('SIGTERM')
 
   assert.deepEqual(await ended, { status: 1, stdout: '', stderr: 'backup: got SIGTERM\n' })
@@ -357,11 +536,16 @@ test('a backup that gets SIGTERM while pg_dump runs ends pg_dump and leaves noth
 test('a backup whose database does not answer gives up after --timeout', async () => {
   const locker = spawn(join(bin, 'psql'), ['-X', '-q'], {
     env: {
-      PGHOST: main.at.DATABASE_HOST, PGPORT: main.at.DATABASE_PORT, PGDATABASE: 'db_user_service',
-      PGUSER: 'user_service_admin', PGPASSWORD: passwords.ADMIN_PASSWORD,
+      PGHOST: main.at.DATABASE_HOST,
+      PGPORT: main.at.DATABASE_PORT,
+      PGDATABASE: 'db_user_service',
+      PGUSER: 'user_service_admin',
+      PGPASSWORD: passwords.ADMIN_PASSWORD,
     },
   })
-  locker.stdin.write('begin; lock table users in access exclusive mode;\n\\echo locked\nselect 1;\n')
+  locker.stdin.write(
+    'begin; lock table users in access exclusive mode;\n\\echo locked\nselect 1;\n',
+  )
   await once(locker.stdout, 'data')
   const result = await runCommand('backup', ['--timeout', '2s'], reads)
   locker.stdin.end()
@@ -394,8 +578,14 @@ test('an S3 server that dies half-way fails the backup, and nothing counts', asy
   await s3.start()
 
   assert.deepEqual({ status, stdout }, { status: 1, stdout: '' })
-  assert.match(stderr, /^backup: cannot upload to s3:\S+: Could not connect to the endpoint URL.*\n$/)
-  assert.match(list.stderr, /^backup: cannot list s3:\S+: Could not connect to the endpoint URL.*\n$/)
+  assert.match(
+    stderr,
+    /^backup: cannot upload to s3:\S+: Could not connect to the endpoint URL.*\n$/,
+  )
+  assert.match(
+    list.stderr,
+    /^backup: cannot list s3:\S+: Could not connect to the endpoint URL.*\n$/,
+  )
   assert.equal(list.status, 1)
   assertNothingLeft()
   assert.equal(await count(), before)
@@ -414,11 +604,15 @@ test('an S3 server that comes back in time does not even fail the backup', async
 })
 
 /** Puts a copy of the first dump into the bucket under another day, after `change`. */
-async function putChanged(day: string, change: (parts: { dump: Buffer; manifest: any }) => { dump?: Buffer; manifest?: any }) {
+async function putChanged(
+  day: string,
+  change: (parts: { dump: Buffer; manifest: any }) => { dump?: Buffer; manifest?: any },
+) {
   const name = first.replace(/\d{4}-\d\d-\d\d/, day)
   const [original, changed] = [join(folder, 'original'), join(folder, day)]
   mkdirSync(changed)
-  if (!existsSync(original)) await aws('s3', 'cp', '--recursive', '--exclude=*', `--include=${first}*`, bucket, original)
+  if (!existsSync(original))
+    await aws('s3', 'cp', '--recursive', '--exclude=*', `--include=${first}*`, bucket, original)
   const manifest = { ...JSON.parse(readFileSync(join(original, `${first}.json`), 'utf8')), name }
   const made = change({ dump: readFileSync(join(original, first)), manifest })
   if (made.dump) writeFileSync(join(changed, name), made.dump)
@@ -428,24 +622,70 @@ async function putChanged(day: string, change: (parts: { dump: Buffer; manifest:
 }
 
 const damages: [string, string, Parameters<typeof putChanged>[1], RegExp][] = [
-  ['was cut short', '2020-01-01', ({ dump, manifest }) => ({ dump: dump.subarray(0, -1000), manifest }), /is not the dump that was uploaded/],
-  ['was tampered with', '2020-01-02', ({ dump, manifest }) => {
-    const tampered = Buffer.from(dump)
-    tampered[tampered.length - 5000]! ^= 1
-    return { dump: tampered, manifest }
-  }, /is not the dump that was uploaded/],
-  ['has no manifest', '2020-01-03', ({ dump }) => ({ dump }), /cannot download s3:\S+\.bck\.json: An error occurred \(404\)/],
-  ['is not there though its manifest is', '2020-01-04', ({ manifest }) => ({ manifest }), /cannot download s3:\S+\.bck: An error occurred \(404\)/],
-  ['has the manifest of another', '2020-01-05', ({ dump, manifest }) => ({ dump, manifest: { ...manifest, name: first } }), /the manifest \S+ is damaged/],
-  ['has a manifest that names a table with a quote', '2020-01-06',
-    ({ dump, manifest }) => ({ dump, manifest: { ...manifest, rows: { "x'; drop table users; --": 1 } } }), /the manifest \S+ is damaged/],
-  ['has fewer rows than its manifest says', '2020-01-07',
-    ({ dump, manifest }) => ({ dump, manifest: { ...manifest, rows: { ...manifest.rows, users: 100_001 } } }),
-    /nothing was changed: users has 100000 rows, its manifest says 100001/],
-  ['fails in the middle of the restore', '2020-01-08', ({ dump, manifest }) => {
-    const broken = dump.subarray(0, -300_000)
-    return { dump: broken, manifest: { ...manifest, size: broken.length, sha256: sha256(broken) } }
-  }, /nothing was changed: could not read from input file/],
+  [
+    'was cut short',
+    '2020-01-01',
+    ({ dump, manifest }) => ({ dump: dump.subarray(0, -1000), manifest }),
+    /is not the dump that was uploaded/,
+  ],
+  [
+    'was tampered with',
+    '2020-01-02',
+    ({ dump, manifest }) => {
+      const tampered = Buffer.from(dump)
+      tampered[tampered.length - 5000]! ^= 1
+      return { dump: tampered, manifest }
+    },
+    /is not the dump that was uploaded/,
+  ],
+  [
+    'has no manifest',
+    '2020-01-03',
+    ({ dump }) => ({ dump }),
+    /cannot download s3:\S+\.bck\.json: An error occurred \(404\)/,
+  ],
+  [
+    'is not there though its manifest is',
+    '2020-01-04',
+    ({ manifest }) => ({ manifest }),
+    /cannot download s3:\S+\.bck: An error occurred \(404\)/,
+  ],
+  [
+    'has the manifest of another',
+    '2020-01-05',
+    ({ dump, manifest }) => ({ dump, manifest: { ...manifest, name: first } }),
+    /the manifest \S+ is damaged/,
+  ],
+  [
+    'has a manifest that names a table with a quote',
+    '2020-01-06',
+    ({ dump, manifest }) => ({
+      dump,
+      manifest: { ...manifest, rows: { "x'; drop table users; --": 1 } },
+    }),
+    /the manifest \S+ is damaged/,
+  ],
+  [
+    'has fewer rows than its manifest says',
+    '2020-01-07',
+    ({ dump, manifest }) => ({
+      dump,
+      manifest: { ...manifest, rows: { ...manifest.rows, users: 100_001 } },
+    }),
+    /nothing was changed: users has 100000 rows, its manifest says 100001/,
+  ],
+  [
+    'fails in the middle of the restore',
+    '2020-01-08',
+    ({ dump, manifest }) => {
+      const broken = dump.subarray(0, -300_000)
+      return {
+        dump: broken,
+        manifest: { ...manifest, size: broken.length, sha256: sha256(broken) },
+      }
+    },
+    /nothing was changed: could not read from input file/,
+  ],
 ]
 
 for (const [what, day, change, sentence] of damages) {
@@ -466,7 +706,10 @@ test('list tells an incomplete dump, and latest passes it over', async () => {
   const list = await runCommand('backup', ['list'], reads)
   const latest = await runCommand('restore', ['latest', '--check'], owns)
 
-  assert.match(list.stdout, new RegExp(`^${name}\\t.*\\tINCOMPLETE\\ndb_user_service_dump_.*\\tcomplete\\n`))
+  assert.match(
+    list.stdout,
+    new RegExp(`^${name}\\t.*\\tINCOMPLETE\\ndb_user_service_dump_.*\\tcomplete\\n`),
+  )
   assert.equal(latest.status, 0, latest.stderr)
   assert.doesNotMatch(latest.stdout, /2030/)
 })
@@ -480,8 +723,11 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
   })
   const { status, stderr } = await runCommand('restore', [name, '--yes'], owns)
 
-  assert.equal(stderr, 'restore: the restore failed and nothing was changed: backslash commands are restricted; ' +
-    'only \\unrestrict is allowed\n')
+  assert.equal(
+    stderr,
+    'restore: the restore failed and nothing was changed: backslash commands are restricted; ' +
+      'only \\unrestrict is allowed\n',
+  )
   assert.equal(status, 1)
   assert.ok(!existsSync(stolen))
   await assertSameRows()
@@ -489,7 +735,9 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
 
 test('a restore that gets SIGTERM leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until(() => listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)))
+  await until(() =>
+    listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
+  )
   await sleep(100)
   child.kill('SIGTERM')
 
@@ -500,7 +748,9 @@ test('a restore that gets SIGTERM leaves the database as it was', async () => {
 
 test('a restore that is killed leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until(() => listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)))
+  await until(() =>
+    listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
+  )
   await sleep(100)
   child.kill('SIGKILL')
   await ended

@@ -5,12 +5,12 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { findPostgresBin } from '../../src/database/embedded.ts'
+import { findPostgresBin } from '../../src/database/private.ts'
 import { openDatabase } from '../../src/database/pool.ts'
-import { makeClock } from '../faketime.ts'
-import { hashCheaply, password, startTestApp, undo } from '../helpers.ts'
-import type { Answer } from '../helpers.ts'
-import { startOwnPostgres } from '../postgres.ts'
+import { makeClock } from '../support/faketime.ts'
+import { hashCheaply, password, startTestApp, undo } from '../support/helpers.ts'
+import type { Answer } from '../support/helpers.ts'
+import { startOwnPostgres } from '../support/postgres.ts'
 
 const day = 86_400_000
 const within = (value: number, from: number, to: number, what = '') =>
@@ -21,8 +21,11 @@ test('a leap of PostgreSQL’s clock leaves pages whole, nobody waiting, and ses
   const clock = makeClock()
   const bin = findPostgresBin('postgres')!
   // The programs that are found first are the installed ones, the server under the clock.
-  for (const each of readdirSync(bin)) if (each !== 'postgres') symlinkSync(join(bin, each), join(clock.directory, each))
-  const settings = Object.entries(clock.env).map(([name, value]) => `${name}='${value}'`).join(' ')
+  for (const each of readdirSync(bin))
+    if (each !== 'postgres') symlinkSync(join(bin, each), join(clock.directory, each))
+  const settings = Object.entries(clock.env)
+    .map(([name, value]) => `${name}='${value}'`)
+    .join(' ')
   const program = `#!/bin/sh\n${settings} exec ${bin}/postgres "$@"\n`
   writeFileSync(join(clock.directory, 'postgres'), program, { mode: 0o755 })
   process.env['PATH'] = `${clock.directory}:${process.env['PATH']}`
@@ -34,21 +37,33 @@ test('a leap of PostgreSQL’s clock leaves pages whole, nobody waiting, and ses
   const [admin, user, other] = [await app.admin(), await app.user(), await app.user()]
   const login = (given: string, { email } = user) =>
     app.request('POST', '/users/sessions', { body: { email, password: given } })
-  const passes = async ({ details: { key } }: Answer) => (await app.request('GET', '/users/auth', { key })).status
+  const passes = async ({ details: { key } }: Answer) =>
+    (await app.request('GET', '/users/auth', { key })).status
   const [ids, keys] = [[admin.id, user.id, other.id], [user.keyId]]
   const sessions = [await login(password)]
 
   for (const days of [1, -1, 0]) {
     clock.leap(days)
     const [row] = await db.query<{ now: string }>('select clock_timestamp() as now')
-    within((Date.parse(row!.now) - Date.now()) / day, days - 0.01, days + 0.01, 'days that its clock is ahead:')
+    within(
+      (Date.parse(row!.now) - Date.now()) / day,
+      days - 0.01,
+      days + 0.01,
+      'days that its clock is ahead:',
+    )
     // Who had to wait when it was ahead does not wait for a day.
     sessions.push(await login(password))
     assert.equal(sessions.at(-1)!.status, 201)
-    assert.deepEqual([await passes(sessions[0]!), await passes(sessions.at(-1)!)], [days === 1 ? 401 : 200, 200])
+    assert.deepEqual(
+      [await passes(sessions[0]!), await passes(sessions.at(-1)!)],
+      [days === 1 ? 401 : 200, 200],
+    )
     for (let i = 0; i < 3; i++) {
       ids.push((await app.user()).id)
-      const made = await app.request('POST', `/users/${user.id}/keys`, { key: admin.key, body: { name: 'x' } })
+      const made = await app.request('POST', `/users/${user.id}/keys`, {
+        key: admin.key,
+        body: { name: 'x' },
+      })
       keys.push(made.details.id)
     }
     // The use of a key is noted by the clock as it is.
@@ -58,7 +73,7 @@ test('a leap of PostgreSQL’s clock leaves pages whole, nobody waiting, and ses
       const { details } = await app.request('GET', `/users/${id}/keys`, { key: admin.key })
       return Date.parse(details.find((each: { id: string }) => each.id === keyId).lastUsedAt) || 0
     }
-    for (let tries = 0; Math.abs((await lastUsed() - Date.now()) / day - days) > 0.01; tries++) {
+    for (let tries = 0; Math.abs(((await lastUsed()) - Date.now()) / day - days) > 0.01; tries++) {
       assert.ok(tries < 50, `${days}: ${new Date(await lastUsed()).toISOString()}`)
       await sleep(20)
     }
@@ -80,8 +95,14 @@ test('a leap of PostgreSQL’s clock leaves pages whole, nobody waiting, and ses
   }
   assert.deepEqual(await list('/users'), ids.sort())
   const listed = await list(`/users/${user.id}/keys`)
-  assert.deepEqual([listed.length, new Set(listed).size], [keys.length + sessions.length, listed.length])
-  assert.deepEqual(keys.filter((id) => !listed.includes(id)), [])
+  assert.deepEqual(
+    [listed.length, new Set(listed).size],
+    [keys.length + sessions.length, listed.length],
+  )
+  assert.deepEqual(
+    keys.filter((id) => !listed.includes(id)),
+    [],
+  )
   const events = await list('/audit')
   const [count] = await db.query<{ n: number }>('select count(*)::int as n from audit_events')
   assert.deepEqual([events.length, new Set(events).size], [count!.n, count!.n])

@@ -8,12 +8,15 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { ask, freePort, root, run, startSshd, succeed } from '../sshd.ts'
+import { ask, freePort, root, run, startSshd, succeed } from '../support/sshd.ts'
 
 const scripts = (await readdir(join(root, 'bin'))).filter((name) => name.endsWith('.sh')).sort()
 
 test('shellcheck finds nothing in the shell scripts', async () => {
-  const { status, stdout } = await run('shellcheck', scripts.map((name) => join('bin', name)))
+  const { status, stdout } = await run(
+    'shellcheck',
+    scripts.map((name) => join('bin', name)),
+  )
 
   assert.equal(stdout, '')
   assert.equal(status, 0)
@@ -22,7 +25,9 @@ test('shellcheck finds nothing in the shell scripts', async () => {
 for (const name of scripts) {
   test(`${name} explains itself on stdout, and misuse on stderr with exit 2`, async () => {
     const help = await run(join('bin', name), ['--help'])
-    const misuse = await run(join('bin', name), ['one', 'two', 'three'], { DEPLOY_HOST: '127.0.0.1' })
+    const misuse = await run(join('bin', name), ['one', 'two', 'three'], {
+      DEPLOY_HOST: '127.0.0.1',
+    })
 
     assert.match(help.stdout, /^Usage: .+\n[^]*Exit: 0 /)
     assert.deepEqual({ status: help.status, stderr: help.stderr }, { status: 0, stderr: '' })
@@ -37,7 +42,10 @@ test('every action of the workflows is pinned by its commit, and rights are give
   for (const file of files) {
     const text = await readFile(join(folder, file), 'utf8')
     const actions = text.match(/uses:.*/g) ?? []
-    assert.deepEqual(actions.filter((line) => !/^uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d/.test(line)), [])
+    assert.deepEqual(
+      actions.filter((line) => !/^uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d/.test(line)),
+      [],
+    )
     assert.match(text, /^permissions:\n  contents: read\n/m)
   }
   assert.ok(files.length > 0)
@@ -66,9 +74,15 @@ const env: NodeJS.ProcessEnv = {
 }
 // ssh reads the account's configuration, not that of $HOME: the ssh first in PATH is told which.
 await mkdir(join(folder, 'bin'))
-await writeFile(join(folder, 'ssh_config'), `UserKnownHostsFile ${join(folder, 'known')}\nBatchMode yes\n`)
+await writeFile(
+  join(folder, 'ssh_config'),
+  `UserKnownHostsFile ${join(folder, 'known')}\nBatchMode yes\n`,
+)
 const ssh = await succeed('sh', ['-c', 'command -v ssh'])
-await writeFile(join(folder, 'bin/ssh'), `#!/bin/sh\nexec ${ssh} -F ${join(folder, 'ssh_config')} "$@"\n`)
+await writeFile(
+  join(folder, 'bin/ssh'),
+  `#!/bin/sh\nexec ${ssh} -F ${join(folder, 'ssh_config')} "$@"\n`,
+)
 await chmod(join(folder, 'bin/ssh'), 0o755)
 
 after(async () => {
@@ -99,9 +113,17 @@ test('a tunnel opens, leads to the database, says when it is open already, and c
 
   const hint = `Connect with: psql -h 127.0.0.1 -p ${tunnelPort} -U user_service_user db_user_service\n`
   const to = `${userInfo().username}@127.0.0.1`
-  assert.deepEqual(opened, { status: 0, stdout: `The tunnel to ${to} is open.\n${hint}`, stderr: '' })
+  assert.deepEqual(opened, {
+    status: 0,
+    stdout: `The tunnel to ${to} is open.\n${hint}`,
+    stderr: '',
+  })
   assert.equal(answer, 'the database\n')
-  assert.deepEqual(again, { status: 0, stdout: `The tunnel to ${to} is open already.\n${hint}`, stderr: '' })
+  assert.deepEqual(again, {
+    status: 0,
+    stdout: `The tunnel to ${to} is open already.\n${hint}`,
+    stderr: '',
+  })
   assert.equal(elsewhere.status, 1)
   assert.match(elsewhere.stderr, /a tunnel to another host is open: close it first/)
   assert.deepEqual(closed, { status: 0, stdout: 'The tunnel is closed.\n', stderr: '' })
@@ -112,8 +134,10 @@ test('a tunnel opens, leads to the database, says when it is open already, and c
 
 test('a taken local port is an error, and no tunnel without a port stays behind', async () => {
   const other = await listen()
-  const opened = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')],
-    { ...env, TUNNEL_PORT: String(other.port) })
+  const opened = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')], {
+    ...env,
+    TUNNEL_PORT: String(other.port),
+  })
   other.server.close()
 
   assert.deepEqual(opened, {
@@ -156,10 +180,19 @@ test('a deployment refuses a host whose key it does not know, and one that is no
     DEPLOY_KEY_FILE: join(folder, 'right'),
     DEPLOY_KNOWN_HOSTS: '/dev/null',
   }
-  const stranger = await run('bin/deploy.sh', ['user-service:1'], { ...settings, DEPLOY_PORT: String(sshd.port) })
-  const nobody = await run('bin/deploy.sh', ['user-service:1'], { ...settings, DEPLOY_PORT: String(await freePort()) })
+  const stranger = await run('bin/deploy.sh', ['user-service:1'], {
+    ...settings,
+    DEPLOY_PORT: String(sshd.port),
+  })
+  const nobody = await run('bin/deploy.sh', ['user-service:1'], {
+    ...settings,
+    DEPLOY_PORT: String(await freePort()),
+  })
 
-  assert.match(stranger.stderr, /Host key verification failed[^]*deploy: no connection to 127\.0\.0\.1/)
+  assert.match(
+    stranger.stderr,
+    /Host key verification failed[^]*deploy: no connection to 127\.0\.0\.1/,
+  )
   assert.match(nobody.stderr, /Connection refused[^]*deploy: no connection to 127\.0\.0\.1/)
   assert.deepEqual([stranger.status, nobody.status], [1, 1])
 })

@@ -1,19 +1,29 @@
 // A disk that is full under PostgreSQL: first its tables cannot grow, then it cannot write its log and stops.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { closeSync, fstatSync, ftruncateSync, mkdtempSync, openSync, rmSync, rmdirSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  rmdirSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { password, undo } from '../helpers.ts'
-import { startOwnPostgres } from '../postgres.ts'
-import { startService } from '../service.ts'
+import { password, undo } from '../support/helpers.ts'
+import { startOwnPostgres } from '../support/postgres.ts'
+import { startService } from '../support/service.ts'
 
 const disk = mkdtempSync(join(tmpdir(), 'user-service-disk-'))
 undo.push(() => rmdirSync(disk))
-const asRoot = (...command: string[]) => execFileSync(process.getuid!() === 0 ? 'env' : 'sudo', command)
+const asRoot = (...command: string[]) =>
+  execFileSync(process.getuid!() === 0 ? 'env' : 'sudo', command)
 const options = `size=160m,mode=755,uid=${process.getuid!()},gid=${process.getgid!()}`
 asRoot('mount', '-t', 'tmpfs', '-o', options, 'tmpfs', disk)
 undo.push(() => asRoot('umount', disk))
@@ -25,7 +35,12 @@ undo.push(makeRoom)
 function fill(room: number) {
   const file = openSync(ballast, 'w')
   for (const size of [1 << 20, 4096]) {
-    assert.throws(() => { for (;;) writeSync(file, Buffer.alloc(size)) }, { code: 'ENOSPC' })
+    assert.throws(
+      () => {
+        for (;;) writeSync(file, Buffer.alloc(size))
+      },
+      { code: 'ENOSPC' },
+    )
   }
   ftruncateSync(file, fstatSync(file).size - room)
   closeSync(file)
@@ -34,18 +49,24 @@ function fill(room: number) {
 // Without room to note that a key was used.
 await postgres.sql('alter table user_service_schema.api_keys set (fillfactor = 100)')
 const service = await startService({ ...postgres.env, SIGNUP: 'open' })
-interface Told { code?: string; details: { id: string; key: string; apiKeys: string[] } }
+interface Told {
+  code?: string
+  details: { id: string; key: string; apiKeys: string[] }
+}
 /** Holds each answer to two seconds, and what a busy machine adds; what fails is a 503 that says when to come again. */
 async function ask(method: string, path: string, key = '', body?: object) {
   const start = performance.now()
   const response = await fetch(service.url + path, {
-    method, ...(body && { body: JSON.stringify(body) }), signal: AbortSignal.timeout(10_000),
+    method,
+    ...(body && { body: JSON.stringify(body) }),
+    signal: AbortSignal.timeout(10_000),
     headers: { 'content-type': 'application/json', ...(key && { 'x-api-key': key }) },
   })
-  const told = JSON.parse(await response.text() || '{}') as Told
+  const told = JSON.parse((await response.text()) || '{}') as Told
   const ms = performance.now() - start
   const failure = [response.status, told.code, response.headers.get('retry-after')]
-  if (response.status >= 400) assert.deepEqual(failure, [503, 'database_unavailable', '1'], `${method} ${path}`)
+  if (response.status >= 400)
+    assert.deepEqual(failure, [503, 'database_unavailable', '1'], `${method} ${path}`)
   // A sign-up is hashed first, at a low priority.
   assert.ok(path === '/users' || ms < 2500, `${method} ${path}: ${ms} ms`)
   return { ...told, status: response.status }
@@ -53,7 +74,12 @@ async function ask(method: string, path: string, key = '', body?: object) {
 
 let n = 0
 const signUp = () => ask('POST', '/users', '', { email: `user${++n}@example.org`, password })
-const { details: { id, apiKeys: [key] } } = await signUp()
+const {
+  details: {
+    id,
+    apiKeys: [key],
+  },
+} = await signUp()
 const passes = async (each = key) => (await ask('GET', '/users/auth', each)).status
 const read = async () => (await ask('GET', `/users/${id}`, key)).status
 const makeKey = () => ask('POST', `/users/${id}/keys`, key, { name: 'x'.repeat(100) })
@@ -73,7 +99,11 @@ async function keep(work: () => ReturnType<typeof ask>) {
 const load = Promise.all([keep(signUp), ...Array.from({ length: 8 }, () => keep(makeKey))])
 load.catch(() => {}) // Told by whoever waits for it.
 async function until(what: string, isSo: () => unknown, seconds = 15) {
-  for (const deadline = performance.now() + seconds * 1000; !await isSo(); await Promise.race([load, sleep(50)])) {
+  for (
+    const deadline = performance.now() + seconds * 1000;
+    !(await isSo());
+    await Promise.race([load, sleep(50)])
+  ) {
     assert.ok(performance.now() < deadline, `not ${what}`)
     if (service.child.exitCode !== null) assert.fail('the service has ended')
   }
@@ -84,9 +114,11 @@ test('while its tables cannot grow keys pass, changes get 503; with room it goes
   fill(0)
   await until('full', () => last.every((status) => status === 503))
   assert.ok(service.log.some((line) => line.includes('"code":"53100"')))
-  for (let i = 0; i < 20; i++) assert.deepEqual([await passes(), await passes(given[i]), await read()], [200, 200, 200])
+  for (let i = 0; i < 20; i++)
+    assert.deepEqual([await passes(), await passes(given[i]), await read()], [200, 200, 200])
   const [keys] = await postgres.sql<{ noted: number }>(
-    'select count(last_used_at)::int as noted from user_service_schema.api_keys')
+    'select count(last_used_at)::int as noted from user_service_schema.api_keys',
+  )
   assert.ok(keys!.noted < 20, 'there was room to note each use')
   makeRoom()
   await until('back', () => last.every((status) => status === 201), 3)

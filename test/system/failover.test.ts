@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { findPostgresBin, startPrivatePostgres } from '../../src/database/embedded.ts'
+import { findPostgresBin, startPrivatePostgres } from '../../src/database/private.ts'
 import { openDatabase, withDatabase } from '../../src/database/pool.ts'
-import { password, startTestApp, undo } from '../helpers.ts'
-import { startOwnPostgres } from '../postgres.ts'
+import { password, startTestApp, undo } from '../support/helpers.ts'
+import { startOwnPostgres } from '../support/postgres.ts'
 
 const postgres = await startOwnPostgres()
 await postgres.sql('alter role postgres set search_path = user_service_schema')
@@ -33,7 +33,9 @@ function start(env: object) {
 test('PgBouncer in transaction mode may be in between, with few connections for many', async () => {
   const directory = makeDirectory('pgbouncer')
   writeFileSync(join(directory, 'users.txt'), '"user_service_manager" ""\n', { mode: 0o644 })
-  writeFileSync(join(directory, 'pgbouncer.ini'), `[databases]
+  writeFileSync(
+    join(directory, 'pgbouncer.ini'),
+    `[databases]
 db_user_service = host=${postgres.env.DATABASE_HOST} port=5432
 [pgbouncer]
 listen_addr =
@@ -43,24 +45,42 @@ pool_mode = transaction
 default_pool_size = 3
 auth_type = trust
 auth_file = ${directory}/users.txt
-`, { mode: 0o644 })
-  const bouncer = spawn('/usr/sbin/pgbouncer', ['-q', join(directory, 'pgbouncer.ini')], { uid, gid, cwd: '/', stdio: 'ignore' })
+`,
+    { mode: 0o644 },
+  )
+  const bouncer = spawn('/usr/sbin/pgbouncer', ['-q', join(directory, 'pgbouncer.ini')], {
+    uid,
+    gid,
+    cwd: '/',
+    stdio: 'ignore',
+  })
   const ended = once(bouncer, 'exit')
-  undo.push(async () => bouncer.kill('SIGKILL') && await ended)
+  undo.push(async () => bouncer.kill('SIGKILL') && (await ended))
   const env = { DATABASE_HOST: directory, DATABASE_PORT: '6432', DATABASE_POOL: '20' }
   const [one, two] = [await start(env), await start(env)]
 
-  const { details: user } = await one.request('POST', '/users', { body: { email: 'ada@example.org', password } })
+  const { details: user } = await one.request('POST', '/users', {
+    body: { email: 'ada@example.org', password },
+  })
   const [key] = user.apiKeys
-  const calls = await Promise.all(Array.from({ length: 200 }, (_, i) => {
-    const app = i % 2 === 0 ? one : two
-    return i % 5 === 0 ? app.request('POST', `/users/${user.id}/keys`, { key, body: { name: `key ${i}` } })
-      : app.request('GET', i % 3 === 0 ? '/users/auth' : `/users/${user.id}`, { key })
-  }))
+  const calls = await Promise.all(
+    Array.from({ length: 200 }, (_, i) => {
+      const app = i % 2 === 0 ? one : two
+      return i % 5 === 0
+        ? app.request('POST', `/users/${user.id}/keys`, { key, body: { name: `key ${i}` } })
+        : app.request('GET', i % 3 === 0 ? '/users/auth' : `/users/${user.id}`, { key })
+    }),
+  )
   assert.deepEqual([...new Set(calls.map(({ status }) => status))].sort(), [200, 201])
-  const session = await two.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  const session = await two.request('POST', '/users/sessions', {
+    body: { email: user.email, password },
+  })
   const made = calls[0]!.details
-  assert.equal((await two.request('DELETE', `/users/${user.id}/keys/${made.id}`, { key: session.details.key })).status, 204)
+  assert.equal(
+    (await two.request('DELETE', `/users/${user.id}/keys/${made.id}`, { key: session.details.key }))
+      .status,
+    204,
+  )
   assert.equal((await one.request('GET', '/users/auth', { key: made.key })).status, 401)
 })
 
@@ -69,22 +89,48 @@ test('a standby is passed over, and used without a restart once it is promoted',
   const [data, socket] = [join(directory, 'postgres'), join(directory, 'socket')]
   mkdirSync(socket)
   chownSync(socket, uid, gid)
-  execFileSync(join(findPostgresBin('pg_basebackup')!, 'pg_basebackup'),
-    ['-D', data, '-R', '-X', 'stream', '-c', 'fast', '-h', postgres.env.DATABASE_HOST, '-U', 'postgres'], { uid, gid, cwd: '/' })
-  const standby = await startPrivatePostgres({ directory, say: () => {}, settings: { unix_socket_directories: socket } })
+  execFileSync(
+    join(findPostgresBin('pg_basebackup')!, 'pg_basebackup'),
+    [
+      '-D',
+      data,
+      '-R',
+      '-X',
+      'stream',
+      '-c',
+      'fast',
+      '-h',
+      postgres.env.DATABASE_HOST,
+      '-U',
+      'postgres',
+    ],
+    { uid, gid, cwd: '/' },
+  )
+  const standby = await startPrivatePostgres({
+    directory,
+    say: () => {},
+    settings: { unix_socket_directories: socket },
+  })
   undo.push(() => standby.stop())
   const app = await start({ DATABASE_HOST: `${socket},${postgres.env.DATABASE_HOST}` })
   const user = await app.user()
-  const add = async (name: string) => (await app.request('POST', `/users/${user.id}/keys`, { key: user.key, body: { name } })).status
+  const add = async (name: string) =>
+    (await app.request('POST', `/users/${user.id}/keys`, { key: user.key, body: { name } })).status
   assert.equal(await add('before'), 201)
 
   const as = { ...postgres.as('postgres'), hosts: [socket] }
-  const caughtUp = () => withDatabase(as, (db) => db.query(`select from user_service_schema.api_keys where name = 'before'`))
+  const caughtUp = () =>
+    withDatabase(as, (db) =>
+      db.query(`select from user_service_schema.api_keys where name = 'before'`),
+    )
   while ((await caughtUp()).length === 0) await sleep(20)
   await postgres.crash()
   assert.equal(await add('between'), 503)
   await withDatabase(as, (db) => db.query('select pg_promote()'))
   assert.equal(await add('after'), 201)
   const names = await app.request('GET', `/users/${user.id}/keys`, { key: user.key })
-  assert.deepEqual(names.details.map(({ name }: { name: string }) => name), ['test', 'before', 'after'])
+  assert.deepEqual(
+    names.details.map(({ name }: { name: string }) => name),
+    ['test', 'before', 'after'],
+  )
 })

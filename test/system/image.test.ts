@@ -11,8 +11,8 @@ import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'node:tls'
 
-import { startPrivatePostgres } from '../../src/database/embedded.ts'
-import { ask, freePort, root, run, startSshd, succeed } from '../sshd.ts'
+import { startPrivatePostgres } from '../../src/database/private.ts'
+import { ask, freePort, root, run, startSshd, succeed } from '../support/sshd.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {
@@ -23,8 +23,14 @@ const docker = (...args: string[]) => succeed('docker', args)
 const engine = await run('docker', ['version'])
 assert.equal(engine.status, 0, `These tests need a Docker engine: ${engine.stderr}`)
 const names = ['', '-new', '-previous', '-migration', '-try'].map((end) => `user-service${end}`)
-const present = (await docker('ps', '-a', '--format', '{{.Names}}')).split('\n').filter((name) => names.includes(name))
-assert.deepEqual(present, [], 'These tests would replace containers that are there: use another engine')
+const present = (await docker('ps', '-a', '--format', '{{.Names}}'))
+  .split('\n')
+  .filter((name) => names.includes(name))
+assert.deepEqual(
+  present,
+  [],
+  'These tests would replace containers that are there: use another engine',
+)
 undo.push(() => run('docker', ['rm', '-f', ...names]))
 
 const folder = await mkdtemp(join(tmpdir(), 'image-'))
@@ -34,32 +40,59 @@ await chmod(folder, 0o755)
 // PostgreSQL on Docker's bridge, as the set-up of an instance makes it.
 const bridge = /inet ([\d.]+)/.exec(await succeed('ip', ['-4', 'address', 'show', 'docker0']))![1]!
 const databasePort = String(await freePort())
-await writeFile(join(folder, 'pg_hba.conf'), 'local all all trust\nhost db_user_service all samenet scram-sha-256\n')
+await writeFile(
+  join(folder, 'pg_hba.conf'),
+  'local all all trust\nhost db_user_service all samenet scram-sha-256\n',
+)
 const postgres = await startPrivatePostgres({
-  directory: join(folder, 'data'), say: () => {},
-  settings: { listen_addresses: bridge, port: databasePort, hba_file: join(folder, 'pg_hba.conf'),
-    client_connection_check_interval: '1s' },
+  directory: join(folder, 'data'),
+  say: () => {},
+  settings: {
+    listen_addresses: bridge,
+    port: databasePort,
+    hba_file: join(folder, 'pg_hba.conf'),
+    client_connection_check_interval: '1s',
+  },
 })
 undo.push(() => postgres.stop())
-const secrets = { ADMIN_PASSWORD: 'admins-secret', MANAGER_PASSWORD: 'managers-secret', USER_PASSWORD: 'users-secret' }
-await succeed('node', ['bin/database.js', 'create'],
-  { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: databasePort, ...secrets })
+const secrets = {
+  ADMIN_PASSWORD: 'admins-secret',
+  MANAGER_PASSWORD: 'managers-secret',
+  USER_PASSWORD: 'users-secret',
+}
+await succeed('node', ['bin/database.js', 'create'], {
+  DATABASE_HOST: postgres.socketDirectory,
+  DATABASE_PORT: databasePort,
+  ...secrets,
+})
 
 // A registry that asks for the password `ci-token` of the user `ci`.
 const registryPort = await freePort()
-await writeFile(join(folder, 'htpasswd'), 'ci:$2y$05$esf5EjZqj6lsJMHvxNXs6e7PJLALteu0Q4DAaI8fTsAB4VNQmE8Wi\n')
-await writeFile(join(folder, 'registry.yml'), `version: 0.1
+await writeFile(
+  join(folder, 'htpasswd'),
+  'ci:$2y$05$esf5EjZqj6lsJMHvxNXs6e7PJLALteu0Q4DAaI8fTsAB4VNQmE8Wi\n',
+)
+await writeFile(
+  join(folder, 'registry.yml'),
+  `version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: ${join(folder, 'registry')}}}
 http: {addr: '127.0.0.1:${registryPort}'}
 auth: {htpasswd: {realm: test, path: ${join(folder, 'htpasswd')}}}
-`)
-const registry = spawn('docker-registry', ['serve', join(folder, 'registry.yml')], { stdio: 'ignore' })
+`,
+)
+const registry = spawn('docker-registry', ['serve', join(folder, 'registry.yml')], {
+  stdio: 'ignore',
+})
 await once(registry, 'spawn').catch(() => assert.fail('These tests need docker-registry'))
-undo.push(async () => registry.kill() && await once(registry, 'exit'))
+undo.push(async () => registry.kill() && (await once(registry, 'exit')))
 const loggedIn = { DOCKER_CONFIG: join(folder, 'docker') }
-for (let i = 0; i < 50 && await ask(registryPort) === 'ECONNREFUSED'; i++) await sleep(100)
-await succeed('sh', ['-c', `echo ci-token | docker login -u ci --password-stdin 127.0.0.1:${registryPort}`], loggedIn)
+for (let i = 0; i < 50 && (await ask(registryPort)) === 'ECONNREFUSED'; i++) await sleep(100)
+await succeed(
+  'sh',
+  ['-c', `echo ci-token | docker login -u ci --password-stdin 127.0.0.1:${registryPort}`],
+  loggedIn,
+)
 
 const host = process.env['DOCKER_HOST']
 const sshd = await startSshd(folder, host ? [`SetEnv DOCKER_HOST=${host}`] : [])
@@ -72,10 +105,17 @@ const commands = join(folder, 'commands')
 await mkdir(config)
 await mkdir(commands)
 const database = `DATABASE_HOST=host.docker.internal\nDATABASE_PORT=${databasePort}\n`
-await writeFile(join(config, 'env'), `${database}DATABASE_PASSWORD=managers-secret\n`, { mode: 0o600 })
-await writeFile(join(config, 'admin.env'), `${database}DATABASE_PASSWORD=admins-secret\n`, { mode: 0o600 })
-await writeFile(join(config, 'docker.options'),
-  `--publish 127.0.0.1:${servicePort}:80\n--memory 256m --health-interval 1s\n`, { mode: 0o600 })
+await writeFile(join(config, 'env'), `${database}DATABASE_PASSWORD=managers-secret\n`, {
+  mode: 0o600,
+})
+await writeFile(join(config, 'admin.env'), `${database}DATABASE_PASSWORD=admins-secret\n`, {
+  mode: 0o600,
+})
+await writeFile(
+  join(config, 'docker.options'),
+  `--publish 127.0.0.1:${servicePort}:80\n--memory 256m --health-interval 1s\n`,
+  { mode: 0o600 },
+)
 
 const image = (tag: string) => `127.0.0.1:${registryPort}/user-service:${tag}`
 const known: string[] = []
@@ -92,10 +132,17 @@ async function publish(tag: string, lines: string[]) {
 }
 
 const deployEnv = {
-  DEPLOY_HOST: '127.0.0.1', DEPLOY_PORT: String(sshd.port), DEPLOY_USER: userInfo().username,
-  DEPLOY_KEY_FILE: join(folder, 'right'), DEPLOY_KNOWN_HOSTS: join(folder, 'known'),
-  DEPLOY_CONFIG: config, DEPLOY_COMMANDS: commands, DEPLOY_WAIT: '20', DEPLOY_MIGRATE_WAIT: '20',
-  REGISTRY_USER: 'ci', REGISTRY_PASSWORD: 'ci-token',
+  DEPLOY_HOST: '127.0.0.1',
+  DEPLOY_PORT: String(sshd.port),
+  DEPLOY_USER: userInfo().username,
+  DEPLOY_KEY_FILE: join(folder, 'right'),
+  DEPLOY_KNOWN_HOSTS: join(folder, 'known'),
+  DEPLOY_CONFIG: config,
+  DEPLOY_COMMANDS: commands,
+  DEPLOY_WAIT: '20',
+  DEPLOY_MIGRATE_WAIT: '20',
+  REGISTRY_USER: 'ci',
+  REGISTRY_PASSWORD: 'ci-token',
 }
 const deploy = (word: string, env: NodeJS.ProcessEnv = {}, ...more: string[]) =>
   run('bin/deploy.sh', [word, ...more], { ...deployEnv, ...env })
@@ -104,12 +151,19 @@ const inspect = (name: string, format: string) => docker('container', 'inspect',
 
 /** Everything that a failed deployment must leave as it was. */
 async function observe() {
-  const { status, stdout } = await run('curl', ['-s', `http://127.0.0.1:${servicePort}/v1/healthcheck`])
+  const { status, stdout } = await run('curl', [
+    '-s',
+    `http://127.0.0.1:${servicePort}/v1/healthcheck`,
+  ])
   return {
-    containers: (await docker('ps', '-a', '--format', '{{.Names}} {{.Image}} {{.ID}} {{.State}}')).split('\n').sort(),
+    containers: (await docker('ps', '-a', '--format', '{{.Names}} {{.Image}} {{.ID}} {{.State}}'))
+      .split('\n')
+      .sort(),
     health: status === 0 ? (JSON.parse(stdout) as { details: string }).details : status,
-    migrations: await succeed('node', ['bin/migrate.js', 'status'],
-      { DATABASE_HOST: postgres.socketDirectory, DATABASE_PORT: databasePort }).catch((error: Error) => error.message),
+    migrations: await succeed('node', ['bin/migrate.js', 'status'], {
+      DATABASE_HOST: postgres.socketDirectory,
+      DATABASE_PORT: databasePort,
+    }).catch((error: Error) => error.message),
   }
 }
 
@@ -122,17 +176,22 @@ const addMigration = (number: string, up: string) => [
   `RUN echo 'drop table user_service_schema.more${number}' > sql/${number}_more.down.sql`,
   'USER node',
 ]
-const createTable = (number: string) => addMigration(number, `create table user_service_schema.more${number} ()`)
+const createTable = (number: string) =>
+  addMigration(number, `create table user_service_schema.more${number} ()`)
 
 test('the image holds pg and our text alone, says its commit, and nothing in it is writable', async () => {
   await docker('build', '-q', '--build-arg', 'GIT_COMMIT_HASH=abc1234', '-t', image('good'), root)
   known.push(image('good'))
   await succeed('docker', ['push', '-q', image('good')], loggedIn)
 
-  const inside = (script: string) => docker('run', '--rm', '--network', 'none', image('good'), 'sh', '-c', script)
-  const lock = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8')) as
-    { packages: Record<string, { dev?: boolean; devOptional?: boolean; optional?: boolean }> }
-  const wanted = Object.entries(lock.packages).filter(([path, about]) => path && !about.dev && !about.devOptional)
+  const inside = (script: string) =>
+    docker('run', '--rm', '--network', 'none', image('good'), 'sh', '-c', script)
+  const lock = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, { dev?: boolean; devOptional?: boolean; optional?: boolean }>
+  }
+  const wanted = Object.entries(lock.packages).filter(
+    ([path, about]) => path && !about.dev && !about.devOptional,
+  )
   const [packages, top, writable, user] = await Promise.all([
     inside('ls -d node_modules/*'),
     inside('ls -A . bin'),
@@ -140,10 +199,18 @@ test('the image holds pg and our text alone, says its commit, and nothing in it 
     inside('id -un'),
   ])
   assert.deepEqual(packages.split('\n').sort(), wanted.map(([path]) => path).sort())
-  assert.deepEqual(top.split('\n').filter((name) => /\.sh$|test|\.env|^\.git/.test(name)), [])
+  assert.deepEqual(
+    top.split('\n').filter((name) => /\.sh$|test|\.env|^\.git/.test(name)),
+    [],
+  )
   assert.deepEqual({ writable, user }, { writable: '', user: 'node' })
-  const about = await docker('image', 'inspect', '-f',
-    '{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Config.Cmd}} {{.Config.Env}}', image('good'))
+  const about = await docker(
+    'image',
+    'inspect',
+    '-f',
+    '{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Config.Cmd}} {{.Config.Env}}',
+    image('good'),
+  )
   assert.match(about, /^abc1234 \[node bin\/start\.js\] \[.*\bGIT_COMMIT_HASH=abc1234\b.*\]$/)
 })
 
@@ -153,7 +220,10 @@ test('a first deployment that fails is removed again', async () => {
   const { status, stderr } = await deploy(image('crashing'))
 
   assert.equal(status, 1)
-  assert.match(stderr, /the end of its log:\n42\n[^]*crashing failed; everything is as it was before\n$/)
+  assert.match(
+    stderr,
+    /the end of its log:\n42\n[^]*crashing failed; everything is as it was before\n$/,
+  )
   assert.deepEqual(await observe(), before)
 })
 
@@ -165,12 +235,24 @@ test('a deployment migrates, runs the service without rights, and renews the com
   assert.equal(seen.health, 'OK')
   assert.doesNotMatch(seen.migrations, /pending/)
   assert.equal(existsSync(join(commands, 'app/bin/backup.js')), true)
-  assert.equal(await inspect('user-service', '{{.Config.User}} {{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} ' +
-    '{{.SecurityOpt}} {{.RestartPolicy.Name}} {{.Memory}}{{end}}'),
-  'node true [ALL] [no-new-privileges] unless-stopped 268435456')
+  assert.equal(
+    await inspect(
+      'user-service',
+      '{{.Config.User}} {{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} ' +
+        '{{.SecurityOpt}} {{.RestartPolicy.Name}} {{.Memory}}{{end}}',
+    ),
+    'node true [ALL] [no-new-privileges] unless-stopped 268435456',
+  )
   const status1 = await docker('exec', 'user-service', 'cat', '/proc/1/status')
   assert.match(status1, /^Uid:\s1000\b[^]*^CapEff:\s0+$[^]*^NoNewPrivs:\s1$/m)
-  const key = await docker('exec', 'user-service', 'node', 'bin/admin.js', 'create', 'ada@example.org')
+  const key = await docker(
+    'exec',
+    'user-service',
+    'node',
+    'bin/admin.js',
+    'create',
+    'ada@example.org',
+  )
   assert.match(key, /^usk_/)
 })
 
@@ -187,12 +269,21 @@ test('what does not begin changes nothing: no such image, a wrong login, wrong o
   await chmod(join(config, 'env'), 0o600)
   const noWayBack = await deploy('--roll-back')
 
-  assert.match(missing.stderr, /manifest unknown[^]*nothing changed: the image could not be pulled\n$/)
+  assert.match(
+    missing.stderr,
+    /manifest unknown[^]*nothing changed: the image could not be pulled\n$/,
+  )
   assert.match(refused.stderr, /nothing changed: .*unauthorized/i)
-  assert.match(nonsense.stderr, /unknown flag: --nonsense[^]*nothing changed: see docker\.options\n$/)
+  assert.match(
+    nonsense.stderr,
+    /unknown flag: --nonsense[^]*nothing changed: see docker\.options\n$/,
+  )
   assert.match(readable.stderr, /mode 0600/)
   assert.match(noWayBack.stderr, /there is no container to go back to/)
-  assert.deepEqual([missing, refused, nonsense, readable, noWayBack].map((outcome) => outcome.status), [1, 1, 1, 1, 1])
+  assert.deepEqual(
+    [missing, refused, nonsense, readable, noWayBack].map((outcome) => outcome.status),
+    [1, 1, 1, 1, 1],
+  )
   assert.deepEqual(await observe(), before)
 })
 
@@ -203,8 +294,14 @@ test('a migration that fails leaves the service untouched and takes back those b
   const half = await deploy(image('half'))
   const hanging = await deploy(image('hanging'), { DEPLOY_MIGRATE_WAIT: '3' })
 
-  assert.match(half.stderr, /nonsense[^]*a migration failed, or took more than 20 s; everything is as it was before\n$/)
-  assert.match(hanging.stderr, /a migration failed, or took more than 3 s; everything is as it was before\n$/)
+  assert.match(
+    half.stderr,
+    /nonsense[^]*a migration failed, or took more than 20 s; everything is as it was before\n$/,
+  )
+  assert.match(
+    hanging.stderr,
+    /a migration failed, or took more than 3 s; everything is as it was before\n$/,
+  )
   assert.deepEqual([half.status, hanging.status], [1, 1])
   assert.deepEqual(await observe(), before)
 })
@@ -246,7 +343,13 @@ test('a new version migrates; going back wants --yes, and brings the old contain
 /** Waits until the new container runs, which is not healthy yet. */
 async function untilReplaced() {
   for (let i = 0; i < 600; i++) {
-    const { stdout } = await run('docker', ['container', 'inspect', '-f', '{{.State.Status}}', 'user-service-new'])
+    const { stdout } = await run('docker', [
+      'container',
+      'inspect',
+      '-f',
+      '{{.State.Status}}',
+      'user-service-new',
+    ])
     if (stdout === 'running\n') return
     await sleep(50)
   }
@@ -255,13 +358,17 @@ async function untilReplaced() {
 
 test('a deployment whose connection is lost goes on to its end; a second one waits its turn', async () => {
   const before = await observe()
-  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')],
-    { env: { ...process.env, ...deployEnv }, stdio: 'ignore', detached: true })
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')], {
+    env: { ...process.env, ...deployEnv },
+    stdio: 'ignore',
+    detached: true,
+  })
   await untilReplaced()
   process.kill(-child.pid!, 'SIGKILL')
   const second = await deploy(image('good'))
-  const isThere = async () => (await run('docker', ['container', 'inspect', 'user-service-new'])).status === 0
-  for (let i = 0; i < 300 && await isThere(); i++) await sleep(100)
+  const isThere = async () =>
+    (await run('docker', ['container', 'inspect', 'user-service-new'])).status === 0
+  for (let i = 0; i < 300 && (await isThere()); i++) await sleep(100)
 
   assert.match(second.stderr, /another deployment is running/)
   assert.deepEqual(await observe(), before)
@@ -269,10 +376,14 @@ test('a deployment whose connection is lost goes on to its end; a second one wai
 
 test('a deployment that was killed on the instance is undone by the next one', async () => {
   const before = await observe()
-  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')],
-    { env: { ...process.env, ...deployEnv }, stdio: 'ignore' })
+  const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')], {
+    env: { ...process.env, ...deployEnv },
+    stdio: 'ignore',
+  })
   await untilReplaced()
-  const processes = (await succeed('ps', ['-eo', 'pid=,ppid='])).split('\n').map((line) => line.trim().split(/\s+/))
+  const processes = (await succeed('ps', ['-eo', 'pid=,ppid=']))
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
   const below = (pid: string): string[] =>
     processes.filter(([, parent]) => parent === pid).flatMap(([id]) => [id!, ...below(id!)])
   const exited = once(child, 'exit')
@@ -282,7 +393,10 @@ test('a deployment that was killed on the instance is undone by the next one', a
   assert.equal((await observe()).containers.length, 2)
   const { status, stderr } = await deploy(image('nowhere'))
 
-  assert.match(stderr, /the deployment of \S+starting was cut short: what ran before it comes back first\n/)
+  assert.match(
+    stderr,
+    /the deployment of \S+starting was cut short: what ran before it comes back first\n/,
+  )
   assert.equal(status, 1)
   assert.deepEqual(await observe(), before)
 })
@@ -305,16 +419,37 @@ test('no password is an argument of any process during a deployment', async () =
 
   assert.equal(status, 0, stderr)
   assert.ok([...seen].some((line) => /docker login/.test(line)))
-  assert.deepEqual([...seen].filter((line) => /ci-token|-secret/.test(line)), [])
-  assert.equal(existsSync(join(userInfo().homedir, '.docker/config.json')) &&
-    (await readFile(join(userInfo().homedir, '.docker/config.json'), 'utf8')).includes(`:${registryPort}`), false)
+  assert.deepEqual(
+    [...seen].filter((line) => /ci-token|-secret/.test(line)),
+    [],
+  )
+  assert.equal(
+    existsSync(join(userInfo().homedir, '.docker/config.json')) &&
+      (await readFile(join(userInfo().homedir, '.docker/config.json'), 'utf8')).includes(
+        `:${registryPort}`,
+      ),
+    false,
+  )
 })
 
 test('with a certificate the image is healthy over HTTPS, and SIGHUP has it serve a renewed one', async () => {
   const tls = join(folder, 'tls')
-  const renew = () => succeed('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256',
-    '-nodes', '-subj', '/CN=users.example.org', '-keyout', join(tls, 'key.pem'), '-out', join(tls, 'cert.pem')])
-    .then(() => chmod(join(tls, 'key.pem'), 0o644))
+  const renew = () =>
+    succeed('openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-subj',
+      '/CN=users.example.org',
+      '-keyout',
+      join(tls, 'key.pem'),
+      '-out',
+      join(tls, 'cert.pem'),
+    ]).then(() => chmod(join(tls, 'key.pem'), 0o644))
   const port = await freePort()
   async function findSerial() {
     const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
@@ -325,11 +460,36 @@ test('with a certificate the image is healthy over HTTPS, and SIGHUP has it serv
   }
   await mkdir(tls)
   await renew()
-  await docker('run', '-d', '--name', 'user-service-try', '--read-only', '--cap-drop', 'ALL', '--security-opt',
-    'no-new-privileges', '--add-host', 'host.docker.internal:host-gateway', '--env-file', join(config, 'env'),
-    '--env', 'TLS_CERT_FILE=/tls/cert.pem', '--env', 'TLS_KEY_FILE=/tls/key.pem', '--env', 'SERVER_PORT=443',
-    '--env', 'SERVER_BASE_PATH=/users-api/', '--volume', `${tls}:/tls:ro`, '--publish', `127.0.0.1:${port}:443`,
-    '--health-interval', '1s', image('better'))
+  await docker(
+    'run',
+    '-d',
+    '--name',
+    'user-service-try',
+    '--read-only',
+    '--cap-drop',
+    'ALL',
+    '--security-opt',
+    'no-new-privileges',
+    '--add-host',
+    'host.docker.internal:host-gateway',
+    '--env-file',
+    join(config, 'env'),
+    '--env',
+    'TLS_CERT_FILE=/tls/cert.pem',
+    '--env',
+    'TLS_KEY_FILE=/tls/key.pem',
+    '--env',
+    'SERVER_PORT=443',
+    '--env',
+    'SERVER_BASE_PATH=/users-api/',
+    '--volume',
+    `${tls}:/tls:ro`,
+    '--publish',
+    `127.0.0.1:${port}:443`,
+    '--health-interval',
+    '1s',
+    image('better'),
+  )
   let health = ''
   for (let i = 0; i < 20 && health !== 'healthy'; i++) {
     await sleep(500)

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
-import { runCommand } from '../s3.ts'
-import { freePort, run, succeed } from '../sshd.ts'
+import { runCommand } from '../support/s3.ts'
+import { freePort, run, succeed } from '../support/sshd.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {
@@ -35,9 +35,25 @@ async function startService(name: string) {
   mkdirSync(home)
   undo.push(() => run('docker', ['rm', '-f', name]))
   const script = `/bin/busybox echo "$$ says hello"; exec /bin/busybox httpd -f -p 127.0.0.1:${port} -h /www`
-  const id = await docker('run', '-d', '--name', name, '--network', 'host', image, '/bin/busybox', 'sh', '-c', script)
+  const id = await docker(
+    'run',
+    '-d',
+    '--name',
+    name,
+    '--network',
+    'host',
+    image,
+    '/bin/busybox',
+    'sh',
+    '-c',
+    script,
+  )
   const env = {
-    HOME: home, PATH: process.env['PATH'], DOCKER_HOST: process.env['DOCKER_HOST'], SERVICE_NAME: name, SERVICE_PORT: port,
+    HOME: home,
+    PATH: process.env['PATH'],
+    DOCKER_HOST: process.env['DOCKER_HOST'],
+    SERVICE_NAME: name,
+    SERVICE_PORT: port,
   }
   const monitor = (more = {}) => runCommand('monitor', [], { ...env, ...more })
   const startedAt = () => docker('inspect', '--format={{.State.StartedAt}}', name)
@@ -61,8 +77,14 @@ describe('monitor', { concurrency: true }, () => {
     await docker('stop', '-t', '0', 'monitored-stopped')
     const { status, stdout, stderr } = await service.monitor()
 
-    assert.match(stdout, /^monitored-stopped is not healthy \(ECONNREFUSED\) and was restarted; it is healthy again after \d+ s\n$/)
-    assert.match(stderr, /^monitored-stopped is not healthy \(ECONNREFUSED\), it is restarted\. Its last log lines:\n\S+Z 1 says hello\n$/)
+    assert.match(
+      stdout,
+      /^monitored-stopped is not healthy \(ECONNREFUSED\) and was restarted; it is healthy again after \d+ s\n$/,
+    )
+    assert.match(
+      stderr,
+      /^monitored-stopped is not healthy \(ECONNREFUSED\), it is restarted\. Its last log lines:\n\S+Z 1 says hello\n$/,
+    )
     assert.equal(status, 1)
     assert.equal((await service.monitor()).status, 0)
     assert.equal(await neighbour.startedAt(), before)
@@ -73,7 +95,10 @@ describe('monitor', { concurrency: true }, () => {
     await docker('kill', '--signal=STOP', 'monitored-hanging')
     const { status, stdout } = await service.monitor()
 
-    assert.match(stdout, /^monitored-hanging is not healthy \(no answer in 5 s\) and was restarted; /)
+    assert.match(
+      stdout,
+      /^monitored-hanging is not healthy \(no answer in 5 s\) and was restarted; /,
+    )
     assert.equal(status, 1)
     assert.equal((await service.monitor()).status, 0)
   })
@@ -81,7 +106,8 @@ describe('monitor', { concurrency: true }, () => {
   test('brings back a container that was paused', async () => {
     const service = await startService('monitored-paused')
     // A busy machine does not freeze it at the first try.
-    for (let i = 0; i < 20; i++) if ((await run('docker', ['pause', 'monitored-paused'])).status === 0) break
+    for (let i = 0; i < 20; i++)
+      if ((await run('docker', ['pause', 'monitored-paused'])).status === 0) break
     const { status, stderr } = await service.monitor()
 
     assert.equal(status, 1, stderr)
@@ -92,7 +118,10 @@ describe('monitor', { concurrency: true }, () => {
     const service = await startService('monitored-sick')
     const { status, stderr } = await service.monitor({ SERVICE_ENDPOINT: 'v2' })
 
-    assert.match(stderr, /\nmonitor: monitored-sick is still not healthy 6\d s after a restart \(status 404\)\n$/)
+    assert.match(
+      stderr,
+      /\nmonitor: monitored-sick is still not healthy 6\d s after a restart \(status 404\)\n$/,
+    )
     assert.equal(status, 2)
   })
 
@@ -103,7 +132,10 @@ describe('monitor', { concurrency: true }, () => {
     for (const SERVICE_NAME of ['monitored', service.id, service.id.slice(0, 12)]) {
       const { status, stderr } = await service.monitor({ SERVICE_NAME })
       assert.equal(status, 3)
-      assert.match(stderr, /^monitor: (docker inspect failed: No such container: |there is no container named )\w+\n$/)
+      assert.match(
+        stderr,
+        /^monitor: (docker inspect failed: No such container: |there is no container named )\w+\n$/,
+      )
     }
     assert.equal(await service.startedAt(), before)
   })

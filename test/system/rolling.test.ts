@@ -8,27 +8,37 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createKey } from '../../src/secrets.ts'
-import { undo } from '../helpers.ts'
-import { startOwnPostgres } from '../postgres.ts'
-import { startService } from '../service.ts'
-import type { Service } from '../service.ts'
+import { createKey } from '../../src/keys/format.ts'
+import { undo } from '../support/helpers.ts'
+import { startOwnPostgres } from '../support/postgres.ts'
+import { startService } from '../support/service.ts'
+import type { Service } from '../support/service.ts'
 import { createClient } from '../soak/client.ts'
 import type { Slot } from '../soak/client.ts'
 import { createLoad } from '../soak/load.ts'
 import { verify } from '../soak/verify.ts'
-import { freePort, root, run } from '../sshd.ts'
+import { freePort, root, run } from '../support/sshd.ts'
 
 const postgres = await startOwnPostgres()
 const admin = createKey()
 const keyFile = join(postgres.directory, 'admin-key')
 writeFileSync(keyFile, admin, { mode: 0o600 })
-const start = (version: string, port = 0) => startService({
-  ...postgres.env, SERVER_PORT: String(port), DRAIN_SECONDS: '1', SHUTDOWN_SECONDS: '30', // hashes wait for a busy machine
-  TRUSTED_PROXIES: '127.0.0.1', RATE_LIMIT: '20',
-  BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
-}, { version })
-const migrate = (version: string) => run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], postgres.env)
+const start = (version: string, port = 0) =>
+  startService(
+    {
+      ...postgres.env,
+      SERVER_PORT: String(port),
+      DRAIN_SECONDS: '1',
+      SHUTDOWN_SECONDS: '30', // hashes wait for a busy machine
+      TRUSTED_PROXIES: '127.0.0.1',
+      RATE_LIMIT: '20',
+      BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
+      BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
+    },
+    { version },
+  )
+const migrate = (version: string) =>
+  run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], postgres.env)
 
 /** Another version of the service, this one with further migrations; returns where it lies. */
 function makeVersion(name: string, migrations: Record<string, string>) {
@@ -46,15 +56,21 @@ function makeVersion(name: string, migrations: Record<string, string>) {
 
 async function until(what: () => string, isSo: () => unknown) {
   const deadline = performance.now() + 20_000
-  for (; !await isSo(); await sleep(20)) assert.ok(performance.now() < deadline, what())
+  for (; !(await isSo()); await sleep(20)) assert.ok(performance.now() < deadline, what())
 }
-const isHealthy = (url: string) => fetch(`${url}/healthcheck`).then(({ ok }) => ok, () => false)
+const isHealthy = (url: string) =>
+  fetch(`${url}/healthcheck`).then(
+    ({ ok }) => ok,
+    () => false,
+  )
 
 /** HAProxy before instances on `ports`, of which so many are up; returns where it is found. */
 async function startBalancer(ports: number[], up: number) {
   const port = await freePort()
   const path = join(postgres.directory, 'haproxy.cfg')
-  writeFileSync(path, `defaults
+  writeFileSync(
+    path,
+    `defaults
   mode http
   timeout connect 1s
   timeout client 30s
@@ -67,13 +83,19 @@ listen user-service
   option httpchk GET /v1/healthcheck
   option redispatch 1
   default-server check inter 200ms fall 2 rise 1
-${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`)
+${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`,
+  )
   const haproxy = spawn('haproxy', ['-db', '-f', path], { stdio: ['ignore', 'ignore', 'pipe'] })
   let said = ''
-  haproxy.stderr.on('data', (chunk: Buffer) => { said += chunk.toString() })
+  haproxy.stderr.on('data', (chunk: Buffer) => {
+    said += chunk.toString()
+  })
   const ended = once(haproxy, 'exit').catch(() => assert.fail('These tests need haproxy'))
-  undo.push(async () => haproxy.kill('SIGKILL') && await ended)
-  const settled = until(() => `haproxy does not know who is up: ${said}`, () => isHealthy(`http://127.0.0.1:${port}/settled`))
+  undo.push(async () => haproxy.kill('SIGKILL') && (await ended))
+  const settled = until(
+    () => `haproxy does not know who is up: ${said}`,
+    () => isHealthy(`http://127.0.0.1:${port}/settled`),
+  )
   await Promise.race([settled, ended.then(() => assert.fail(`haproxy has ended: ${said}`))])
   return `http://127.0.0.1:${port}/v1`
 }
@@ -85,27 +107,42 @@ test('two instances are replaced by a version that migrates, under load, and no 
   const ports = await Promise.all(Array.from({ length: 4 }, freePort))
   const old = [await start(root, ports[0]), await start(root, ports[1])]
   const slot = (name: string, service: Service, url = service.url): Slot => ({
-    name, instance: { service: { ...service, url }, agent: new http.Agent(), killed: false },
-    isUp: true, troubles: 0, troubled: 0,
+    name,
+    instance: { service: { ...service, url }, agent: new http.Agent(), killed: false },
+    isUp: true,
+    troubles: 0,
+    troubled: 0,
   })
   const balanced = slot('the balancer', old[0]!, await startBalancer(ports, 2))
   const client = createClient([balanced])
   const load = createLoad(client, admin)
   let isOver = false
   const living = Array.from({ length: 12 }, (_, i) => load.live(i, () => isOver))
-  undo.push(() => { isOver = true })
-  const moreChanges = (from = load.changes.length) => until(() => 'no changes', () => load.changes.length >= from + 30)
+  undo.push(() => {
+    isOver = true
+  })
+  const moreChanges = (from = load.changes.length) =>
+    until(
+      () => 'no changes',
+      () => load.changes.length >= from + 30,
+    )
 
   await moreChanges()
   assert.equal((await migrate(next)).stdout, '0003_more applied\n')
   await moreChanges()
   const restarted = await start(root)
   assert.equal(await restarted.ended, 1)
-  assert.match(restarted.said(), /The database is ahead: 0003_more is not known to this version\. Start one that knows/)
+  assert.match(
+    restarted.said(),
+    /The database is ahead: 0003_more is not known to this version\. Start one that knows/,
+  )
   const instances: Service[] = []
   for (const [i, service] of old.entries()) {
-    const { url } = instances[i] = await start(next, ports[2 + i])
-    await until(() => 'the next one is not well', () => isHealthy(url))
+    const { url } = (instances[i] = await start(next, ports[2 + i]))
+    await until(
+      () => 'the next one is not well',
+      () => isHealthy(url),
+    )
     await moreChanges()
     assert.equal(await service.kill(), 0, service.said())
     await moreChanges()
@@ -118,9 +155,14 @@ test('two instances are replaced by a version that migrates, under load, and no 
   const { requests } = client.figures
   t.diagnostic(`${requests} requests, ${changes} changes found, ${revoked} revoked keys refused`)
   // What a health check says of an instance that stops is for the balancer, but the load asks it, too.
-  assert.deepEqual(client.wrong.filter((what) => !what.endsWith('GET /healthcheck at the balancer: 503 stopping')), [])
+  assert.deepEqual(
+    client.wrong.filter((what) => !what.endsWith('GET /healthcheck at the balancer: 503 stopping')),
+    [],
+  )
   assert.ok(requests > 500 && changes > 150 && revoked > 10)
-  const errors = [...old, ...instances].flatMap(({ log }) => log.filter((line) => line.includes('"level":"error"')))
+  const errors = [...old, ...instances].flatMap(({ log }) =>
+    log.filter((line) => line.includes('"level":"error"')),
+  )
   assert.deepEqual(errors, [])
   for (const each of instances) assert.equal(await each.kill(), 0)
 })
@@ -129,12 +171,22 @@ test('who starts during a migration ends and says so, who knows no more than wha
   const next = makeVersion('serving', column)
   await migrate(next)
   const goOn = `user_service_schema.login_failures where client = 'go on'`
-  const later = makeVersion('later', { ...column, '0004_quick': 'select', '0005_waiting':
-    `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$` })
+  const later = makeVersion('later', {
+    ...column,
+    '0004_quick': 'select',
+    '0005_waiting': `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$`,
+  })
   const serving = await start(next)
   const migrations = [migrate(later)]
-  await until(() => 'no migration waits', async () =>
-    (await postgres.sql(`select from pg_stat_activity where query like 'do $$%' and state = 'active'`)).length > 0)
+  await until(
+    () => 'no migration waits',
+    async () =>
+      (
+        await postgres.sql(
+          `select from pg_stat_activity where query like 'do $$%' and state = 'active'`,
+        )
+      ).length > 0,
+  )
   migrations.push(migrate(later))
   const early = await Promise.all([1, 2, 3].map(() => start(later)))
   for (const each of early) {
@@ -142,7 +194,9 @@ test('who starts during a migration ends and says so, who knows no more than wha
     assert.match(each.said(), /The database is behind: 1 migrations are to be applied/)
   }
   assert.ok(await isHealthy(serving.url))
-  await postgres.sql(`insert into user_service_schema.login_failures values ('', 'go on', 1, now())`)
+  await postgres.sql(
+    `insert into user_service_schema.login_failures values ('', 'go on', 1, now())`,
+  )
   const said = (await Promise.all(migrations)).map(({ stdout }) => stdout)
   assert.deepEqual(said, ['0004_quick applied\n0005_waiting applied\n', 'Nothing to do\n'])
   const all = await Promise.all([1, 2, 3, 4].map(() => start(later)))

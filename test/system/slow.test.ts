@@ -6,9 +6,9 @@ import type { Socket } from 'node:net'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createTestDatabase, undo } from '../helpers.ts'
-import { exchange, open } from '../raw.ts'
-import { startService } from '../service.ts'
+import { createTestDatabase, undo } from '../support/helpers.ts'
+import { exchange, open } from '../support/raw.ts'
+import { startService } from '../support/service.ts'
 
 const { env } = await createTestDatabase()
 const service = await startService(env)
@@ -17,15 +17,22 @@ const limitMs = 60_000
 const good = `GET /v1/livez HTTP/1.1\r\n${h}\r\n`
 
 /** Sends a byte of a body each second. */
-const dribble = (head: string) => exchange(service.url, '', { limitMs, send(socket) {
-  socket.write(head)
-  const timer = setInterval(() => socket.write('1\r\n \r\n'), 1000)
-  socket.on('close', () => clearInterval(timer))
-} })
+const dribble = (head: string) =>
+  exchange(service.url, '', {
+    limitMs,
+    send(socket) {
+      socket.write(head)
+      const timer = setInterval(() => socket.write('1\r\n \r\n'), 1000)
+      socket.on('close', () => clearInterval(timer))
+    },
+  })
 const chunked = 'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n'
 
 // All at once: each is a matter of waiting.
-const slowHeaders = exchange(service.url, '', { limitMs, send: (socket) => socket.write(good.slice(0, -2)) })
+const slowHeaders = exchange(service.url, '', {
+  limitMs,
+  send: (socket) => socket.write(good.slice(0, -2)),
+})
 const silence = exchange(service.url, '', { limitMs, send: () => {} })
 const slowBody = dribble(`POST /v1/users/sessions HTTP/1.1\r\n${h}${chunked}`)
 const slowRefused = dribble(`POST /v1/nowhere HTTP/1.1\r\n${h}${chunked}`)
@@ -42,10 +49,13 @@ async function readSlowly() {
   // The end of the service, established (01). What it has sent is the kernel's to deliver, for ever.
   const hex = (port: string | number) => Number(port).toString(16).toUpperCase().padStart(4, '0')
   const held = new RegExp(`:${hex(new URL(service.url).port)} \\w+:${hex(socket.localPort!)} 01 `)
-  while (held.test(readFileSync('/proc/net/tcp', 'utf8')) && performance.now() - start < limitMs) await sleep(200)
+  while (held.test(readFileSync('/proc/net/tcp', 'utf8')) && performance.now() - start < limitMs)
+    await sleep(200)
   const ms = performance.now() - start
   let bytes = 0
-  socket.on('data', (chunk: Buffer) => { bytes += chunk.length })
+  socket.on('data', (chunk: Buffer) => {
+    bytes += chunk.length
+  })
   socket.resume()
   if (!socket.closed) await once(socket, 'close')
   return { ms, bytes }
@@ -55,7 +65,10 @@ const within = (ms: number, from: number, to: number) => assert.ok(ms > from && 
 
 test('headers that do not end get 408 after five seconds', async () => {
   const { answers, ms } = await slowHeaders
-  assert.deepEqual(answers.map(({ status }) => status), [408])
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [408],
+  )
   within(ms, 4500, 8000)
 })
 
@@ -65,29 +78,42 @@ test('a connection on which nothing is ever sent is cut after five seconds', asy
 
 test('a body that does not end gets 408 after fifteen seconds', async () => {
   const { answers, ms } = await slowBody
-  assert.deepEqual(answers.map(({ status, body }) => [status, body.code]), [[408, 'request_timeout']])
+  assert.deepEqual(
+    answers.map(({ status, body }) => [status, body.code]),
+    [[408, 'request_timeout']],
+  )
   within(ms, 14_000, 19_000)
 })
 
 test('a body that does not end is cut, too, when its answer was sent long ago', async () => {
   const { answers, ms } = await slowRefused
-  assert.deepEqual(answers.map(({ status }) => status), [404])
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [404],
+  )
   within(ms, 14_000, 19_000)
 })
 
 test('ten thousand connections are kept, more are cut at once, and the rest go on', async () => {
-  const rss = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${service.child.pid}/status`, 'utf8'))?.[1]) / 1024
+  const rss = () =>
+    Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${service.child.pid}/status`, 'utf8'))?.[1]) /
+    1024
   const before = rss()
   const sockets: Socket[] = []
   let cut = 0
   for (let i = 0; i < 10_100; i += 100) {
     const some = Array.from({ length: 100 }, () => open(service.url))
     sockets.push(...some)
-    await Promise.all(some.map((socket) => new Promise<void>((resolve) => {
-      socket.write(good)
-      socket.once('data', () => resolve())
-      socket.once('close', () => resolve(void cut++))
-    })))
+    await Promise.all(
+      some.map(
+        (socket) =>
+          new Promise<void>((resolve) => {
+            socket.write(good)
+            socket.once('data', () => resolve())
+            socket.once('close', () => resolve(void cut++))
+          }),
+      ),
+    )
   }
   undo.push(() => sockets.forEach((socket) => socket.destroy()))
   const grown = rss() - before

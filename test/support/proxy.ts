@@ -43,16 +43,26 @@ export async function startProxy(path: string) {
     /** Resets every connection, also each new one until `up`. */
     cut() {
       isDown = true
-      for (const socket of sockets) socket.remoteFamily ? socket.resetAndDestroy() : socket.destroy()
+      for (const socket of sockets)
+        socket.remoteFamily ? socket.resetAndDestroy() : socket.destroy()
     },
-    up: () => { isDown = false },
+    up: () => {
+      isDown = false
+    },
     /** Accepts connections and bytes, and passes nothing on until `thaw`. */
     freeze() {
-      flowing ??= new Promise((resolve) => { thaw = () => { flowing = null; resolve() } })
+      flowing ??= new Promise((resolve) => {
+        thaw = () => {
+          flowing = null
+          resolve()
+        }
+      })
     },
     thaw: () => thaw(),
     /** Holds back, from now on, what is passed on. */
-    delay: (ms: number) => { delayMs = ms },
+    delay: (ms: number) => {
+      delayMs = ms
+    },
   }
   undo.push(() => {
     proxy.cut()

@@ -15,7 +15,8 @@ export function createClientReader(trusted: BlockList | null): (req: IncomingMes
 
   return (req) => {
     let peer = peers.get(req.socket)
-    if (peer === undefined) peers.set(req.socket, (peer = describe(normal(req.socket.remoteAddress ?? ''))))
+    if (peer === undefined)
+      peers.set(req.socket, (peer = describe(normal(req.socket.remoteAddress ?? ''))))
     const forwarded = req.headers['x-forwarded-for'] as string | undefined // Node joins several
     if (forwarded === undefined || !isTrusted(peer.address)) return peer
     let { address } = peer
@@ -29,15 +30,28 @@ export function createClientReader(trusted: BlockList | null): (req: IncomingMes
   }
 }
 
-const describe = (address: string): Client => ({ address, client: isIP(address) === 6 ? network64(address) : address })
+const describe = (address: string): Client => ({
+  address,
+  client: isIP(address) === 6 ? network64(address) : address,
+})
 
 /** Without a zone, a port (`1.2.3.4:5`, `[::1]:5`) and the mapping of IPv4 into IPv6. */
 const normal = (given: string) =>
-  given.replace(/^\[(.*)\](:\d+)?$|^([\d.]+):\d+$/, '$1$3').replace(/%.*$/, '').replace(/^::ffff:(?=[\d.]+$)/i, '')
+  given
+    .replace(/^\[(.*)\](:\d+)?$|^([\d.]+):\d+$/, '$1$3')
+    .replace(/%.*$/, '')
+    .replace(/^::ffff:(?=[\d.]+$)/i, '')
 
 function network64(address: string): string {
-  const [head = [], tail = []] = address.split('::').map((part) => part.split(':').filter((group) => group !== ''))
+  const [head = [], tail = []] = address
+    .split('::')
+    .map((part) => part.split(':').filter((group) => group !== ''))
   const zeros = Array<string>(Math.max(0, 8 - head.length - tail.length)).fill('0')
   const groups = [...head, ...(address.includes('::') ? zeros : []), ...tail]
-  return groups.slice(0, 4).map((group) => parseInt(group, 16).toString(16)).join(':') + '::/64'
+  return (
+    groups
+      .slice(0, 4)
+      .map((group) => parseInt(group, 16).toString(16))
+      .join(':') + '::/64'
+  )
 }

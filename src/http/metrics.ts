@@ -1,4 +1,4 @@
-import type { Code } from './errors.ts'
+import type { Code } from '../errors.ts'
 
 export type Metrics = ReturnType<typeof createMetrics>
 
@@ -10,7 +10,8 @@ export function createMetrics() {
   const requests = new Map<string, number>()
   const durations = new Map<string, { counts: number[]; sum: number }>()
   const failures = new Map<string, number>()
-  const add = (counts: Map<string, number>, name: string) => void counts.set(name, (counts.get(name) ?? 0) + 1)
+  const add = (counts: Map<string, number>, name: string) =>
+    void counts.set(name, (counts.get(name) ?? 0) + 1)
 
   return {
     /** Counts one answered request. */
@@ -18,7 +19,8 @@ export function createMetrics() {
       const labels = `method="${method}",route="${route}"`
       add(requests, `http_requests_total{${labels},status="${status}"}`)
       let spent = durations.get(labels)
-      if (spent === undefined) durations.set(labels, spent = { counts: bounds.map(() => 0), sum: 0 })
+      if (spent === undefined)
+        durations.set(labels, (spent = { counts: bounds.map(() => 0), sum: 0 }))
       let bucket = 0
       while (seconds > bounds[bucket]!) bucket++
       spent.counts[bucket]!++
@@ -32,15 +34,34 @@ export function createMetrics() {
         [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...samples, ''].join('\n')
       const histogram = [...durations].flatMap(([labels, { counts, sum }]) => {
         let count = 0
-        const buckets = bounds.map((bound, i) =>
-          `${duration}_bucket{${labels},le="${bound === Infinity ? '+Inf' : bound}"} ${count += counts[i]!}`)
-        return [...buckets, `${duration}_sum{${labels}} ${sum}`, `${duration}_count{${labels}} ${count}`]
+        const buckets = bounds.map(
+          (bound, i) =>
+            `${duration}_bucket{${labels},le="${bound === Infinity ? '+Inf' : bound}"} ${(count += counts[i]!)}`,
+        )
+        return [
+          ...buckets,
+          `${duration}_sum{${labels}} ${sum}`,
+          `${duration}_count{${labels}} ${count}`,
+        ]
       })
       return [
-        family('counter', 'http_requests_total', 'Requests answered.', [...requests].map((each) => each.join(' '))),
-        family('histogram', duration, 'Time from the first byte of a request to its answer.', histogram),
+        family(
+          'counter',
+          'http_requests_total',
+          'Requests answered.',
+          [...requests].map((each) => each.join(' ')),
+        ),
+        family(
+          'histogram',
+          duration,
+          'Time from the first byte of a request to its answer.',
+          histogram,
+        ),
         ...measured.map(([name, help, value]) =>
-          family(name.endsWith('_total') ? 'counter' : 'gauge', name.replace(/\{.*/, ''), help, [`${name} ${value}`])),
+          family(name.endsWith('_total') ? 'counter' : 'gauge', name.replace(/\{.*/, ''), help, [
+            `${name} ${value}`,
+          ]),
+        ),
       ].join('')
     },
   }

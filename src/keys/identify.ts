@@ -4,11 +4,12 @@
 // a statement is under way are asked for together by the next one.
 import type { IncomingHttpHeaders } from 'node:http'
 
+import { digestKey, isKey } from './format.ts'
+import { createBatch } from '../database/batch.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
-import { findCallers, markUsed } from '../keys/queries.ts'
-import { digestKey, isKey } from '../secrets.ts'
+import { findCallers, markUsed } from './queries.ts'
 
 /** Few, so that while PostgreSQL works at some, others are answered: with 64 a sixth fewer requests were. */
 export const maxKeysPerStatement = 16
@@ -43,45 +44,4 @@ function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): s
   if (key === undefined) throw new AppError('key_missing')
   if (bearer !== undefined && bearer !== key) throw new AppError('key_invalid')
   return key
-}
-
-type Limits = typeof finding
-
-/**
- * Answers each item by a call that starts after it was asked for, shared with others that wait; at most
- * `statements` calls at once, of so many `items`. Throws `overloaded` when too many are `waiting`.
- */
-function createBatch<Item, Answer>(limits: Limits, run: (items: Item[]) => Promise<(Answer | undefined)[]>) {
-  const waiting: { item: Item; resolve(answer: Answer | undefined): void; reject(error: unknown): void }[] = []
-  let running = 0
-  let scheduled = false
-
-  function schedule() {
-    if (scheduled || running >= limits.statements || waiting.length === 0) return
-    scheduled = true
-    // After what else has arrived by now.
-    setImmediate(next)
-  }
-
-  async function next() {
-    scheduled = false
-    running++
-    const batch = waiting.splice(0, limits.items)
-    schedule()
-    try {
-      const answers = await run(batch.map(({ item }) => item))
-      batch.forEach(({ resolve }, index) => resolve(answers[index]))
-    } catch (error) {
-      for (const { reject } of batch) reject(error)
-    }
-    running--
-    schedule()
-  }
-
-  return (item: Item) =>
-    new Promise<Answer | undefined>((resolve, reject) => {
-      if (waiting.length >= limits.waiting) return reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
-      waiting.push({ item, resolve, reject })
-      schedule()
-    })
 }

@@ -10,11 +10,16 @@ import { availableParallelism } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 
-import { AppError } from './errors.ts'
-import { cost, formatHash, isWeaker, parseHash } from './secrets.ts'
+import { AppError } from '../errors.ts'
+import { cost, formatHash, isWeaker, parseHash } from './hash.ts'
 
 export type Hasher = ReturnType<typeof createHasher>
-type Place = { client: string; ready: boolean; start: (thread: Worker) => void; refuse: (error: Error) => void }
+type Place = {
+  client: string
+  ready: boolean
+  start: (thread: Worker) => void
+  refuse: (error: Error) => void
+}
 
 const maxQueued = 32
 const maxQueuedPerClient = 16
@@ -57,33 +62,45 @@ export function createHasher(maxThreads = availableParallelism()) {
     }
   }
 
-  const leave = (place: Place) => { queue = queue.filter((each) => each !== place) }
+  const leave = (place: Place) => {
+    queue = queue.filter((each) => each !== place)
+  }
 
   /** Has `prepare` done first, and then, in its turn, `work`; throws `overloaded`, or at once what `prepare` throws. */
   async function withThread<P, T>(
-    client: string, prepare: () => Promise<P>, work: (thread: Worker, prepared: P) => Promise<T>,
+    client: string,
+    prepare: () => Promise<P>,
+    work: (thread: Worker, prepared: P) => Promise<T>,
   ): Promise<T> {
     let place!: Place
     let prepared!: P
-    const turn = new Promise<Worker>((start, refuse) => { place = { client, ready: false, start, refuse } })
+    const turn = new Promise<Worker>((start, refuse) => {
+      place = { client, ready: false, start, refuse }
+    })
     queue.push(place)
     if (queue.length > maxQueued || placesOf(client) > maxQueuedPerClient) {
-      const longest = [place, ...queue].reduce((a, b) => (placesOf(b.client) > placesOf(a.client) ? b : a)).client
+      const longest = [place, ...queue].reduce((a, b) =>
+        placesOf(b.client) > placesOf(a.client) ? b : a,
+      ).client
       const last = queue.findLast((each) => each.client === longest)!
       leave(last)
       // One a turn of the event loop: the answers to a flood must not hold up the requests beside it.
-      lastRefusal = lastRefusal.then(() => nextTurn())
+      lastRefusal = lastRefusal
+        .then(() => nextTurn())
         .then(() => last.refuse(new AppError('overloaded', { retryAfterSeconds: 3 })))
     }
     if (queue.includes(place)) {
-      prepare().then((value) => {
-        prepared = value
-        place.ready = true
-        next()
-      }, (error) => {
-        leave(place)
-        place.refuse(error)
-      })
+      prepare().then(
+        (value) => {
+          prepared = value
+          place.ready = true
+          next()
+        },
+        (error) => {
+          leave(place)
+          place.refuse(error)
+        },
+      )
     }
     const thread = await turn
     return work(thread, prepared).finally(() => {
@@ -93,17 +110,28 @@ export function createHasher(maxThreads = availableParallelism()) {
     })
   }
 
-  async function scrypt(thread: Worker, password: string, salt: Buffer, length: number, { ln, r, p } = cost) {
+  async function scrypt(
+    thread: Worker,
+    password: string,
+    salt: Buffer,
+    length: number,
+    { ln, r, p } = cost,
+  ) {
     thread.ref() // A hash under way holds the process, an idle thread does not.
     thread.postMessage({ password, salt, length, N: 2 ** ln, r, p })
-    const [hash] = await once(thread, 'message') as [Uint8Array]
+    const [hash] = (await once(thread, 'message')) as [Uint8Array]
     return Buffer.from(hash)
   }
 
   return {
     /** Hashes a password at today's cost; throws `overloaded` when the queue is full. */
-    hash: (password: string, client: string) => withThread(client, async () => randomBytes(16), async (thread, salt) =>
-      formatHash({ ...cost, salt, hash: await scrypt(thread, password, salt, 32) })),
+    hash: (password: string, client: string) =>
+      withThread(
+        client,
+        async () => randomBytes(16),
+        async (thread, salt) =>
+          formatHash({ ...cost, salt, hash: await scrypt(thread, password, salt, 32) }),
+      ),
     /**
      * Compares with what `find` gives, and with the work of today's cost where that is null. `renew`: the right one
      * should be stored anew. Throws `overloaded` when the queue is full, without calling `find`; and what that throws.
@@ -111,8 +139,15 @@ export function createHasher(maxThreads = availableParallelism()) {
     verify: (password: string, find: () => Promise<string | null>, client: string) =>
       withThread(client, find, async (thread, stored) => {
         const known = stored === null ? null : parseHash(stored)
-        const { salt, hash, ...parameters } = known ?? { ...cost, salt: randomBytes(16), hash: randomBytes(32) }
-        const isEqual = timingSafeEqual(await scrypt(thread, password, salt, hash.length, parameters), hash)
+        const { salt, hash, ...parameters } = known ?? {
+          ...cost,
+          salt: randomBytes(16),
+          hash: randomBytes(32),
+        }
+        const isEqual = timingSafeEqual(
+          await scrypt(thread, password, salt, hash.length, parameters),
+          hash,
+        )
         return { right: isEqual && known !== null, renew: known !== null && isWeaker(known) }
       }),
     load: () => ({ inFlight: [...isBusy.values()].filter(Boolean).length, queued: queue.length }),

@@ -39,7 +39,11 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
     const fault = findFault(req)
     if (stopping || fault) res.shouldKeepAlive = false
     let peer = peers.get(socket)
-    if (!peer) peers.set(socket.once('close', () => peers.delete(socket)), (peer = { waiting: new Map() }))
+    if (!peer)
+      peers.set(
+        socket.once('close', () => peers.delete(socket)),
+        (peer = { waiting: new Map() }),
+      )
     if (peer.waiting.size >= maxPipelined) return void socket.destroy()
     peer.last = res
     peer.waiting.set(res, performance.now())
@@ -53,17 +57,31 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
 
   const cutSlow = setInterval(() => {
     const oldest = performance.now() - exchangeTimeoutMs
-    for (const [socket, { waiting: [first] }] of peers) if (first && first[1] < oldest) socket.destroy()
+    for (const [
+      socket,
+      {
+        waiting: [first],
+      },
+    ] of peers)
+      if (first && first[1] < oldest) socket.destroy()
   }, 1000).unref()
 
   const options = {
-    headersTimeout: 5000, requestTimeout: 15_000, keepAliveTimeout: 65_000, connectionsCheckingInterval: 1000,
-    maxHeaderSize: 16 * 1024, noDelay: true,
+    headersTimeout: 5000,
+    requestTimeout: 15_000,
+    keepAliveTimeout: 65_000,
+    connectionsCheckingInterval: 1000,
+    maxHeaderSize: 16 * 1024,
+    noDelay: true,
     requireHostHeader: false, // findFault answers that, as an envelope
   }
-  const server = tls === null
-    ? http.createServer(options, take)
-    : https.createServer({ ...options, ...tlsSettings, ...readTls(tls), handshakeTimeout: 5000 }, take)
+  const server =
+    tls === null
+      ? http.createServer(options, take)
+      : https.createServer(
+          { ...options, ...tlsSettings, ...readTls(tls), handshakeTimeout: 5000 },
+          take,
+        )
   // A client that says it sends no more still waits for its answers.
   Object.assign(server, { maxConnections: 10_000, httpAllowHalfOpen: true })
   server.on('checkContinue', take)
@@ -81,7 +99,13 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
       const [code, requestId] = [codeOf(error.code), randomUUID()]
       socket.end(rawRefusal(code, requestId, tls !== null), () => socket.destroy())
       const { status } = failures[code]
-      log('info', 'request', { requestId, route: 'none', status, address: socket.remoteAddress, failure: code })
+      log('info', 'request', {
+        requestId,
+        route: 'none',
+        status,
+        address: socket.remoteAddress,
+        failure: code,
+      })
     }
     if (!waiting?.size) refuse()
     else if (socket.listenerCount('answered') === 0) socket.once('answered', refuse)
@@ -93,19 +117,29 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
   })
 
   await new Promise<void>((resolve, reject) => {
-    server.once('error', ({ message }) => reject(/ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message)
-      ? new ExitError('SERVER_HOST is no address of this machine', 2) : new ExitError(`Cannot listen: ${message}`)))
+    server.once('error', ({ message }) =>
+      reject(
+        /ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message)
+          ? new ExitError('SERVER_HOST is no address of this machine', 2)
+          : new ExitError(`Cannot listen: ${message}`),
+      ),
+    )
     server.listen({ port, ...(host !== undefined && { host }) }, resolve)
   })
   const bound = server.address() as AddressInfo
-  const named = host === undefined || bound.address === '::' || bound.address === '0.0.0.0'
-    ? 'localhost' : bound.address.includes(':') ? `[${bound.address}]` : bound.address
+  const named =
+    host === undefined || bound.address === '::' || bound.address === '0.0.0.0'
+      ? 'localhost'
+      : bound.address.includes(':')
+        ? `[${bound.address}]`
+        : bound.address
 
   return {
     url: `${tls === null ? 'http' : 'https'}://${named}:${bound.port}`,
     /** Rereads the certificate and key; throws and keeps the old pair when the new one is not usable. */
     rereadTls() {
-      if (tls !== null) (server as https.Server).setSecureContext({ ...tlsSettings, ...readTls(tls) })
+      if (tls !== null)
+        (server as https.Server).setSecureContext({ ...tlsSettings, ...readTls(tls) })
     },
     /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
     async stop(seconds: number) {
@@ -119,7 +153,10 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
       const linger = setTimeout(() => server.closeIdleConnections(), lingerMs)
       const isQuiet = () => [...peers.values()].every(({ waiting }) => waiting.size === 0)
       const sweep = setInterval(() => isQuiet() && server.closeIdleConnections(), lingerMs)
-      const deadline = setTimeout(() => server.closeAllConnections(), Math.max(seconds * 1000, lingerMs))
+      const deadline = setTimeout(
+        () => server.closeAllConnections(),
+        Math.max(seconds * 1000, lingerMs),
+      )
       await closed
       for (const timer of [linger, sweep, deadline, cutSlow]) clearTimeout(timer)
       server.close().unref()
@@ -128,17 +165,26 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
 }
 
 /** What RFC 9112 has a server refuse and Node lets through. */
-function findFault({ rawHeaders, headers, method, url, httpVersion }: IncomingMessage): AppError | undefined {
+function findFault({
+  rawHeaders,
+  headers,
+  method,
+  url,
+  httpVersion,
+}: IncomingMessage): AppError | undefined {
   let hosts = 0
   for (let i = 0; i < rawHeaders.length; i += 2) {
     if (rawHeaders[i]!.length === 4 && rawHeaders[i]!.toLowerCase() === 'host') hosts++
   }
   const { host = '', 'transfer-encoding': coding, expect } = headers
-  const sound = (httpVersion === '1.1' ? hosts === 1 : httpVersion === '1.0' && hosts <= 1) &&
+  const sound =
+    (httpVersion === '1.1' ? hosts === 1 : httpVersion === '1.0' && hosts <= 1) &&
     (hosts === 0 || hostPattern.test(host)) &&
     (coding === undefined || (coding.toLowerCase() === 'chunked' && httpVersion === '1.1')) &&
     /^[!"$-~]+$/.test(url!) &&
-    (url!.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url!) || (url === '*' && method === 'OPTIONS'))
+    (url!.startsWith('/') ||
+      /^https?:\/\/[^/?#]/i.test(url!) ||
+      (url === '*' && method === 'OPTIONS'))
   if (!sound) return new AppError('invalid_request')
   return /^(100-continue)?$/i.test(expect ?? '') ? undefined : new AppError('expectation_failed')
 }
@@ -147,25 +193,36 @@ const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})
 
 /** The code of what Node's parser found. */
 const codeOf = (reason: string | undefined): Code =>
-  reason === 'HPE_HEADER_OVERFLOW' ? 'headers_too_large'
-    : reason === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'invalid_request'
+  reason === 'HPE_HEADER_OVERFLOW'
+    ? 'headers_too_large'
+    : reason === 'ERR_HTTP_REQUEST_TIMEOUT'
+      ? 'request_timeout'
+      : 'invalid_request'
 
 /** An answer for what never became a request. */
 function rawRefusal(code: Code, requestId: string, secure: boolean): string {
   const { status, sentence } = failures[code]
   const body = JSON.stringify({ requestId, status: 'ERROR', details: sentence, code })
-  return `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${requestId}\r\n` +
+  return (
+    `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nX-Request-Id: ${requestId}\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${body.length}\r\nCache-Control: no-store\r\n` +
     `X-Content-Type-Options: nosniff\r\n${secure ? 'Strict-Transport-Security: max-age=31536000\r\n' : ''}` +
     `Connection: close\r\n\r\n${body}`
+  )
 }
 
 const tlsSettings = {
   minVersion: 'TLSv1.2',
   ciphers: [
-    'TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256',
-    'ECDHE-ECDSA-AES128-GCM-SHA256', 'ECDHE-RSA-AES128-GCM-SHA256', 'ECDHE-ECDSA-AES256-GCM-SHA384',
-    'ECDHE-RSA-AES256-GCM-SHA384', 'ECDHE-ECDSA-CHACHA20-POLY1305', 'ECDHE-RSA-CHACHA20-POLY1305',
+    'TLS_AES_128_GCM_SHA256',
+    'TLS_AES_256_GCM_SHA384',
+    'TLS_CHACHA20_POLY1305_SHA256',
+    'ECDHE-ECDSA-AES128-GCM-SHA256',
+    'ECDHE-RSA-AES128-GCM-SHA256',
+    'ECDHE-ECDSA-AES256-GCM-SHA384',
+    'ECDHE-RSA-AES256-GCM-SHA384',
+    'ECDHE-ECDSA-CHACHA20-POLY1305',
+    'ECDHE-RSA-CHACHA20-POLY1305',
   ].join(':'),
   ecdhCurve: 'X25519:P-256:P-384',
   honorCipherOrder: true,
@@ -177,14 +234,20 @@ function readTls({ certFile, keyFile }: TlsFiles): { cert: string; key: string }
     const pair = { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
     if (pair.key.includes('ENCRYPTED')) throw new Error('the key wants a password')
     const certificate = new X509Certificate(pair.cert)
-    if (!certificate.checkPrivateKey(createPrivateKey(pair.key))) throw new Error('the key is of another certificate')
-    if (Date.parse(certificate.validTo) < Date.now()) throw new Error(`it expired on ${certificate.validTo}`)
-    if (Date.parse(certificate.validFrom) > Date.now()) throw new Error(`it is valid from ${certificate.validFrom}`)
+    if (!certificate.checkPrivateKey(createPrivateKey(pair.key)))
+      throw new Error('the key is of another certificate')
+    if (Date.parse(certificate.validTo) < Date.now())
+      throw new Error(`it expired on ${certificate.validTo}`)
+    if (Date.parse(certificate.validFrom) > Date.now())
+      throw new Error(`it is valid from ${certificate.validFrom}`)
     createSecureContext({ ...tlsSettings, ...pair })
     return pair
   } catch (error) {
     // Of a file that cannot be read its code alone: the message has what was given for a path.
     const { code = '', message } = error as Error & { code?: string }
-    throw new ExitError(`TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${/^E[A-Z]+$/.test(code) ? code : message}`, 2)
+    throw new ExitError(
+      `TLS_CERT_FILE and TLS_KEY_FILE cannot be used: ${/^E[A-Z]+$/.test(code) ? code : message}`,
+      2,
+    )
   }
 }

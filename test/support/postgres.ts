@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { privateDatabase } from '../src/config.ts'
-import { startPrivatePostgres } from '../src/database/embedded.ts'
-import { migrateUp } from '../src/database/migrate.ts'
-import { withDatabase } from '../src/database/pool.ts'
-import { createDatabase } from '../src/database/setup.ts'
-import { familyOf } from './bench/servers.ts'
+import { privateDatabase } from '../../src/config.ts'
+import { startPrivatePostgres } from '../../src/database/private.ts'
+import { migrateUp } from '../../src/database/migrate.ts'
+import { withDatabase } from '../../src/database/pool.ts'
+import { createDatabase } from '../../src/database/setup.ts'
+import { familyOf } from '../bench/servers.ts'
 import { undo } from './undo.ts'
 
 export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>
@@ -20,18 +20,29 @@ export async function startOwnPostgres(settings: Record<string, string> = {}, pa
   const host = join(directory, 'socket')
   mkdirSync(host)
   chmodSync(host, 0o1777)
-  const start = () => startPrivatePostgres({
-    directory, say: () => {}, settings: { unix_socket_directories: host, ...settings },
-  })
+  const start = () =>
+    startPrivatePostgres({
+      directory,
+      say: () => {},
+      settings: { unix_socket_directories: host, ...settings },
+    })
   let running = await start()
-  const readPid = () => Number(readFileSync(join(directory, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
+  const readPid = () =>
+    Number(readFileSync(join(directory, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
   let pid = readPid()
   const signal = (name: NodeJS.Signals, pids = familyOf(pid)) => {
     // Who has ended meanwhile needs no signal.
-    for (const each of pids) try { process.kill(each, name) } catch {}
+    for (const each of pids)
+      try {
+        process.kill(each, name)
+      } catch {}
   }
   const isAlive = () => {
-    try { return process.kill(pid, 0) } catch { return false }
+    try {
+      return process.kill(pid, 0)
+    } catch {
+      return false
+    }
   }
   undo.push(async () => {
     signal('SIGCONT')
@@ -44,7 +55,11 @@ export async function startOwnPostgres(settings: Record<string, string> = {}, pa
   await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
 
   return {
-    directory, as, isAlive, env: { DATABASE_HOST: host }, socket: join(host, '.s.PGSQL.5432'),
+    directory,
+    as,
+    isAlive,
+    env: { DATABASE_HOST: host },
+    socket: join(host, '.s.PGSQL.5432'),
     /** Runs one statement as the superuser. */
     sql: <Row>(text: string) => withDatabase(as('postgres'), (db) => db.query<Row>(text)),
     /** Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown. */

@@ -41,7 +41,11 @@ export function open(url: string): Socket {
  * Sends bytes as they are and reads the answers, each held against what all have in common. Fails
  * when the server neither answers nor closes within the limit.
  */
-export function exchange(url: string, bytes: string | Buffer, options: Sending = {}): Promise<Exchange> {
+export function exchange(
+  url: string,
+  bytes: string | Buffer,
+  options: Sending = {},
+): Promise<Exchange> {
   const { count = Infinity, head = false, limitMs = 5000, send } = options
   return new Promise((resolve, reject) => {
     const start = performance.now()
@@ -56,8 +60,13 @@ export function exchange(url: string, bytes: string | Buffer, options: Sending =
     }
     const late = setTimeout(() => {
       socket.destroy()
-      reject(new Error(`Neither answered nor closed within ${limitMs} ms; so far: ` +
-        JSON.stringify(answers.map(({ status }) => status)) + buffer.slice(0, 200)))
+      reject(
+        new Error(
+          `Neither answered nor closed within ${limitMs} ms; so far: ` +
+            JSON.stringify(answers.map(({ status }) => status)) +
+            buffer.slice(0, 200),
+        ),
+      )
     }, limitMs)
     socket.on('connect', () => (send ? send(socket) : socket.write(bytes)))
     socket.on('data', (chunk: Buffer) => {
@@ -70,7 +79,9 @@ export function exchange(url: string, bytes: string | Buffer, options: Sending =
         if (answers.length >= count) return end(false)
       }
     })
-    socket.on('error', () => { reset = true })
+    socket.on('error', () => {
+      reset = true
+    })
     socket.on('close', () => {
       if (buffer !== '') {
         clearTimeout(late)
@@ -89,7 +100,8 @@ function parse(buffer: string, head: boolean): { answer: RawAnswer; length: numb
   assert.ok(status, `no status line: ${first}`)
   const headers: Record<string, string> = {}
   for (const line of lines) {
-    const [, name, value] = /^([A-Za-z0-9-]+): (.*)$/.exec(line) ?? assert.fail(`no header: ${line}`)
+    const [, name, value] =
+      /^([A-Za-z0-9-]+): (.*)$/.exec(line) ?? assert.fail(`no header: ${line}`)
     assert.equal(headers[name!.toLowerCase()], undefined, `${name} came twice`)
     headers[name!.toLowerCase()] = value!
   }

@@ -4,22 +4,23 @@ import { after } from 'node:test'
 
 import pg from 'pg'
 
-import { startApp } from '../src/app.ts'
-import { readConfig } from '../src/config.ts'
-import type { Config, DatabaseConfig, Env } from '../src/config.ts'
-import { openDatabase } from '../src/database/pool.ts'
-import type { Database } from '../src/database/pool.ts'
-import { insertKey } from '../src/keys/queries.ts'
-import { createLog } from '../src/log.ts'
-import { cost, formatHash } from '../src/secrets.ts'
-import { insertUser } from '../src/users/queries.ts'
-import type { NewUser } from '../src/users/queries.ts'
+import { startApp } from '../../src/app.ts'
+import { readConfig } from '../../src/config.ts'
+import type { Config, DatabaseConfig, Env } from '../../src/config.ts'
+import { openDatabase } from '../../src/database/pool.ts'
+import type { Database } from '../../src/database/pool.ts'
+import { insertKey } from '../../src/keys/queries.ts'
+import { createLog } from '../../src/log.ts'
+import { cost, formatHash } from '../../src/passwords/hash.ts'
+import { insertUser } from '../../src/users/queries.ts'
+import type { NewUser } from '../../src/users/queries.ts'
 import { checkDocumented } from './documented.ts'
 import { undo, undoAll } from './undo.ts'
 
 /** A password that all rules allow, and its stored form. */
 export const password = 'correct horse battery staple'
-export const passwordHash = '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+export const passwordHash =
+  '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
 
 const storedHash = { now: passwordHash }
 
@@ -70,7 +71,13 @@ const port = Number(process.env['TEST_DATABASE_PORT'])
 
 /** How to reach a database of the run's server. */
 export const connectTo = (name: string, user: string): DatabaseConfig => ({
-  hosts: [host], port, name, user, password: undefined, ssl: false, poolSize: 4,
+  hosts: [host],
+  port,
+  name,
+  user,
+  password: undefined,
+  ssl: false,
+  poolSize: 4,
 })
 
 /** A database of its own for a test file, cloned from the migrated template; dropped at the end. */
@@ -86,7 +93,11 @@ export async function createTestDatabase(): Promise<TestDatabase> {
     await server.query({ text: `drop database ${name} with (force)` })
     await server.end()
   })
-  return { env: { DATABASE_HOST: host, DATABASE_PORT: String(port), DATABASE_NAME: name }, name, db }
+  return {
+    env: { DATABASE_HOST: host, DATABASE_PORT: String(port), DATABASE_NAME: name },
+    name,
+    db,
+  }
 }
 
 export { undo }
@@ -97,17 +108,29 @@ export type TestApp = Awaited<ReturnType<typeof startTestApp>>
 
 /** Starts the service on a free port of loopback, unthrottled unless `env` says otherwise. */
 export async function startTestApp(env: Env = {}, database?: TestDatabase) {
-  const { db, ...rest } = database ?? await createTestDatabase()
+  const { db, ...rest } = database ?? (await createTestDatabase())
   const config: Config = readConfig({
-    SERVER_HOST: '127.0.0.1', SERVER_PORT: '0', RATE_LIMIT: '0', SHUTDOWN_SECONDS: '2', ...rest.env, ...env,
+    SERVER_HOST: '127.0.0.1',
+    SERVER_PORT: '0',
+    RATE_LIMIT: '0',
+    SHUTDOWN_SECONDS: '2',
+    ...rest.env,
+    ...env,
   })
   const log: string[] = []
-  const app = await startApp(config, createLog('debug', (text) => log.push(...text.trimEnd().split('\n'))))
+  const app = await startApp(
+    config,
+    createLog('debug', (text) => log.push(...text.trimEnd().split('\n'))),
+  )
   undo.push(() => app.stop())
   const base = `${app.url}${config.basePath}`
 
   /** Calls the API and holds the answer against the contract's general part and the document. */
-  async function request(method: string, path: string, { key, body, headers = {} }: Ask = {}): Promise<Answer> {
+  async function request(
+    method: string,
+    path: string,
+    { key, body, headers = {} }: Ask = {},
+  ): Promise<Answer> {
     const response = await fetch(base + path, {
       method,
       headers: {
@@ -118,23 +141,40 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     })
     const text = await response.text()
-    const isJson = response.headers.get('content-type') === 'application/json' && !path.startsWith('/openapi')
+    const isJson =
+      response.headers.get('content-type') === 'application/json' && !path.startsWith('/openapi')
     const parsed = isJson && text !== '' ? JSON.parse(text) : undefined
     if (parsed) assert.equal(parsed.requestId, response.headers.get('x-request-id'))
     assert.equal(response.headers.get('x-content-type-options'), 'nosniff')
     checkDocumented(method, path, response.status, parsed?.code)
-    return { status: response.status, headers: response.headers, body: parsed, details: parsed?.details, text }
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: parsed,
+      details: parsed?.details,
+      text,
+    }
   }
 
   return {
-    ...app, base, db, config, log, request,
+    ...app,
+    base,
+    db,
+    config,
+    log,
+    request,
     database: { db, ...rest } as TestDatabase,
     /** A user made in the database, with an API key; its password is `password`. */
     async user(options: Partial<NewUser> & { key?: string } = {}) {
       const { key, ...user } = options
       const email = `${randomBytes(6).toString('hex')}@example.org`
       const created = await insertUser(db, { email, passwordHash: storedHash.now, ...user })
-      const made = await insertKey(db, { userId: created.id, kind: 'api', name: 'test', ...(key && { key }) })
+      const made = await insertKey(db, {
+        userId: created.id,
+        kind: 'api',
+        name: 'test',
+        ...(key && { key }),
+      })
       return { ...created, key: made.key, keyId: made.id }
     },
     admin() {

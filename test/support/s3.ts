@@ -6,7 +6,7 @@ import { chmodSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from '
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import type { Env } from '../src/config.ts'
+import type { Env } from '../../src/config.ts'
 import { freePort, root, succeed } from './sshd.ts'
 
 export interface Ended {
@@ -16,17 +16,28 @@ export interface Ended {
 }
 
 /** Starts one of the commands in bin/ with no environment but `env`. */
-export function startCommand(name: string, args: readonly string[], env: Env): { child: ChildProcess; ended: Promise<Ended> } {
+export function startCommand(
+  name: string,
+  args: readonly string[],
+  env: Env,
+): { child: ChildProcess; ended: Promise<Ended> } {
   return startProgram(process.execPath, [join(root, 'bin', `${name}.js`), ...args], env)
 }
 
 /** Starts a program with no environment but `env`. */
-export function startProgram(program: string, args: string[], env: Env): { child: ChildProcess; ended: Promise<Ended> } {
+export function startProgram(
+  program: string,
+  args: string[],
+  env: Env,
+): { child: ChildProcess; ended: Promise<Ended> } {
   const child = spawn(program, args, { env, stdio: ['ignore', 'pipe', 'pipe'] })
   const output = { stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output.stdout += text))
   child.stderr.setEncoding('utf8').on('data', (text: string) => (output.stderr += text))
-  const ended = once(child, 'close').then(([status]) => ({ status: status as number | null, ...output }))
+  const ended = once(child, 'close').then(([status]) => ({
+    status: status as number | null,
+    ...output,
+  }))
   return { child, ended }
 }
 
@@ -36,15 +47,17 @@ export const runCommand = (name: string, args: readonly string[], env: Env): Pro
 
 /** The processes of the machine, as anybody can list them. */
 export function listProcesses(): { pid: number; parent: number; command: string }[] {
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
-      const [, parent] = /\) \w (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
-      return [{ pid: Number(pid), parent: Number(parent), command }]
-    } catch {
-      return []
-    }
-  })
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
+        const [, parent] = /\) \w (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
+        return [{ pid: Number(pid), parent: Number(parent), command }]
+      } catch {
+        return []
+      }
+    })
 }
 
 /** Waits, at most 10 s, until `find` finds something. */
@@ -62,18 +75,24 @@ export async function until<T>(find: () => T | undefined | false | null): Promis
  * (backup:agent / backup-secret) and that may do nothing (backup:reader / reader-secret).
  */
 export async function startS3(directory: string) {
-  const [proxy, object, container, account, memcached] = await Promise.all(Array.from({ length: 5 }, freePort))
+  const [proxy, object, container, account, memcached] = await Promise.all(
+    Array.from({ length: 5 }, freePort),
+  )
   const etc = join(directory, 'etc')
-  for (const name of ['etc', 'srv/d1', 'cache', 'log']) mkdirSync(join(directory, name), { recursive: true })
+  for (const name of ['etc', 'srv/d1', 'cache', 'log'])
+    mkdirSync(join(directory, name), { recursive: true })
   const user = await succeed('id', ['-un'])
   if (process.getuid?.() === 0) chmodSync(directory, 0o755)
-  writeFileSync(join(etc, 'swift.conf'), `[swift-hash]
+  writeFileSync(
+    join(etc, 'swift.conf'),
+    `[swift-hash]
 swift_hash_path_suffix = test
 swift_hash_path_prefix = test
 [storage-policy:0]
 name = Policy-0
 default = yes
-`)
+`,
+  )
   const common = (port: number) => `[DEFAULT]
 bind_ip = 127.0.0.1
 bind_port = ${port}
@@ -87,51 +106,90 @@ log_address = ${directory}/log/none
 recon_cache_path = ${directory}/cache
 `
   for (const [name, port] of Object.entries({ account, container, object })) {
-    writeFileSync(join(etc, `${name}-server.conf`), `${common(port!)}
+    writeFileSync(
+      join(etc, `${name}-server.conf`),
+      `${common(port!)}
 [pipeline:main]
 pipeline = ${name}-server
 [app:${name}-server]
 use = egg:swift#${name}
-`)
+`,
+    )
     const builder = join(etc, `${name}.builder`)
     await succeed('swift-ring-builder', [builder, 'create', '4', '1', '0'])
     await succeed('swift-ring-builder', [builder, 'add', `r1z1-127.0.0.1:${port}/d1`, '1'])
     await succeed('swift-ring-builder', [builder, 'rebalance'])
   }
-  const filters = ['catch_errors', 'gatekeeper', 'cache', 'listing_formats', 'bulk', 's3api', 'tempauth', 'copy', 'slo', 'dlo']
+  const filters = [
+    'catch_errors',
+    'gatekeeper',
+    'cache',
+    'listing_formats',
+    'bulk',
+    's3api',
+    'tempauth',
+    'copy',
+    'slo',
+    'dlo',
+  ]
   const settings: Record<string, string> = {
     cache: `use = egg:swift#memcache\nmemcache_servers = 127.0.0.1:${memcached}`,
-    s3api: 'use = egg:swift#s3api\nlocation = us-east-1\ns3_acl = false\nmin_segment_size = 5242880',
-    tempauth: 'use = egg:swift#tempauth\nuser_backup_agent = backup-secret .admin\nuser_backup_reader = reader-secret',
+    s3api:
+      'use = egg:swift#s3api\nlocation = us-east-1\ns3_acl = false\nmin_segment_size = 5242880',
+    tempauth:
+      'use = egg:swift#tempauth\nuser_backup_agent = backup-secret .admin\nuser_backup_reader = reader-secret',
   }
-  writeFileSync(join(etc, 'proxy-server.conf'), `${common(proxy!)}
+  writeFileSync(
+    join(etc, 'proxy-server.conf'),
+    `${common(proxy!)}
 [pipeline:main]
 pipeline = ${filters.join(' ')} proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
-${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#${name}`}\n`).join('')}`)
+${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#${name}`}\n`).join('')}`,
+  )
 
   const running = new Map<string, ChildProcess>()
   const launch = (name: string, program: string, args: string[]) =>
     running.set(name, spawn(program, args, { stdio: 'ignore', detached: true }))
-  const start = (name: string) => launch(name, `swift-${name}-server`, [join(etc, `${name}-server.conf`)])
+  const start = (name: string) =>
+    launch(name, `swift-${name}-server`, [join(etc, `${name}-server.conf`)])
   const ready = async () => {
     for (let i = 0; i < 300; i++) {
-      if (await fetch(`http://127.0.0.1:${proxy}/`).then(() => true, () => false)) return
+      if (
+        await fetch(`http://127.0.0.1:${proxy}/`).then(
+          () => true,
+          () => false,
+        )
+      )
+        return
       await sleep(100)
     }
     assert.fail('the S3 server did not start: are memcached and the four swift servers installed?')
   }
-  launch('memcached', 'memcached', ['-u', user, '-l', '127.0.0.1', '-p', String(memcached), '-U', '0', '-m', '32'])
+  launch('memcached', 'memcached', [
+    '-u',
+    user,
+    '-l',
+    '127.0.0.1',
+    '-p',
+    String(memcached),
+    '-U',
+    '0',
+    '-m',
+    '32',
+  ])
   for (const name of ['account', 'container', 'object', 'proxy']) start(name)
   await ready()
 
   return {
     env: {
-      AWS_ENDPOINT_URL: `http://127.0.0.1:${proxy}`, AWS_ACCESS_KEY_ID: 'backup:agent',
-      AWS_SECRET_ACCESS_KEY: 'backup-secret', AWS_DEFAULT_REGION: 'us-east-1',
+      AWS_ENDPOINT_URL: `http://127.0.0.1:${proxy}`,
+      AWS_ACCESS_KEY_ID: 'backup:agent',
+      AWS_SECRET_ACCESS_KEY: 'backup-secret',
+      AWS_DEFAULT_REGION: 'us-east-1',
       AWS_EC2_METADATA_DISABLED: 'true',
     },
     /** What clients talk to dies at once, as in a crash. */

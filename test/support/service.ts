@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
-import type { Env } from '../src/config.ts'
+import type { Env } from '../../src/config.ts'
 import { undo } from './undo.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
 
 export interface Service {
   child: ChildProcess
@@ -39,16 +39,27 @@ export interface ServiceOptions {
  */
 export async function startService(env: Env, options: ServiceOptions = {}): Promise<Service> {
   const [command = process.execPath, ...args] = [
-    ...options.before ?? [], process.execPath, ...options.nodeFlags ?? [], join(options.version ?? root, 'bin/start.js'),
+    ...(options.before ?? []),
+    process.execPath,
+    ...(options.nodeFlags ?? []),
+    join(options.version ?? root, 'bin/start.js'),
   ]
   const child = spawn(command, args, {
-    env: { PATH: process.env['PATH'], SERVER_HOST: '127.0.0.1', SERVER_PORT: '0', RATE_LIMIT: '0', ...env },
+    env: {
+      PATH: process.env['PATH'],
+      SERVER_HOST: '127.0.0.1',
+      SERVER_PORT: '0',
+      RATE_LIMIT: '0',
+      ...env,
+    },
     stdio: ['ignore', options.stdout ?? 'pipe', 'pipe'],
   })
   const log: string[] = []
   let said = ''
   let url = ''
-  child.stderr!.on('data', (chunk: Buffer) => { said += String(chunk) })
+  child.stderr!.on('data', (chunk: Buffer) => {
+    said += String(chunk)
+  })
   const ended = once(child, 'exit').then(([code, signal]) => (code ?? signal) as number | string)
   undo.push(() => {
     child.kill('SIGKILL')
@@ -65,7 +76,10 @@ export async function startService(env: Env, options: ServiceOptions = {}): Prom
     })
   })
   return {
-    child, url, log, ended,
+    child,
+    url,
+    log,
+    ended,
     said: () => said,
     kill(signal = 'SIGTERM') {
       child.kill(signal)

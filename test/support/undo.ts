@@ -5,7 +5,11 @@ export const undo: (() => unknown)[] = []
 export async function undoAll() {
   const failures: unknown[] = []
   for (const each of undo.splice(0).reverse()) {
-    try { await each() } catch (error) { failures.push(error) }
+    try {
+      await each()
+    } catch (error) {
+      failures.push(error)
+    }
   }
   if (failures.length > 0) throw failures[0]
 }

@@ -6,7 +6,11 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { findPostgresBin, findPrivatePostgres, startPrivatePostgres } from '../src/database/embedded.ts'
+import {
+  findPostgresBin,
+  findPrivatePostgres,
+  startPrivatePostgres,
+} from '../src/database/private.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
@@ -40,7 +44,11 @@ type Address = { socketDirectory: string; port: number }
 async function ask(at: Address | null, text: string) {
   assert.ok(at, 'it runs')
   const client = new pg.Client({
-    host: at.socketDirectory, port: at.port, user: 'postgres', database: 'postgres', ssl: false,
+    host: at.socketDirectory,
+    port: at.port,
+    user: 'postgres',
+    database: 'postgres',
+    ssl: false,
   })
   client.on('error', () => {})
   await client.connect()
@@ -53,7 +61,7 @@ async function ask(at: Address | null, text: string) {
 
 /** A process that starts it, says `owns` or why not, and stays. */
 async function startElsewhere(directory: string) {
-  const module = import.meta.resolve('../src/database/embedded.ts')
+  const module = import.meta.resolve('../src/database/private.ts')
   const program = `
     import { startPrivatePostgres } from ${JSON.stringify(module)}
     const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
@@ -61,14 +69,17 @@ async function startElsewhere(directory: string) {
       console.log(error.message)
       process.exit(1)
     })`
-  const loader = 'typescript' in process.features && process.features.typescript
-    ? [] : ['--import', import.meta.resolve('tsx')]
+  const loader =
+    'typescript' in process.features && process.features.typescript
+      ? []
+      : ['--import', import.meta.resolve('tsx')]
   const child = spawn(
-    process.execPath, [...loader, '--input-type=module', '-e', program, directory],
+    process.execPath,
+    [...loader, '--input-type=module', '-e', program, directory],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   )
   children.push(child)
-  const [said] = await once(child.stdout, 'data') as [Buffer]
+  const [said] = (await once(child.stdout, 'data')) as [Buffer]
   return { child, said: String(said).trim() }
 }
 
@@ -80,13 +91,15 @@ async function killOwner({ child }: { child: ChildProcess }) {
 /** SIGKILL for an owner, and then for all processes of its PostgreSQL. */
 async function killEverything(directory: string, owner: { child: ChildProcess }) {
   const text = 'select array_agg(pid) as answer from pg_stat_activity'
-  const backends = await ask(findPrivatePostgres(directory), text) as number[]
+  const backends = (await ask(findPrivatePostgres(directory), text)) as number[]
   await killOwner(owner)
   const pidFile = fs.readFileSync(join(directory, 'postgres', 'postmaster.pid'), 'utf8')
   for (const pid of [parseInt(pidFile), ...backends]) {
     try {
       process.kill(pid, 'SIGKILL')
-    } catch { /* it has ended */ }
+    } catch {
+      /* it has ended */
+    }
   }
   while (findPrivatePostgres(directory)) await sleep(10)
 }
@@ -139,7 +152,8 @@ test('refuses a second owner and leaves the first alone', async () => {
 test('has one owner when the very first starts race', async () => {
   const directory = inRoot('race')
   const said = (await Promise.all([1, 2].map(() => startElsewhere(directory))))
-    .map((owner) => owner.said).sort()
+    .map((owner) => owner.said)
+    .sort()
   assert.match(said[0] ?? '', /^another `npm start` runs/)
   assert.equal(said[1], 'owns')
   assert.equal(await ask(findPrivatePostgres(directory), 'select 1 as answer'), 1)

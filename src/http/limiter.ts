@@ -6,7 +6,12 @@
 export type Limiter = ReturnType<typeof createLimiter>
 
 /** `rate` tokens a second up to `burst`; `now` in milliseconds, never going back. */
-export function createLimiter(rate: number, burst: number, maxClients = 100_000, now = () => performance.now()) {
+export function createLimiter(
+  rate: number,
+  burst: number,
+  maxClients = 100_000,
+  now = () => performance.now(),
+) {
   const fullAt = new Map<string, number>()
   let hand = fullAt.entries()
 
@@ -17,7 +22,7 @@ export function createLimiter(rate: number, burst: number, maxClients = 100_000,
       const time = now()
       const full = Math.max(fullAt.get(client) ?? 0, time)
       // Rounded, so that fractions of a time cost nobody a whole token.
-      const tokens = Math.round((burst - (full - time) * rate / 1000) * 1e6) / 1e6
+      const tokens = Math.round((burst - ((full - time) * rate) / 1000) * 1e6) / 1e6
       const allowed = tokens >= 1
       const left = allowed ? tokens - 1 : tokens
       fullAt.set(client, allowed ? full + 1000 / rate : full)

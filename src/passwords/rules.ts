@@ -1,0 +1,29 @@
+import { readFileSync } from 'node:fs'
+
+import { anyText, refined } from '../schema.ts'
+
+const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
+const common = new Set(
+  commonText
+    .replace(/^#.*\n/, '')
+    .trim()
+    .split(/\s+/),
+)
+
+/** A new password, in the form that is hashed: NFKC. */
+export const newPassword = (minLength: number) =>
+  refined(
+    anyText,
+    { minLength, maxLength: 128, format: 'password' },
+    (value, wrong) => {
+      const password = normalPassword(value)
+      const length = [...password].length
+      if (length < minLength || length > 128) wrong(`must have ${minLength} to 128 characters`)
+      if (!value.isWellFormed()) wrong('must be well-formed text')
+      if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
+      return password
+    },
+    'invalid_password',
+  )
+
+export const normalPassword = (password: string) => password.normalize('NFKC')
