@@ -22,7 +22,12 @@ const event = {
 }
 
 export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [
-  route('GET', '/audit', 'admin', 'Who did what to whom, newest first', {
+  route({
+    method: 'GET',
+    path: '/audit',
+    operationId: 'listEvents',
+    access: 'admin',
+    summary: 'Who did what to whom, newest first',
     query: { ...pageQuery, user: uuid },
     replies: {
       200: {

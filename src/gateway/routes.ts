@@ -20,7 +20,12 @@ const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURICompo
  */
 export const authRoutes = (): Route[] =>
   ['/users/auth', '/users/auth/*'].map((path) =>
-    route('ANY', path, 'key', 'Ask whether a request may pass', {
+    route({
+      method: 'ANY',
+      path,
+      operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',
+      access: 'key',
+      summary: 'Ask whether a request may pass',
       description:
         'Any method. `require-role` and `require-permission`, any number, must all hold.',
       throttled: false,

@@ -61,6 +61,12 @@ export type ReplySpec = { says: string; body?: JsonSchema; raw?: string; headers
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
 
 interface Spec<A extends Access, P extends string, Q, B> {
+  method: Method
+  path: P
+  /** A verb and what it acts on: the name of the call in generated clients. */
+  operationId: string
+  access: A
+  summary: string
   description?: string
   query?: Shape<Q>
   body?: Schema<B>
@@ -75,10 +81,11 @@ interface Spec<A extends Access, P extends string, Q, B> {
   handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
 }
 
-// The one `any` of the house: handlers take narrower calls than the pipeline knows of.
-type AnySpec = Spec<Access, string, Record<string, unknown>, any>
-/** A route whose types are checked where it is made, and forgotten by the pipeline. */
-export type Route = AnySpec & { method: Method; path: string; access: Access; summary: string }
+/**
+ * A route whose types are checked where it is made, and forgotten by the pipeline. The one `any` of
+ * the house: handlers take narrower calls than the pipeline knows of.
+ */
+export type Route = Spec<Access, string, Record<string, unknown>, any>
 
 /**
  * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in braces
@@ -89,6 +96,6 @@ export function route<
   const P extends string,
   Q = Record<never, never>,
   B = undefined,
->(method: Method, path: P, access: A, summary: string, spec: Spec<A, P, Q, B>): Route {
-  return { method, path, access, summary, ...(spec as unknown as AnySpec) }
+>(spec: Spec<A, P, Q, B>): Route {
+  return spec as unknown as Route
 }

@@ -26,7 +26,12 @@ const key = { title: 'Key', ...object(members).json }
 const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
 
 export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => [
-  route('GET', '/users/{id}/keys', 'self', 'The keys and sessions of a user, oldest first', {
+  route({
+    method: 'GET',
+    path: '/users/{id}/keys',
+    operationId: 'listKeys',
+    access: 'self',
+    summary: 'The keys and sessions of a user, oldest first',
     query: { ...pageQuery, limit: digits(1, 1000, { default: 1000 }) },
     replies: {
       200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
@@ -37,7 +42,12 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         listKeys(db, id, page),
       ),
   }),
-  route('POST', '/users/{id}/keys', 'self', 'Make a further key', {
+  route({
+    method: 'POST',
+    path: '/users/{id}/keys',
+    operationId: 'createKey',
+    access: 'self',
+    summary: 'Make a further key',
     body: object({ name }, { validUntil: nullable(end) }),
     replies: { 201: { says: 'The key, shown this once', body: newKey } },
     fails: ['user_not_found'],
@@ -50,28 +60,32 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         return made
       }),
   }),
-  route(
-    'PATCH',
-    '/users/{id}/keys/{keyId}',
-    'self',
-    'Rename a key, switch it off or on, change its end',
-    {
-      description: 'The end of a session comes no later for it.',
-      body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
-      replies: { 200: { says: 'The key', body: key } },
-      fails: ['key_not_found'],
-      handle: ({ body, ...call }) =>
-        audited(
-          db,
-          'key.changed',
-          200,
-          call,
-          (tx) => updateKey(tx, call.params.id, call.params.keyId, body),
-          Object.keys(body),
-        ),
-    },
-  ),
-  route('DELETE', '/users/{id}/keys/{keyId}', 'self', 'End a key', {
+  route({
+    method: 'PATCH',
+    path: '/users/{id}/keys/{keyId}',
+    operationId: 'updateKey',
+    access: 'self',
+    summary: 'Rename a key, switch it off or on, change its end',
+    description: 'The end of a session comes no later for it.',
+    body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
+    replies: { 200: { says: 'The key', body: key } },
+    fails: ['key_not_found'],
+    handle: ({ body, ...call }) =>
+      audited(
+        db,
+        'key.changed',
+        200,
+        call,
+        (tx) => updateKey(tx, call.params.id, call.params.keyId, body),
+        Object.keys(body),
+      ),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/users/{id}/keys/{keyId}',
+    operationId: 'deleteKey',
+    access: 'self',
+    summary: 'End a key',
     replies: { 204: { says: 'It is refused from now on' } },
     fails: ['key_not_found'],
     handle: (call) =>
@@ -79,7 +93,12 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
         deleteKey(tx, call.params.id, call.params.keyId),
       ),
   }),
-  route('POST', '/users/{id}/keys/{keyId}/rotate', 'self', 'Make a key in place of another', {
+  route({
+    method: 'POST',
+    path: '/users/{id}/keys/{keyId}/rotate',
+    operationId: 'rotateKey',
+    access: 'self',
+    summary: 'Make a key in place of another',
     description:
       'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
     body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),

@@ -57,7 +57,12 @@ export function healthRoutes({
     replies: { 200: { says: 'It works', body: oneOf('OK').json } },
   } as const
   const file = (path: string, access: Access, summary: string, type: string, text: () => string) =>
-    route('GET', path, access, summary, {
+    route({
+      method: 'GET',
+      path,
+      operationId: fileIds[path]!,
+      access,
+      summary,
       replies: { 200: { says: summary, raw: type.replace(/;.*/, '') } },
       handle: () => ({
         status: 200,
@@ -66,15 +71,34 @@ export function healthRoutes({
       }),
     })
 
+  const fileIds: Record<string, string> = {
+    '/metrics': 'getMetrics',
+    '/openapi.json': 'getDocument',
+    '/docs': 'getDocumentation',
+  }
+
   return [
     ...['/healthcheck', '/users/healthcheck'].map((path) =>
-      route('GET', path, 'anyone', 'Whether the service and its database work', {
+      route({
+        method: 'GET',
+        path,
+        operationId: path === '/healthcheck' ? 'checkHealth' : 'checkUsersHealth',
+        access: 'anyone',
+        summary: 'Whether the service and its database work',
         ...works,
         fails: ['database_unavailable', 'stopping'],
         handle: async () => (await askDatabase(), ok),
       }),
     ),
-    route('GET', '/livez', 'anyone', 'Whether the process works', { ...works, handle: () => ok }),
+    route({
+      method: 'GET',
+      path: '/livez',
+      operationId: 'checkLiveness',
+      access: 'anyone',
+      summary: 'Whether the process works',
+      ...works,
+      handle: () => ok,
+    }),
     file(
       '/metrics',
       'admin',

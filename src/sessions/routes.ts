@@ -17,7 +17,12 @@ const session = {
 type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
 
 export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => [
-  route('POST', '/users/sessions', 'anyone', 'Log in', {
+  route({
+    method: 'POST',
+    path: '/users/sessions',
+    operationId: 'logIn',
+    access: 'anyone',
+    summary: 'Log in',
     description:
       'An unknown address, a wrong password and a disabled user get one and the same answer.',
     body: object({ email: anyText, password: anyText }),
@@ -49,7 +54,12 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
       })
     },
   }),
-  route('DELETE', '/users/sessions', 'key', 'Log out: end the calling session', {
+  route({
+    method: 'DELETE',
+    path: '/users/sessions',
+    operationId: 'logOut',
+    access: 'key',
+    summary: 'Log out: end the calling session',
     description: 'An API key is no session and stays as it is.',
     replies: { 204: { says: 'The session has ended' } },
     fails: ['key_not_found'],
@@ -60,19 +70,18 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
       return audited(db, 'session.ended', 204, call, (tx) => deleteKey(tx, id, keyId))
     },
   }),
-  route(
-    'DELETE',
-    '/users/sessions/{id}',
-    'self',
-    'Log out everywhere: end every session of the user',
-    {
-      replies: { 204: { says: 'The sessions have ended' } },
-      fails: ['user_not_found'],
-      handle: (call) =>
-        audited(db, 'sessions.ended', 204, call, async (tx) => {
-          await lockUser(tx, call.params.id)
-          await deleteSessions(tx, call.params.id, null)
-        }),
-    },
-  ),
+  route({
+    method: 'DELETE',
+    path: '/users/sessions/{id}',
+    operationId: 'endSessions',
+    access: 'self',
+    summary: 'Log out everywhere: end every session of the user',
+    replies: { 204: { says: 'The sessions have ended' } },
+    fails: ['user_not_found'],
+    handle: (call) =>
+      audited(db, 'sessions.ended', 204, call, async (tx) => {
+        await lockUser(tx, call.params.id)
+        await deleteSessions(tx, call.params.id, null)
+      }),
+  }),
 ]

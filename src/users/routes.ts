@@ -37,44 +37,48 @@ type Deps = {
 }
 
 export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => [
-  route(
-    'POST',
-    '/users',
-    signup === 'open' ? 'optional' : 'admin',
-    'Create a user with a first key',
-    {
-      description: 'Only an admin may give `role`, `permissions` and `enabled`.',
-      body: refusingEmailAsPassword(
-        object({ email, password: newPassword(passwordMinLength) }, reserved),
-      ),
-      bodySentence: 'Invalid user syntax',
-      replies: {
-        201: {
-          says: 'The user and its key, shown this once',
-          body: newUser,
-          headers: ['Location', 'ETag'],
-        },
-      },
-      fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
-      async handle({ caller, body: { password, ...given }, origin }) {
-        requireAdminFor(caller, given)
-        const passwordHash = await hasher.hash(password, origin.client)
-        return db.transaction(async (tx) => {
-          if (caller) await requireStill(tx, caller)
-          const user = await insertUser(tx, { ...given, passwordHash })
-          const { id: keyId, key } = await insertKey(tx, {
-            userId: user.id,
-            kind: 'api',
-            name: 'default',
-          })
-          const actor = caller?.userId ?? user.id
-          await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
-          return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
-        })
+  route({
+    method: 'POST',
+    path: '/users',
+    operationId: 'createUser',
+    access: signup === 'open' ? 'optional' : 'admin',
+    summary: 'Create a user with a first key',
+    description: 'Only an admin may give `role`, `permissions` and `enabled`.',
+    body: refusingEmailAsPassword(
+      object({ email, password: newPassword(passwordMinLength) }, reserved),
+    ),
+    bodySentence: 'Invalid user syntax',
+    replies: {
+      201: {
+        says: 'The user and its key, shown this once',
+        body: newUser,
+        headers: ['Location', 'ETag'],
       },
     },
-  ),
-  route('GET', '/users', 'admin', 'List users in the order of creation', {
+    fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
+    async handle({ caller, body: { password, ...given }, origin }) {
+      requireAdminFor(caller, given)
+      const passwordHash = await hasher.hash(password, origin.client)
+      return db.transaction(async (tx) => {
+        if (caller) await requireStill(tx, caller)
+        const user = await insertUser(tx, { ...given, passwordHash })
+        const { id: keyId, key } = await insertKey(tx, {
+          userId: user.id,
+          kind: 'api',
+          name: 'default',
+        })
+        const actor = caller?.userId ?? user.id
+        await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
+        return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
+      })
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/users',
+    operationId: 'listUsers',
+    access: 'admin',
+    summary: 'List users in the order of creation',
     query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
     replies: {
       200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
@@ -87,7 +91,12 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       return { status: 200, body: found === null ? [] : [show(found)] }
     },
   }),
-  route('GET', '/users/{id}', 'self', 'Read a user', {
+  route({
+    method: 'GET',
+    path: '/users/{id}',
+    operationId: 'getUser',
+    access: 'self',
+    summary: 'Read a user',
     replies: {
       200: { says: 'The user', body: user, headers: ['ETag'] },
       304: { says: 'The user is as `If-None-Match` has it', headers: ['ETag'] },
@@ -100,7 +109,12 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
     },
   }),
-  route('PATCH', '/users/{id}', 'self', 'Change a user', {
+  route({
+    method: 'PATCH',
+    path: '/users/{id}',
+    operationId: 'updateUser',
+    access: 'self',
+    summary: 'Change a user',
     description:
       'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
       'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
@@ -168,7 +182,12 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       return db.transaction((tx) => change(tx, passwordHash))
     },
   }),
-  route('DELETE', '/users/{id}', 'self', 'Delete a user with its keys and sessions', {
+  route({
+    method: 'DELETE',
+    path: '/users/{id}',
+    operationId: 'deleteUser',
+    access: 'self',
+    summary: 'Delete a user with its keys and sessions',
     replies: { 204: { says: 'It is gone' } },
     fails: ['user_not_found', 'last_admin', 'stale_version'],
     handle: (call) =>
