@@ -3,6 +3,8 @@ import { AppError, type Code, type Fault } from './errors.ts'
 /** A JSON Schema (2020-12), for the OpenAPI document. */
 export interface JsonSchema {
   [keyword: string]: unknown
+  description?: string
+  examples?: unknown[]
   enum?: string[]
   properties?: Record<string, JsonSchema>
   required?: string[]
@@ -48,6 +50,19 @@ export const refined = <T>(
     const wrong = (message: string, member = field) =>
       void faults.push({ field: member, message, code })
     return checked === undefined ? checked : refine(checked, wrong)
+  },
+})
+
+/** The same schema, with what the document says of it. */
+export const documented = <T>(
+  schema: Schema<T>,
+  { description, example }: { description?: string; example?: unknown },
+): Schema<T> => ({
+  ...schema,
+  json: {
+    ...schema.json,
+    ...(description !== undefined && { description }),
+    ...(example !== undefined && { examples: [example] }),
   },
 })
 

@@ -26,6 +26,7 @@ export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Rou
     method: 'GET',
     path: '/audit',
     operationId: 'listEvents',
+    tag: 'audit',
     access: 'admin',
     summary: 'Who did what to whom, newest first',
     query: { ...pageQuery, user: uuid },

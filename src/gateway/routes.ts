@@ -24,6 +24,7 @@ export const authRoutes = (): Route[] =>
       method: 'ANY',
       path,
       operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',
+      tag: 'auth',
       access: 'key',
       summary: 'Ask whether a request may pass',
       description:

@@ -55,8 +55,21 @@ export interface Call<A extends Access, P extends string, Q, B> {
   body: B
 }
 
-/** What the document says of a success: its payload's or raw form, and headers besides the common. */
-export type ReplySpec = { says: string; body?: JsonSchema; raw?: string; headers?: string[] }
+/** What the document says of a success. */
+export interface ReplySpec {
+  says: string
+  /** Of the payload. */
+  body?: JsonSchema
+  /** The media type of what is sent as it is, without an envelope. */
+  raw?: string
+  /** Besides those that every answer has. */
+  headers?: string[]
+  /** Parameters of other paths that this payload has: the name there and the member here. */
+  creates?: Record<string, string>
+}
+
+/** The groups of the document. */
+export type Tag = 'users' | 'keys' | 'sessions' | 'auth' | 'audit' | 'operation'
 
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
 
@@ -65,10 +78,13 @@ interface Spec<A extends Access, P extends string, Q, B> {
   path: P
   /** A verb and what it acts on: the name of the call in generated clients. */
   operationId: string
+  tag: Tag
   access: A
   summary: string
   description?: string
   query?: Shape<Q>
+  /** Parameters of a query that the handler reads from `search` itself. */
+  looseQuery?: Record<string, JsonSchema>
   body?: Schema<B>
   /** No body at all counts as `{}`. */
   bodyOptional?: boolean

@@ -1,5 +1,5 @@
 import { failures, type Code } from '../errors.ts'
-import type { Access, ReplySpec, Route } from '../http/route.ts'
+import type { Access, ReplySpec, Route, Tag } from '../http/route.ts'
 import { integer, object, oneOf, text, uuid, type JsonSchema } from '../schema.ts'
 
 /** The OpenAPI 3.1 document of a route table. */
@@ -62,7 +62,7 @@ const securitySchemes = {
   bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
 }
 const anyMethod = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
-const tags = {
+const tags: Record<Tag, string> = {
   users: 'Accounts',
   keys: 'Keys of a user',
   sessions: 'Log-in and log-out',
@@ -70,10 +70,6 @@ const tags = {
   audit: 'What happened',
   operation: 'For the operator',
 }
-const tagOf = (path: string) =>
-  path.endsWith('healthcheck')
-    ? 'operation'
-    : (path.split('/').findLast((part) => part in tags) ?? 'operation')
 const mayCall: Record<Access, string> = {
   anyone: 'For anyone; a key is not looked at.',
   optional: 'For anyone; a key that is sent must be good.',
@@ -119,7 +115,7 @@ function operation(route: Route, path: string, method: string) {
     responses[failures[code].status] ??= failure(route, failures[code].status)
   return {
     operationId: [method, ...path.match(/\w+/g)!].join('_'),
-    tags: [tagOf(path)],
+    tags: [route.tag],
     summary,
     parameters,
     responses,

@@ -21,6 +21,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     method: 'POST',
     path: '/users/sessions',
     operationId: 'logIn',
+    tag: 'sessions',
     access: 'anyone',
     summary: 'Log in',
     description:
@@ -58,6 +59,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     method: 'DELETE',
     path: '/users/sessions',
     operationId: 'logOut',
+    tag: 'sessions',
     access: 'key',
     summary: 'Log out: end the calling session',
     description: 'An API key is no session and stays as it is.',
@@ -74,6 +76,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     method: 'DELETE',
     path: '/users/sessions/{id}',
     operationId: 'endSessions',
+    tag: 'sessions',
     access: 'self',
     summary: 'Log out everywhere: end every session of the user',
     replies: { 204: { says: 'The sessions have ended' } },
