@@ -10,6 +10,7 @@ import pg from 'pg'
 
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/s3.ts'
+import { locks } from '../src/database/codes.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
 import { runCommand, startCommand } from './support/s3.ts'
 
@@ -219,7 +220,7 @@ test('a missing AWS CLI is named', async () => {
 
 test('a backup while another one runs says so: 3', async () => {
   await db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock(7520602)')
+    await tx.query('select pg_advisory_xact_lock($1)', [locks.backup])
     const result = await runCommand('backup', [], base)
 
     assert.deepEqual(result, {

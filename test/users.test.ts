@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import { locks } from '../src/database/codes.ts'
 import { hashCheaply, password, startTestApp } from './support/helpers.ts'
 
 hashCheaply()
@@ -370,7 +371,7 @@ test('the last admin can be neither demoted, disabled nor deleted, not even by t
 test('an admin goes while a backup, which holds its lock, is running', async () => {
   const other = await app.user({ role: 'admin' })
   await app.db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock(7520602)')
+    await tx.query('select pg_advisory_xact_lock($1)', [locks.backup])
     assert.equal(
       (await app.request('DELETE', `/users/${other.id}`, { key: other.key })).status,
       204,

@@ -2,6 +2,7 @@ import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import type { Env } from '../config.ts'
+import { locks } from '../database/codes.ts'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import {
@@ -96,7 +97,7 @@ async function dump(tx: Db, file: string, env: Env) {
     server: string
   }>(
     tx,
-    `select pg_try_advisory_xact_lock(7520602) as locked, pg_export_snapshot() as id, now() as at,
+    `select pg_try_advisory_xact_lock(${locks.backup}) as locked, pg_export_snapshot() as id, now() as at,
     current_database() as database, current_setting('server_version') as server`,
   )
   if (!locked) throw new ExitError('another backup is still running', 3)

@@ -7,12 +7,12 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
+import { locks, sqlState } from './codes.ts'
 import type { Database, Db } from './pool.ts'
 
 type Migration = ReturnType<typeof readMigrations>[number]
 const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
-const lockTimeout = '55P03'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
 export function readMigrations() {
@@ -45,7 +45,7 @@ async function migrate(db: Database, way: 'up' | 'down', count: number, all: Mig
   const step = (): Promise<string | null> =>
     db
       .transaction(async (tx) => {
-        await tx.query('select pg_advisory_xact_lock(7520601)')
+        await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
         // Requests queue behind a lock that is waited for, such as for the end of a dump. So not as
         // long as they can wait,
         // but for longer than the second after which an autovacuum gives way.
@@ -57,7 +57,7 @@ async function migrate(db: Database, way: 'up' | 'down', count: number, all: Mig
         await tx.query(text).catch((error) => {
           const { code, message, position }: Error & { code?: string; position?: string } =
             error.cause ?? error
-          if (code === lockTimeout) throw error
+          if (code === sqlState.lockTimeout) throw error
           const line = text.slice(0, Number(position ?? 0)).split('\n').length
           throw new ExitError(
             `sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`,
@@ -72,7 +72,7 @@ async function migrate(db: Database, way: 'up' | 'down', count: number, all: Mig
         return name
       })
       .catch(async (error) => {
-        if (error.cause?.code !== lockTimeout) throw error
+        if (error.cause?.code !== sqlState.lockTimeout) throw error
         await sleep(2000)
         return step()
       })

@@ -4,6 +4,11 @@ import pg, { type Client } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
+import { sqlState } from './codes.ts'
+
+const lostTransaction: string[] = [sqlState.deadlock, sqlState.serializationFailure]
+/** A pooler in transaction mode hands out other connections than were prepared. */
+const unprepared: string[] = [sqlState.invalidStatementName, sqlState.duplicateStatementName]
 
 /** What runs a statement, the pool or one open transaction; `prepared`: once per connection. */
 export type Db = {
@@ -79,7 +84,7 @@ export function openDatabase(
   const query = <Row>(text: string, values?: unknown[], prepared = false): Promise<Row[]> =>
     borrow((db) => db.query<Row>(text, values, prepared && prepares)).catch((error) => {
       // A pooler in transaction mode hands out other connections than were prepared.
-      if (!prepared || !['26000', '42P05'].includes(error.code)) throw error
+      if (!prepared || !unprepared.includes(error.code)) throw error
       prepares = false
       return query(text, values)
     })
@@ -96,7 +101,7 @@ export function openDatabase(
       await tx.query('commit')
       return result
     }).catch((error) => {
-      if (tries === 1 || !['40P01', '40001'].includes(error.code)) throw error
+      if (tries === 1 || !lostTransaction.includes(error.code)) throw error
       return transaction(work, tries - 1)
     })
 

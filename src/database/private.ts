@@ -16,6 +16,8 @@ import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
+import { locks, sqlState } from './codes.ts'
+
 type Address = { socketDirectory: string; port: number }
 type Options = { directory: string; say(line: string): void; settings?: Record<string, string> }
 type Place = { as: As; bin: string; data: string; log: string }
@@ -218,7 +220,7 @@ async function lock({ socketDirectory: host, port }: Address, directory: string)
   })
   client.on('error', () => {})
   // Not at once: a backend needs a moment to notice that its owner was killed.
-  const query = { text: `set lock_timeout = '1s'; select pg_advisory_lock(7236109421)` }
+  const query = { text: `set lock_timeout = '1s'; select pg_advisory_lock(${locks.privatePostgres})` }
   return client
     .connect()
     .then(() => client.query(query))
@@ -226,7 +228,7 @@ async function lock({ socketDirectory: host, port }: Address, directory: string)
       () => true,
       ({ code }: { code?: string }) => {
         client.end().catch(() => {})
-        if (code === '55P03')
+        if (code === sqlState.lockTimeout)
           throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
         return false
       },

@@ -2,6 +2,7 @@ import pg from 'pg'
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
 
 import type { DatabaseConfig } from '../config.ts'
+import { sqlState } from './codes.ts'
 import { withDatabase } from './pool.ts'
 
 // Who owns, who serves, who backs up.
@@ -18,14 +19,14 @@ export async function createDatabase(
   const database = `database ${pg.escapeIdentifier(config.name)}`
   await withDatabase({ ...config, name: 'postgres' }, async (db) => {
     for (const role of roles) {
-      await db.query(`create role ${role} login`).catch(ignoring('42710'))
+      await db.query(`create role ${role} login`).catch(ignoring(sqlState.duplicateRole))
       // The verifier instead of the password: a server that logs statements must not learn it.
       if (passwords[role])
         await db.query(`alter role ${role} password '${verifier(passwords[role])}'`)
     }
     await db
       .query(`create ${database} owner user_service_admin encoding 'UTF8' template template0`)
-      .catch(ignoring('42P04'))
+      .catch(ignoring(sqlState.duplicateDatabase))
     await db.query(`
       -- Before the service itself gives up: a statement that waits for a lock would wait on, and hold its session.
       alter role user_service_manager set statement_timeout = '1800ms';
@@ -52,7 +53,8 @@ export async function createDatabase(
 export const dropDatabase = (config: DatabaseConfig) =>
   withDatabase({ ...config, name: 'postgres' }, async (db) => {
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-    for (const role of roles) await db.query(`drop role if exists ${role}`).catch(ignoring('2BP01'))
+    for (const role of roles)
+      await db.query(`drop role if exists ${role}`).catch(ignoring(sqlState.dependentObjects))
   })
 
 const ignoring = (code: string) => (error: { code?: string }) => {

@@ -9,6 +9,7 @@ import { createHash } from 'node:crypto'
 
 import { normalPassword } from './rules.ts'
 import { insertEvent } from '../audit/queries.ts'
+import { locks } from '../database/codes.ts'
 import { deleteAll, type Database, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Hasher } from './hasher.ts'
@@ -69,7 +70,10 @@ export async function checkPassword<T extends object>(
   const stored =
     next !== undefined || (known && renew) ? await hasher.hash(next ?? password, client) : null
   const done = await db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock(7520604, $1::int)', [account.readInt32BE()])
+    await tx.query('select pg_advisory_xact_lock($1::int, $2::int)', [
+      locks.account,
+      account.readInt32BE(),
+    ])
     // Right or wrong, so that the wait says nothing about the password.
     await refuseWaiting(tx, account, client)
     if (known === null) {

@@ -2,6 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
 import { createKey, isKey } from '../keys/format.ts'
 import { insertEvent } from '../audit/queries.ts'
+import { locks } from '../database/codes.ts'
 import type { Database } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
@@ -12,7 +13,7 @@ import { email as emailSchema } from './rules.ts'
 /** Makes an admin without a password, and its key; with `readFirstKey` only where there is no admin, else null. */
 export const createAdmin = (db: Database, address: string, readFirstKey?: () => string) =>
   db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock(7520603)')
+    await tx.query('select pg_advisory_xact_lock($1)', [locks.firstAdmin])
     const admins = await tx.query(`select from users where role = 'admin' limit 1`)
     if (readFirstKey && admins.length > 0) return null
     const key = readFirstKey && { key: readFirstKey() }

@@ -1,3 +1,4 @@
+import { locks } from '../database/codes.ts'
 import { one, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { nilUuid } from '../schema.ts'
@@ -74,7 +75,7 @@ export const deleteUser = (tx: Db, id: string) =>
 
 /** Throws `last_admin` unless another enabled admin remains; locks, so that two cannot remove each other. */
 export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
-  await tx.query('select pg_advisory_xact_lock(7520605)')
+  await tx.query('select pg_advisory_xact_lock($1)', [locks.lastAdmin])
   await one(
     tx,
     `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`,

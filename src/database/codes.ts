@@ -1,0 +1,34 @@
+// Numbers of PostgreSQL by name, in one place. Two locks had the same number once, and a backup
+// stopped requests.
+
+/** The SQLSTATEs that are looked at. */
+export const sqlState = {
+  cachedPlanChanged: '0A000',
+  insufficientPrivilege: '42501',
+  /** A prepared statement that this session does not know: a pooler gave us another one. */
+  invalidStatementName: '26000',
+  duplicateStatementName: '42P05',
+  duplicateDatabase: '42P04',
+  duplicateRole: '42710',
+  dependentObjects: '2BP01',
+  undefinedTable: '42P01',
+  invalidPassword: '28P01',
+  invalidAuthorization: '28000',
+  unknownDatabase: '3D000',
+  serializationFailure: '40001',
+  deadlock: '40P01',
+  lockTimeout: '55P03',
+} as const
+
+/** The advisory locks, all different; those with a second number are a lock for each of its values. */
+export const locks = {
+  migrations: 7520601,
+  backup: 7520602,
+  firstAdmin: 7520603,
+  /** With the first four bytes of the account's hash. */
+  account: 7520604,
+  /** Held while an admin loses the role, is disabled or deleted. */
+  lastAdmin: 7520605,
+  /** Held by the process that owns a private PostgreSQL. */
+  privatePostgres: 7236109421,
+} as const
