@@ -1,127 +1,106 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
-import { createIdentify } from './keys/identify.ts'
-import { localDirectory, privateDatabase, type Config } from './config.ts'
-import { startPrivatePostgres } from './database/private.ts'
+import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
+import { startPrivatePostgres } from './database/private.ts'
 import { createDatabase } from './database/setup.ts'
-import { ExitError } from './errors.ts'
-import { createHasher } from './passwords/hasher.ts'
+import { AppError } from './errors.ts'
 import { createClientReader } from './http/address.ts'
-import { listen } from './http/server.ts'
-import { createPipeline } from './http/pipeline.ts'
-import { createRouter } from './http/router.ts'
-import { deleteEndedSessions } from './keys/queries.ts'
 import { createLimiter } from './http/limiter.ts'
-import { describeError, type Log } from './log.ts'
 import { createMetrics } from './http/metrics.ts'
-import { allRoutes } from './routes.ts'
+import { createPipeline, type Pipeline } from './http/pipeline.ts'
+import { createRouter } from './http/router.ts'
+import { listen } from './http/server.ts'
+import { createIdentify } from './keys/identify.ts'
+import { deleteEndedSessions } from './keys/queries.ts'
+import { describeError, type Log } from './log.ts'
 import { deleteForgottenFailures } from './passwords/check.ts'
+import { createHasher, type Hasher } from './passwords/hasher.ts'
+import { allRoutes } from './routes.ts'
+import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
 
-/** Of the private database, unless another is configured. */
+/** A service that runs. */
+export interface App {
+  /** Scheme, host and port. */
+  url: string
+  /** Rereads certificate and key; throws and keeps the old pair when the new one cannot be used. */
+  rereadTls(): void
+  /** Stops accepting, finishes what is in flight and undoes the start; never rejects. */
+  stop(): Promise<void>
+}
+
+/** What stops each started thing, the first started first. */
+type Undo = (() => unknown)[]
+
+interface Pools {
+  keyDb: Database
+  db: Database
+}
+
+/** The private database's first admin, unless another is configured. */
 const ownAdmin: FirstAdmin = {
   email: 'admin@localhost',
   keyFile: `${localDirectory}/admin-key`,
   makesFile: true,
 }
+
+/** The version in package.json. */
 export const version: string = JSON.parse(
   readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
 ).version
 
 /**
- * Builds everything in order and starts it; each started thing pushes its own undo, and `stop` runs them last-first,
- * as does a start that fails half-way.
+ * Builds everything in order and starts it. Each started thing pushes its own undo; `stop` runs
+ * them last-first, and so does a start that fails half-way.
  */
-export async function startApp(config: Config, log: Log) {
-  const report = (level: 'warn' | 'error', what: string) => (error: unknown) =>
-    log(level, what, describeError(error))
-  const undo: (() => unknown)[] = []
-  const stop = async () => {
-    for (const each of undo.splice(0).reverse())
-      await Promise.resolve(each()).catch(report('error', 'stopping failed'))
+export async function startApp(config: Config, log: Log): Promise<App> {
+  const undo: Undo = []
+  async function stop() {
+    for (const step of undo.splice(0).reverse()) {
+      try {
+        await step()
+      } catch (error) {
+        log('error', 'stopping failed', describeError(error))
+      }
+    }
   }
   try {
     const database = config.database ?? (await startPrivately(undo))
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
-    // Keys are looked up on connections of their own: a burst of log-ins must not stand before them.
-    const forKeys = Math.min(4, Math.ceil(database.poolSize / 2))
-    const [keyDb, db] = [forKeys, Math.max(1, database.poolSize - forKeys)].map((poolSize) => {
-      const opened = openDatabase(
-        { ...database, poolSize },
-        report('warn', 'database connection lost'),
-      )
-      undo.push(() => opened.stop())
-      return opened
-    }) as [Database, Database]
-    // A database that starts at the same time has ten seconds.
-    const isUp = () =>
-      db.query('select').then(
-        () => true,
-        ({ code }) => code !== 'database_unavailable' || sleep(1000, false),
-      )
-    for (let tries = 10; tries > 0 && !(await isUp()); tries--)
-      log('warn', 'waiting for the database')
-    await checkSchema(db)
-    if (admin && (await bootstrap(db, admin)))
+    const pools = openPools(database, log, undo)
+    await waitForDatabase(pools.db, log)
+    await checkSchema(pools.db)
+    if (admin !== null && (await bootstrap(pools.db, admin)))
       log('info', 'first admin created', { email: admin.email })
+    startCleaning(pools.db, log, undo)
 
     const hasher = createHasher()
     undo.push(() => hasher.stop())
-    const limiter =
-      config.rateLimit === 0 ? null : createLimiter(config.rateLimit, config.rateLimitBurst)
-    const metrics = createMetrics()
     let stopping = false
-    const pipeline = createPipeline({
-      ...config,
-      router: createRouter(
-        allRoutes({
-          db,
-          databases: [keyDb, db],
-          hasher,
-          limiter,
-          metrics,
-          version,
-          isStopping: () => stopping,
-          ...config,
-        }),
-      ),
-      identify: createIdentify(keyDb),
-      readClient: createClientReader(config.trustedProxies),
-      throttle: limiter && { limiter, policy: `"default";q=${config.rateLimit};w=1` },
-      secure: config.tls !== null,
-      log,
-      metrics,
-    })
-    const clean = () => Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
-    const cleaning = setInterval(
-      () => clean().catch(report('warn', 'cleaning failed')),
-      3_600_000,
-    ).unref()
-    undo.push(() => clearInterval(cleaning))
+    const pipeline = buildPipeline(config, pools, { hasher, log, isStopping: () => stopping })
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
-    // Whoever connects in the very moment in which nobody accepts any more is reset: first balancers are to look away.
-    undo.push(() => (stopping = true) && sleep(config.drainSeconds * 1000))
+    // A client that connects just as the listener closes gets a reset, so give load balancers time
+    // to stop sending first.
+    undo.push(() => {
+      stopping = true
+      return sleep(config.drainSeconds * 1000)
+    })
     const url = `${listener.url}${config.basePath}`
     log('info', 'listening', { url, version, commit: config.commit, node: process.version })
-    if (config.database === null) console.error(welcome(url, admin!))
-    return { url: listener.url, rereadTls: listener.rereadTls, stop }
+    if (config.database === null && admin !== null) console.error(welcome(url, admin))
+    return { url: listener.url, rereadTls: () => listener.rereadTls(), stop }
   } catch (error) {
     await stop()
     throw error
   }
 }
 
-async function startPrivately(undo: (() => unknown)[]) {
-  const postgres = await startPrivatePostgres({
-    directory: localDirectory,
-    say: console.error,
-  }).catch(({ message }: Error) => {
-    throw new ExitError(message)
-  })
+/** Starts the private PostgreSQL and brings it to this version's schema. */
+async function startPrivately(undo: Undo): Promise<DatabaseConfig> {
+  const postgres = await startPrivatePostgres({ directory: localDirectory, say: console.error })
   undo.push(() => postgres.stop())
   const as = (user: string) => privateDatabase(postgres, user)
   await createDatabase(as('postgres'))
@@ -129,10 +108,92 @@ async function startPrivately(undo: (() => unknown)[]) {
   return as('user_service_manager')
 }
 
-const welcome = (url: string, { email, keyFile }: FirstAdmin) =>
-  `user-service is at ${url} with a private database; its API is shown at ${url}/docs
-` +
-  (existsSync(keyFile)
-    ? `The admin's key is in ${keyFile}. Try:
-  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`
-    : `For an admin's key: node bin/admin.js key ${email}`)
+/** Keys are looked up on connections of their own: a burst of log-ins must not delay them. */
+function openPools(database: DatabaseConfig, log: Log, undo: Undo): Pools {
+  function open(poolSize: number): Database {
+    const pool = openDatabase({ ...database, poolSize }, (error) =>
+      log('warn', 'database connection lost', describeError(error)),
+    )
+    undo.push(() => pool.stop())
+    return pool
+  }
+  const forKeys = Math.min(4, Math.ceil(database.poolSize / 2))
+  return { keyDb: open(forKeys), db: open(Math.max(1, database.poolSize - forKeys)) }
+}
+
+/** A database that starts at the same time as the service has ten seconds. */
+async function waitForDatabase(db: Database, log: Log): Promise<void> {
+  for (let tries = 10; tries > 0; tries--) {
+    try {
+      await db.query('select')
+      return
+    } catch (error) {
+      const isAway = error instanceof AppError && error.code === 'database_unavailable'
+      if (!isAway) return
+    }
+    log('warn', 'waiting for the database')
+    await sleep(1000)
+  }
+}
+
+/** Deletes what has ended, every hour. */
+function startCleaning(db: Database, log: Log, undo: Undo): void {
+  async function clean() {
+    try {
+      await Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
+    } catch (error) {
+      log('warn', 'cleaning failed', describeError(error))
+    }
+  }
+  const cleaning = setInterval(() => void clean(), 3_600_000).unref()
+  undo.push(() => clearInterval(cleaning))
+}
+
+function buildPipeline(
+  config: Config,
+  { keyDb, db }: Pools,
+  { hasher, log, isStopping }: { hasher: Hasher; log: Log; isStopping(): boolean },
+): Pipeline {
+  const { rateLimit, basePath } = config
+  const limiter = rateLimit === 0 ? null : createLimiter(rateLimit, config.rateLimitBurst)
+  const metrics = createMetrics()
+  const routes = allRoutes({
+    db,
+    databases: [keyDb, db],
+    hasher,
+    limiter,
+    metrics,
+    basePath,
+    signup: config.signup,
+    sessionSeconds: config.sessionSeconds,
+    passwordMinLength: config.passwordMinLength,
+    version,
+    commit: config.commit,
+    isStopping,
+  })
+  return createPipeline({
+    basePath,
+    router: createRouter(routes),
+    identify: createIdentify(keyDb),
+    readClient: createClientReader(config.trustedProxies),
+    throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
+    corsOrigins: config.corsOrigins,
+    secure: config.tls !== null,
+    log,
+    metrics,
+  })
+}
+
+/** What `npm start` tells a newcomer. */
+function welcome(url: string, { email, keyFile }: FirstAdmin): string {
+  const lines = [
+    `user-service is at ${url} with a private database; its API is shown at ${url}/docs`,
+  ]
+  if (existsSync(keyFile)) {
+    lines.push(`The admin's key is in ${keyFile}. Try:`)
+    lines.push(`  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`)
+  } else {
+    lines.push(`For an admin's key: node bin/admin.js key ${email}`)
+  }
+  return lines.join('\n')
+}

