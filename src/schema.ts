@@ -5,7 +5,7 @@ export interface JsonSchema {
   [keyword: string]: unknown
   description?: string
   examples?: unknown[]
-  enum?: string[]
+  enum?: (string | null)[]
   properties?: Record<string, JsonSchema>
   required?: string[]
   items?: JsonSchema
@@ -37,18 +37,21 @@ export const rule = <T>(
   },
 })
 
-/** A `rule` with more rules: `refine` returns the value to use and says what is `wrong`, which is told as `code`. */
+/**
+ * A schema with more rules: `refine` returns the value to use and calls `wrong` for each fault.
+ * Those faults have `code`; `json` is added to what the document says.
+ */
 export const refined = <T>(
   base: Schema<T>,
-  json: JsonSchema,
   refine: (value: T, wrong: (message: string, member?: string) => void) => T,
-  code?: Code,
+  { json, code }: { json?: JsonSchema; code?: Code } = {},
 ): Schema<T> => ({
   json: { ...base.json, ...json },
   check(value, field, faults) {
     const checked = base.check(value, field, faults)
-    const wrong = (message: string, member = field) =>
-      void faults.push({ field: member, message, code })
+    function wrong(message: string, member = field) {
+      faults.push({ field: member, message, code })
+    }
     return checked === undefined ? checked : refine(checked, wrong)
   },
 })
@@ -67,96 +70,125 @@ export const documented = <T>(
 })
 
 /** Any text that may be an address: what a log-in or a search takes. */
-export const anyText = rule(
+export const anyTextSchema = rule(
   { type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' },
   'must be text',
   (value) => (typeof value === 'string' ? value : undefined),
 )
 
-/** Well-formed text whose length, in code points, is within the bounds. */
-export const text = (
-  min: number,
-  max: number,
-  pattern: RegExp,
-  says = `must have ${min} to ${max} characters`,
-) =>
-  rule(
-    { type: 'string', minLength: min, maxLength: max, pattern: pattern.source },
-    says,
-    (value) =>
-      typeof value === 'string' &&
-      value.isWellFormed() &&
-      value.length >= min &&
-      [...value].length <= max &&
-      pattern.test(value)
-        ? value
-        : undefined,
-  )
+interface TextRule {
+  min: number
+  max: number
+  pattern: RegExp
+  message?: string
+}
 
+/** Well-formed text that fits `pattern` and has `min` to `max` code points. */
+export function text({ min, max, pattern, message }: TextRule): Schema<string> {
+  function parse(value: unknown) {
+    if (typeof value !== 'string' || !value.isWellFormed() || !pattern.test(value)) return undefined
+    const length = [...value].length
+    return length >= min && length <= max ? value : undefined
+  }
+  return rule(
+    { type: 'string', minLength: min, maxLength: max, pattern: pattern.source },
+    message ?? `must have ${min} to ${max} characters`,
+    parse,
+  )
+}
+
+/** Whether this is a UUID, in whatever case. */
 export const isUuid = (value: string) => /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i.test(value)
-/** Before every other. */
+
+/** The UUID before every other. */
 export const nilUuid = '00000000-0000-0000-0000-000000000000'
+
 /** A UUID, in lower case. */
-export const uuid = rule(
+export const uuidSchema = rule(
   { type: 'string', format: 'uuid', maxLength: 36 },
   'must be a UUID',
   (value) => (typeof value === 'string' && isUuid(value) ? value.toLowerCase() : undefined),
 )
 
-export const boolean = rule({ type: 'boolean' }, 'must be true or false', (value) =>
+/** `true` or `false`. */
+export const booleanSchema = rule({ type: 'boolean' }, 'must be true or false', (value) =>
   typeof value === 'boolean' ? value : undefined,
 )
 
-const whole =
-  (read: (value: unknown) => unknown) =>
-  (min: number, max: number, more: JsonSchema = {}) =>
-    rule(
-      { type: 'integer', format: 'int32', minimum: min, maximum: max, ...more },
-      `must be a whole number from ${min} to ${max}`,
-      (given) => {
-        const value = read(given) as number
-        return Number.isInteger(value) && value >= min && value <= max ? value : undefined
-      },
-    )
-export const integer = whole((value) => value)
-/** A whole number in a query, where all is text: its digits. */
-export const digits = whole((value) =>
-  typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN,
-)
+const wholeNumber = (
+  range: { min: number; max: number; json: JsonSchema },
+  read: (value: unknown) => number,
+) =>
+  rule(
+    { type: 'integer', format: 'int32', minimum: range.min, maximum: range.max, ...range.json },
+    `must be a whole number from ${range.min} to ${range.max}`,
+    (given) => {
+      const value = read(given)
+      return Number.isInteger(value) && value >= range.min && value <= range.max ? value : undefined
+    },
+  )
 
+/** A whole number. */
+export const integer = (min: number, max: number, json: JsonSchema = {}) =>
+  wholeNumber({ min, max, json }, (value) => value as number)
+
+/** A whole number in a query, where all is text: its digits. */
+export const digits = (min: number, max: number, json: JsonSchema = {}) =>
+  wholeNumber({ min, max, json }, (value) =>
+    typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN,
+  )
+
+/** One of these texts. */
 export const oneOf = <const T extends string>(...choices: T[]) =>
   rule({ type: 'string', enum: choices }, `must be ${choices.join(' or ')}`, (value) =>
     choices.find((choice) => choice === value),
   )
 
 const instantPattern = /^(?!0000)(\d{4}-\d\d-\d\d)t\d\d:\d\d:\d\d(\.\d{1,9})?(z|[+-]\d\d:\d\d)$/i
-/** An instant by RFC 3339 and the calendar, in UTC to the millisecond: to Date, February 31 is March 3. */
-export const instant = rule(
+/** An instant by RFC 3339, in UTC to the millisecond. */
+export const instantSchema = rule(
   { type: 'string', format: 'date-time', maxLength: 35 },
   'must be an instant such as 2030-01-31T12:00:00Z',
   (value) => {
-    const [given, day = ''] = instantPattern.exec(typeof value === 'string' ? value : '') ?? []
-    const date = new Date(given?.toUpperCase() ?? NaN)
+    const match = typeof value === 'string' ? instantPattern.exec(value) : null
+    if (match === null) return undefined
+    const date = new Date(match[0].toUpperCase())
     const year = date.getUTCFullYear()
-    return year > 0 && year <= 9999 && new Date(day).toJSON()?.startsWith(day)
-      ? date.toJSON()
-      : undefined
+    // To Date, February 31 is March 3.
+    const day = match[1]!
+    const isInCalendar = new Date(day).toJSON()?.startsWith(day) ?? false
+    return isInCalendar && year > 0 && year <= 9999 ? date.toJSON() : undefined
   },
 )
 
+const orNull = ({ json }: Schema<unknown>): JsonSchema => ({
+  ...json,
+  type: [json['type'], 'null'],
+  ...(json.enum !== undefined && { enum: [...json.enum, null] }),
+})
+
+/** The same, or null. */
 export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({
-  json: { ...inner.json, type: [inner.json['type'], 'null'] },
+  json: orNull(inner),
   check: (value, field, faults) => (value === null ? null : inner.check(value, field, faults)),
+})
+
+/** An optional member for which null means that it was not given. */
+export const omittable = <T>(inner: Schema<T>): Schema<T> => ({
+  json: orNull(inner),
+  check: (value, field, faults) =>
+    value === null ? (undefined as T) : inner.check(value, field, faults),
 })
 
 /** A list of at most `max` different items. */
 export const list = <T>(item: Schema<T>, max: number): Schema<T[]> => ({
   json: { type: 'array', items: item.json, maxItems: max, uniqueItems: true },
   check(value, field, faults) {
-    const isList =
-      Array.isArray(value) && value.length <= max && new Set(value).size === value.length
-    if (!isList) faults.push({ field, message: `must be a list of at most ${max} different items` })
-    return isList ? value.map((each, index) => item.check(each, `${field}[${index}]`, faults)) : []
+    if (!Array.isArray(value) || value.length > max || new Set(value).size < value.length) {
+      faults.push({ field, message: `must be a list of at most ${max} different items` })
+      return []
+    }
+    return value.map((each, index) => item.check(each, `${field}[${index}]`, faults))
   },
 })
 
@@ -178,28 +210,40 @@ export function object<R, O = Record<never, never>>(
       unevaluatedProperties: false,
     },
     check(value, field, faults) {
-      const fault = (field: string, message: string) => void faults.push({ field, message })
-      const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-      if (!isObject) fault(field, 'must be a JSON object')
-      const given: Record<string, unknown> = isObject ? { ...value } : {}
-      for (const name in given)
-        if (!Object.hasOwn(shape, name)) fault(name.slice(0, 64), 'is not known')
       const checked: Record<string, unknown> = {}
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+        faults.push({ field, message: 'must be a JSON object' })
+        return checked as R & Partial<O>
+      }
+      for (const name of Object.keys(value)) {
+        if (!Object.hasOwn(shape, name))
+          faults.push({ field: shortened(name), message: 'is not known' })
+      }
       for (const [name, member] of Object.entries(shape)) {
-        if (Object.hasOwn(given, name)) checked[name] = member.check(given[name], name, faults)
-        else if (isObject && needed.includes(name)) fault(name, 'is missing')
+        if (Object.hasOwn(value, name)) {
+          const given = (value as Record<string, unknown>)[name]
+          const parsed = member.check(given, name, faults)
+          if (parsed !== undefined) checked[name] = parsed
+        } else if (needed.includes(name)) {
+          faults.push({ field: name, message: 'is missing' })
+        }
       }
       return checked as R & Partial<O>
     },
   }
 }
 
-/** Checks a value; throws `code`, or the one that its faults have in common, with all of them. */
+/** At most 64 characters, none of them half a surrogate pair: that is no JSON to some clients. */
+const shortened = (name: string) => [...name.slice(0, 128)].slice(0, 64).join('').toWellFormed()
+
+/**
+ * Checks a value and returns it in normal form. Throws an AppError with its faults, at most 1,000: with
+ * the first one's code if every fault has one, else with `code`.
+ */
 export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
   const faults: Fault[] = []
   const checked = schema.check(value, '', faults)
   if (faults.length === 0) return checked
-  throw new AppError(faults.every((fault) => fault.code) ? faults[0]!.code! : code, {
-    faults: faults.slice(0, 1000),
-  })
+  const own = faults.every((fault) => fault.code !== undefined) ? faults[0]!.code : undefined
+  throw new AppError(own ?? code, { faults: faults.slice(0, 1000) })
 }

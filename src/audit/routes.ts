@@ -1,21 +1,21 @@
 import type { Db } from '../database/pool.ts'
 import { route, type Route } from '../http/route.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
-import { instant, list, nullable, object, text, uuid } from '../schema.ts'
+import { instantSchema, list, nullable, object, text, uuidSchema } from '../schema.ts'
 import { listEvents } from './queries.ts'
 
 const event = {
   title: 'Event',
   ...object({
-    id: uuid,
-    at: instant,
-    action: text(1, 32, /^[a-z.]+$/),
-    actor: nullable(uuid),
-    subject: nullable(uuid),
-    keyId: nullable(uuid),
-    changes: list(text(1, 32, /^[A-Za-z]+$/), 16),
-    address: nullable(text(0, 64, /^[0-9a-fA-F.:]*$/)),
-    requestId: nullable(text(1, 64, /^[A-Za-z0-9._-]+$/)),
+    id: uuidSchema,
+    at: instantSchema,
+    action: text({ min: 1, max: 32, pattern: /^[a-z.]+$/ }),
+    actor: nullable(uuidSchema),
+    subject: nullable(uuidSchema),
+    keyId: nullable(uuidSchema),
+    changes: list(text({ min: 1, max: 32, pattern: /^[A-Za-z]+$/ }), 16),
+    address: nullable(text({ min: 0, max: 64, pattern: /^[0-9a-fA-F.:]*$/ })),
+    requestId: nullable(text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })),
   }).json,
   description:
     'Actor: whose key acted, null for nobody’s; subject: the user acted upon; changes: names, never values.',
@@ -29,7 +29,7 @@ export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Rou
     tag: 'audit',
     access: 'admin',
     summary: 'Who did what to whom, newest first',
-    query: { ...pageQuery, user: uuid },
+    query: { ...pageQuery, user: uuidSchema },
     replies: {
       200: {
         says: 'Events',

@@ -1,26 +1,35 @@
 import { createKey, digestKey } from './format.ts'
 import { deleteAll, one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
-import { boolean, instant, nilUuid, nullable, oneOf, text, uuid, type Members } from '../schema.ts'
+import {
+  booleanSchema,
+  instantSchema,
+  nilUuid,
+  nullable,
+  oneOf,
+  text,
+  uuidSchema,
+  type Members,
+} from '../schema.ts'
 
-export const name = text(
-  1,
-  100,
-  /^[^\u0000-\u001f\u007f-\u009f]*$/,
-  'must have 1 to 100 characters, none of them a control character',
-)
+export const name = text({
+  min: 1,
+  max: 100,
+  pattern: /^[^\u0000-\u001f\u007f-\u009f]*$/,
+  message: 'must have 1 to 100 characters, none of them a control character',
+})
 
 /** A key as it is shown, and the key itself, which only the answer that makes it holds. */
 export const members = {
-  id: uuid,
+  id: uuidSchema,
   kind: oneOf('api', 'session'),
   name,
-  enabled: boolean,
-  validUntil: nullable(instant),
-  lastUsedAt: nullable(instant),
-  createdAt: instant,
+  enabled: booleanSchema,
+  validUntil: nullable(instantSchema),
+  lastUsedAt: nullable(instantSchema),
+  createdAt: instantSchema,
 }
-export const keyText = text(53, 53, /^usk_[0-9A-Za-z]{49}$/)
+export const keyText = text({ min: 53, max: 53, pattern: /^usk_[0-9A-Za-z]{49}$/ })
 export type Key = Members<typeof members>
 
 const columns = `id, kind, name, enabled, valid_until as "validUntil",

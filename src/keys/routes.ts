@@ -4,7 +4,15 @@ import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
-import { boolean, digits, instant, integer, nullable, object, refined } from '../schema.ts'
+import {
+  booleanSchema,
+  digits,
+  instantSchema,
+  integer,
+  nullable,
+  object,
+  refined,
+} from '../schema.ts'
 import {
   deleteKey,
   insertKey,
@@ -18,7 +26,7 @@ import {
 
 const past = { field: 'validUntil', message: 'must be in the future' }
 /** What is past by any clock is told with all other faults; the rest is for the database's clock to say. */
-const end = refined(instant, {}, (value, wrong) => {
+const end = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * 86_400_000) wrong(past.message)
   return value
 })
@@ -70,7 +78,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     access: 'self',
     summary: 'Rename a key, switch it off or on, change its end',
     description: 'The end of a session comes no later for it.',
-    body: object({}, { name, enabled: boolean, validUntil: nullable(instant) }),
+    body: object({}, { name, enabled: booleanSchema, validUntil: nullable(instantSchema) }),
     replies: { 200: { says: 'The key', body: key } },
     fails: ['key_not_found'],
     handle: ({ body, ...call }) =>

@@ -1,6 +1,6 @@
 import { failures, type Code } from '../errors.ts'
 import type { Access, ReplySpec, Route, Tag } from '../http/route.ts'
-import { integer, object, oneOf, text, uuid, type JsonSchema } from '../schema.ts'
+import { integer, object, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
 
 /** The OpenAPI 3.1 document of a route table. */
 export function openApi(
@@ -102,7 +102,7 @@ function operation(route: Route, path: string, method: string) {
   } = route
   const parameters = [
     ...(path.match(/\w+(?=\})/g) ?? []).map((name) =>
-      parameter('path', name, name === 'path' ? ascii : uuid.json),
+      parameter('path', name, name === 'path' ? ascii : uuidSchema.json),
     ),
     ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
     ...(fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
@@ -182,11 +182,14 @@ function failure(route: Route, status: number) {
   }
 }
 
-const anyText = text(0, 1_048_576, /^[\s\S]*$/)
-const requestId = { title: 'RequestId', ...text(1, 64, /^[A-Za-z0-9._-]+$/).json }
+const anyText = text({ min: 0, max: 1_048_576, pattern: /^[\s\S]*$/ })
+const requestId = {
+  title: 'RequestId',
+  ...text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ }).json,
+}
 const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).json }
 const errors = { type: 'array', maxItems: 1000, items: fault }
-const ascii = text(0, 8192, /^[ -~]*$/).json
+const ascii = text({ min: 0, max: 8192, pattern: /^[ -~]*$/ }).json
 const repeated = { json: { type: 'array', maxItems: 32, items: ascii } }
 const requirements = { 'require-role': repeated, 'require-permission': repeated }
 
@@ -201,8 +204,8 @@ const headers = {
   ETag: header('The version'),
   Location: header('The path of what was made'),
   Link: header('`rel="next"`: the next page, when there is one'),
-  'X-Auth-User-Id': header('Who asks', uuid.json),
-  'X-Auth-Key-Id': header('The key', uuid.json),
+  'X-Auth-User-Id': header('Who asks', uuidSchema.json),
+  'X-Auth-Key-Id': header('The key', uuidSchema.json),
   'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
   'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
   'X-Auth-Permissions': header('The permissions, separated by commas'),

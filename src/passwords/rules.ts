@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 
-import { anyText, refined } from '../schema.ts'
+import { anyTextSchema, refined } from '../schema.ts'
 
 const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
 const common = new Set(
@@ -13,8 +13,7 @@ const common = new Set(
 /** A new password, in the form that is hashed: NFKC. */
 export const newPassword = (minLength: number) =>
   refined(
-    anyText,
-    { minLength, maxLength: 128, format: 'password' },
+    anyTextSchema,
     (value, wrong) => {
       const password = normalPassword(value)
       const length = [...password].length
@@ -23,7 +22,7 @@ export const newPassword = (minLength: number) =>
       if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
       return password
     },
-    'invalid_password',
+    { json: { minLength, maxLength: 128, format: 'password' }, code: 'invalid_password' },
   )
 
 export const normalPassword = (password: string) => password.normalize('NFKC')

@@ -4,14 +4,14 @@ import type { Database } from '../database/pool.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { route, type Route } from '../http/route.ts'
 import { deleteKey, deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { instant, object, uuid, anyText } from '../schema.ts'
+import { instantSchema, object, uuidSchema, anyTextSchema } from '../schema.ts'
 import { checkPassword } from '../passwords/check.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { foldEmail } from '../users/rules.ts'
 
 const session = {
   title: 'Session',
-  ...object({ user: uuid, key: keyText, validUntil: instant }).json,
+  ...object({ user: uuidSchema, key: keyText, validUntil: instantSchema }).json,
 }
 
 type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
@@ -26,7 +26,7 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     summary: 'Log in',
     description:
       'An unknown address, a wrong password and a disabled user get one and the same answer.',
-    body: object({ email: anyText, password: anyText }),
+    body: object({ email: anyTextSchema, password: anyTextSchema }),
     bodySentence: 'Invalid user syntax',
     replies: { 201: { says: 'A session and its key, shown this once', body: session } },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],

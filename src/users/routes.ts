@@ -10,7 +10,7 @@ import { isCurrent, matches } from '../http/etag.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Caller, type Reply, type Route } from '../http/route.ts'
 import { deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { list, object, oneOf, uuid, anyText } from '../schema.ts'
+import { list, object, oneOf, uuidSchema, anyTextSchema } from '../schema.ts'
 import { checkPassword } from '../passwords/check.ts'
 import {
   deleteUser,
@@ -25,7 +25,7 @@ import { email, isEmail, members, notTheEmail } from './rules.ts'
 import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
 
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
-const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuid.json, user] } }
+const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuidSchema.json, user] } }
 const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
 type Deps = {
@@ -81,7 +81,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     tag: 'users',
     access: 'admin',
     summary: 'List users in the order of creation',
-    query: { ...pageQuery, email: anyText, view: oneOf('ids', 'full') },
+    query: { ...pageQuery, email: anyTextSchema, view: oneOf('ids', 'full') },
     replies: {
       200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
     },
@@ -124,7 +124,12 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
     body: object(
       {},
-      { email, password: newPassword(passwordMinLength), currentPassword: anyText, ...reserved },
+      {
+        email,
+        password: newPassword(passwordMinLength),
+        currentPassword: anyTextSchema,
+        ...reserved,
+      },
     ),
     bodySentence: 'Invalid user syntax',
     replies: { 200: { says: 'The user as it is now', body: user, headers: ['ETag'] } },

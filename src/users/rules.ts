@@ -1,4 +1,14 @@
-import { anyText, boolean, instant, integer, list, oneOf, refined, text, uuid } from '../schema.ts'
+import {
+  anyTextSchema,
+  booleanSchema,
+  instantSchema,
+  integer,
+  list,
+  oneOf,
+  refined,
+  text,
+  uuidSchema,
+} from '../schema.ts'
 import type { Members, Schema } from '../schema.ts'
 
 /** What addresses are compared by. NUL, which PostgreSQL does not take, matches no address. */
@@ -9,8 +19,7 @@ const emailJson = { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$'
 
 /** An address as it is kept: trimmed, NFC. */
 export const email = refined(
-  anyText,
-  emailJson,
+  anyTextSchema,
   (value, wrong) => {
     const address = value.trim().normalize('NFC')
     if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
@@ -20,7 +29,7 @@ export const email = refined(
     if (!address.isWellFormed()) wrong('must be well-formed text')
     return address
   },
-  'invalid_email',
+  { json: emailJson, code: 'invalid_email' },
 )
 
 /** Whether a password is the address. */
@@ -34,37 +43,36 @@ export const refusingEmailAsPassword = <T extends { email?: string; password?: s
 ) =>
   refined(
     body,
-    {},
     (given, wrong) => {
       if (given.password && given.email && isEmail(given.password, given.email))
         wrong(notTheEmail, 'password')
       return given
     },
-    'invalid_password',
+    { code: 'invalid_password' },
   )
 
 /** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
-const permission = text(
-  1,
-  64,
-  /^[A-Za-z0-9._:/*-]+$/,
-  'must have 1 to 64 letters, digits and . _ : / * -',
-)
+const permission = text({
+  min: 1,
+  max: 64,
+  pattern: /^[A-Za-z0-9._:/*-]+$/,
+  message: 'must have 1 to 64 letters, digits and . _ : / * -',
+})
 
 /** What only an admin may set. */
 export const reserved = {
   role: oneOf('user', 'admin'),
   permissions: list(permission, 32),
-  enabled: boolean,
+  enabled: booleanSchema,
 }
 
 /** A user as it is shown, but for the key that only its creation shows. */
 export const members = {
-  id: uuid,
+  id: uuidSchema,
   email,
   ...reserved,
   version: integer(1, 2 ** 31 - 1),
-  createdAt: instant,
-  updatedAt: instant,
+  createdAt: instantSchema,
+  updatedAt: instantSchema,
 }
 export type User = Members<typeof members>
