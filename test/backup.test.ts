@@ -12,7 +12,7 @@ import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/s3.ts'
 import { locks } from '../src/database/codes.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
-import { runCommand, startCommand } from './support/s3.ts'
+import { runCommand, startCommand } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
 undo.push(() => rmSync(folder, { recursive: true }))

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
-import { runCommand } from './support/s3.ts'
+import { runCommand } from './support/process.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {

@@ -16,7 +16,7 @@ import type { ConnectionOptions, TLSSocket } from 'node:tls'
 import { ExitError } from '../src/errors.ts'
 import { createCertificate } from './support/certificate.ts'
 import { createTestDatabase, startTestApp, undo } from './support/helpers.ts'
-import { freePort, root } from './support/sshd.ts'
+import { freePort, root } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'tls-'))
 undo.push(() => rmSync(folder, { recursive: true }))

@@ -5,7 +5,8 @@ import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 import type { LoadOptions, LoadResult } from './load.ts'
-import { cpuMs, loader, onOtherCores, pin, pinned } from './servers.ts'
+import { cpuMs, loader } from '../support/process.ts'
+import { onOtherCores, pin, pinned } from './servers.ts'
 
 export const hasWrk = spawnSync('wrk', ['--version']).error === undefined
 

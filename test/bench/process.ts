@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Bench } from './bench.ts'
 import { flood, writeRequests } from './drive.ts'
-import { loader, reference, startServer, startService } from './servers.ts'
+import { loader } from '../support/process.ts'
+import { reference, startServer, startService } from './servers.ts'
 import { median, printTable, short, spread } from './stats.ts'
 
 const clients = 150_000

@@ -1,15 +1,13 @@
-import { execFileSync, spawn } from 'node:child_process'
-import type { ChildProcess } from 'node:child_process'
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { openSync, readFileSync, readdirSync } from 'node:fs'
+import { openSync } from 'node:fs'
 import http from 'node:http'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { availableParallelism } from 'node:os'
 import type { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 import type { Env } from '../../src/config.ts'
+import { cpuMs, freePort, root, rssMb } from '../support/process.ts'
 
 export interface Server {
   port: number
@@ -32,13 +30,6 @@ process.on('exit', () => {
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 export const reference = `${here}reference.js`
-export const checkout = fileURLToPath(new URL('../..', import.meta.url))
-
-/** What Node needs to run TypeScript. */
-export const loader = (process.features as { typescript?: unknown }).typescript
-  ? []
-  : ['--import', import.meta.resolve('tsx')]
-
 const plain: Env = { PATH: process.env['PATH'] }
 
 /** Starts `node ARGS` and waits until `path` answers `status`. */
@@ -51,7 +42,7 @@ export async function startServer(
     status = 200,
   }: { env?: Env; log?: Writable | 'ignore'; status?: number } = {},
 ): Promise<Server> {
-  const port = await findPort()
+  const port = await freePort()
   const start = performance.now()
   const child = spawn(process.execPath, args(port), {
     env: { ...plain, ...env, SERVER_PORT: String(port) },
@@ -87,7 +78,7 @@ export async function startService(
   database: { env: Env },
   directory: string,
   env: Env = {},
-  { nodeArgs = [] as string[], tree = checkout } = {},
+  { nodeArgs = [] as string[], tree = root } = {},
 ): Promise<Server> {
   const reader = spawn('cat', {
     stdio: ['pipe', openSync(`${directory}/access.log`, 'a'), 'inherit'],
@@ -117,41 +108,6 @@ function ask(port: number, path: string): Promise<number> {
     req.on('error', () => resolve(0))
   })
 }
-
-async function findPort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-// What Linux says of processes; its clock ticks 100 times a second.
-const stat = (pid: number) =>
-  readFileSync(`/proc/${pid}/stat`, 'utf8')
-    .replace(/^.*\) /s, '')
-    .split(' ')
-
-/** CPU time of a process, all its threads, user and system. */
-export const cpuMs = (pid: number) => (Number(stat(pid)[11]) + Number(stat(pid)[12])) * 10
-
-export const rssMb = (pid: number) =>
-  Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
-
-/** A process and its children. */
-export const familyOf = (pid: number) => [
-  pid,
-  ...readdirSync('/proc')
-    .map(Number)
-    .filter((each) => {
-      try {
-        return each > 0 && Number(stat(each)[1]) === pid
-      } catch {
-        return false // It has ended.
-      }
-    }),
-]
 
 const cores = availableParallelism()
 const hasTaskset = (() => {

@@ -5,9 +5,8 @@ import type { Bench } from './bench.ts'
 import type { KnownUser } from './database.ts'
 import { flood, hasWrk, writeRequests } from './drive.ts'
 import type { LoadResult } from './load.ts'
+import { cpuMs, familyOf } from '../support/process.ts'
 import {
-  cpuMs,
-  familyOf,
   onAllCores,
   onOtherCores,
   onServerCore,
@@ -15,8 +14,8 @@ import {
   reference,
   startServer,
   startService,
+  type Server,
 } from './servers.ts'
-import type { Server } from './servers.ts'
 import { printTable, ratio, short, spread } from './stats.ts'
 
 interface Contestant {

@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util'
 
 import { createKey } from '../../src/keys/format.ts'
 import type { Env } from '../../src/config.ts'
-import { rssMb } from '../bench/servers.ts'
+import { rssMb } from '../support/process.ts'
 import { printTable, short } from '../bench/stats.ts'
 import { startOwnPostgres } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'

@@ -22,6 +22,9 @@ export const password = 'correct horse battery staple'
 export const passwordHash =
   '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
 
+/** An id that nobody and nothing has. */
+export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
+
 const storedHash = { now: passwordHash }
 
 /** Has this file's passwords be hashed with a thousandth of the work, where that is not the point. */
@@ -51,6 +54,12 @@ export interface Answer {
   details: any
   text: string
 }
+
+/** Of an answer: what most refusals are compared by; no code if it is a success. */
+export const brief = ({ status, body }: Pick<Answer, 'status' | 'body'>) => ({
+  status,
+  ...(body?.code !== undefined && { code: body.code as string }),
+})
 
 export interface Ask {
   key?: string

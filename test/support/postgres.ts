@@ -8,7 +8,7 @@ import { startPrivatePostgres } from '../../src/database/private.ts'
 import { migrateUp } from '../../src/database/migrate.ts'
 import { withDatabase } from '../../src/database/pool.ts'
 import { createDatabase } from '../../src/database/setup.ts'
-import { familyOf } from '../bench/servers.ts'
+import { familyOf } from './process.ts'
 import { undo } from './undo.ts'
 
 export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>

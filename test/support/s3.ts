@@ -1,74 +1,10 @@
-import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 
-import type { Env } from '../../src/config.ts'
-import { freePort, root, succeed } from './sshd.ts'
-
-export interface Ended {
-  status: number | null
-  stdout: string
-  stderr: string
-}
-
-/** Starts one of the commands in bin/ with no environment but `env`. */
-export function startCommand(
-  name: string,
-  args: readonly string[],
-  env: Env,
-): { child: ChildProcess; ended: Promise<Ended> } {
-  return startProgram(process.execPath, [join(root, 'bin', `${name}.js`), ...args], env)
-}
-
-/** Starts a program with no environment but `env`. */
-export function startProgram(
-  program: string,
-  args: string[],
-  env: Env,
-): { child: ChildProcess; ended: Promise<Ended> } {
-  const child = spawn(program, args, { env, stdio: ['ignore', 'pipe', 'pipe'] })
-  const output = { stdout: '', stderr: '' }
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (output.stdout += text))
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (output.stderr += text))
-  const ended = once(child, 'close').then(([status]) => ({
-    status: status as number | null,
-    ...output,
-  }))
-  return { child, ended }
-}
-
-/** Runs one of the commands in bin/ to its end. */
-export const runCommand = (name: string, args: readonly string[], env: Env): Promise<Ended> =>
-  startCommand(name, args, env).ended
-
-/** The processes of the machine, as anybody can list them. */
-export function listProcesses(): { pid: number; parent: number; command: string }[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .flatMap((pid) => {
-      try {
-        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
-        const [, parent] = /\) \w (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
-        return [{ pid: Number(pid), parent: Number(parent), command }]
-      } catch {
-        return []
-      }
-    })
-}
-
-/** Waits, at most 10 s, until `find` finds something. */
-export async function until<T>(find: () => T | undefined | false | null): Promise<T> {
-  for (let i = 0; i < 2000; i++) {
-    const found = find()
-    if (found) return found
-    await sleep(5)
-  }
-  return assert.fail('what the test waits for did not happen within 10 s')
-}
+import { freePort, succeed, until } from './process.ts'
 
 /**
  * A real S3 server on loopback: OpenStack Swift with its s3api. Two accounts that may read and write
@@ -156,19 +92,15 @@ ${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#
     running.set(name, spawn(program, args, { stdio: 'ignore', detached: true }))
   const start = (name: string) =>
     launch(name, `swift-${name}-server`, [join(etc, `${name}-server.conf`)])
-  const ready = async () => {
-    for (let i = 0; i < 300; i++) {
-      if (
-        await fetch(`http://127.0.0.1:${proxy}/`).then(
-          () => true,
-          () => false,
-        )
-      )
-        return
-      await sleep(100)
+  const answers = async () => {
+    try {
+      return await fetch(`http://127.0.0.1:${proxy}/`)
+    } catch {
+      return false
     }
-    assert.fail('the S3 server did not start: are memcached and the four swift servers installed?')
   }
+  const ready = () =>
+    until('the S3 server answers; are memcached and the four swift servers installed?', answers, 30)
   launch('memcached', 'memcached', [
     '-u',
     user,

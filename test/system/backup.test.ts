@@ -23,14 +23,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Env } from '../../src/config.ts'
 import { findPostgresBin, startPrivatePostgres } from '../../src/database/private.ts'
 import {
+  freePort,
   listProcesses,
+  root,
   runCommand,
   startCommand,
   startProgram,
-  startS3,
+  succeed,
   until,
-} from '../support/s3.ts'
-import { freePort, root, succeed } from '../support/sshd.ts'
+} from '../support/process.ts'
+import { startS3 } from '../support/s3.ts'
 
 const undo: (() => unknown)[] = []
 const undoAll = async () => {
@@ -490,7 +492,7 @@ test('a full disk fails the backup and the restore, and nothing is lost', async 
 
 /** Resolves when the dump is on its way to the bucket. */
 const uploading = (pid: number) =>
-  until(() => {
+  until('an upload', () => {
     const all = listProcesses()
     return all.find(({ parent, command }) => parent === pid && command.includes('s3 cp'))
   })
@@ -524,7 +526,7 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 
 test('a backup that gets SIGTERM while pg_dump runs ends pg_dump and leaves nothing', async () => {
   const { child, ended } = startCommand('backup', [], reads)
-  await until(() =>
+  await until('pg_dump', () =>
     listProcesses().find(({ parent, command }) => parent === child.pid && /pg_dump/.test(command)),
   )
   child.kill('SIGTERM')
@@ -559,7 +561,7 @@ test('what a backup that was killed leaves is removed by the next one, which is 
   const upload = await uploading(child.pid!)
   child.kill('SIGKILL')
   await ended
-  process.kill(upload.pid, 'SIGKILL')
+  process.kill(upload!.pid, 'SIGKILL')
   assert.equal(listLeft().length, 1)
   const next = await runCommand('backup', [], reads)
 
@@ -735,7 +737,7 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
 
 test('a restore that gets SIGTERM leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until(() =>
+  await until('psql', () =>
     listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
   )
   await sleep(100)
@@ -748,13 +750,16 @@ test('a restore that gets SIGTERM leaves the database as it was', async () => {
 
 test('a restore that is killed leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until(() =>
+  await until('psql', () =>
     listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
   )
   await sleep(100)
   child.kill('SIGKILL')
   await ended
-  await until(() => !listProcesses().some(({ command }) => /psql --no-psqlrc/.test(command)))
+  await until(
+    'the end of psql',
+    () => !listProcesses().some(({ command }) => /psql --no-psqlrc/.test(command)),
+  )
 
   await assertSameRows()
 })

@@ -8,7 +8,8 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { ask, freePort, root, run, startSshd, succeed } from '../support/sshd.ts'
+import { freePort, root, run, succeed } from '../support/process.ts'
+import { ask, startSshd } from '../support/sshd.ts'
 
 const scripts = (await readdir(join(root, 'bin'))).filter((name) => name.endsWith('.sh')).sort()
 

@@ -18,6 +18,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { password, undo } from '../support/helpers.ts'
 import { startOwnPostgres } from '../support/postgres.ts'
+import { until } from '../support/process.ts'
 import { startService } from '../support/service.ts'
 
 const disk = mkdtempSync(join(tmpdir(), 'user-service-disk-'))
@@ -97,22 +98,25 @@ async function keep(work: () => ReturnType<typeof ask>) {
   }
 }
 const load = Promise.all([keep(signUp), ...Array.from({ length: 8 }, () => keep(makeKey))])
-load.catch(() => {}) // Told by whoever waits for it.
-async function until(what: string, isSo: () => unknown, seconds = 15) {
-  for (
-    const deadline = performance.now() + seconds * 1000;
-    !(await isSo());
-    await Promise.race([load, sleep(50)])
-  ) {
-    assert.ok(performance.now() < deadline, `not ${what}`)
-    if (service.child.exitCode !== null) assert.fail('the service has ended')
-  }
-}
+load.catch(() => {}) // `untilServing` reports it.
+/** Waits as long as the load and the service hold. */
+const untilServing = (what: string, isSo: () => unknown, seconds = 15) =>
+  Promise.race([
+    load.then(() => assert.fail('the load has ended')),
+    until(
+      what,
+      () => {
+        if (service.child.exitCode !== null) assert.fail('the service has ended')
+        return isSo()
+      },
+      seconds,
+    ),
+  ])
 
 test('while its tables cannot grow keys pass, changes get 503; with room it goes on, by itself', async () => {
-  await until('under load', () => given.length > 200)
+  await untilServing('under load', () => given.length > 200)
   fill(0)
-  await until('full', () => last.every((status) => status === 503))
+  await untilServing('full', () => last.every((status) => status === 503))
   assert.ok(service.log.some((line) => line.includes('"code":"53100"')))
   for (let i = 0; i < 20; i++)
     assert.deepEqual([await passes(), await passes(given[i]), await read()], [200, 200, 200])
@@ -121,23 +125,23 @@ test('while its tables cannot grow keys pass, changes get 503; with room it goes
   )
   assert.ok(keys!.noted < 20, 'there was room to note each use')
   makeRoom()
-  await until('back', () => last.every((status) => status === 201), 3)
+  await untilServing('back', () => last.every((status) => status === 201), 3)
 })
 
 test('when it cannot write its log and stops answers are 503; with room and started it goes on', async () => {
   // For tables, not for the 16 MB of the next segment of the log: changes are acknowledged to the last moment.
   fill(4 << 20)
-  await until('stopped', async () => {
+  await untilServing('stopped', async () => {
     await postgres.sql('select pg_switch_wal()').catch(() => {})
     return !postgres.isAlive()
   })
   last = []
   assert.deepEqual([await passes(), await read(), (await makeKey()).status], [503, 503, 503])
-  await until('all refused', () => last.length === 50)
+  await untilServing('all refused', () => last.length === 50)
   assert.deepEqual(last, Array(50).fill(503))
   makeRoom()
   await postgres.start()
-  await until('back', () => last.every((status) => status === 201), 3)
+  await untilServing('back', () => last.every((status) => status === 201), 3)
 })
 
 test('nothing that was acknowledged is lost', async () => {

@@ -15,7 +15,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { startTestApp, undo } from '../support/helpers.ts'
-import { freePort, root } from '../support/sshd.ts'
+import { freePort, root } from '../support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'gateways-'))
 chmodSync(folder, 0o755)

@@ -12,7 +12,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'node:tls'
 
 import { startPrivatePostgres } from '../../src/database/private.ts'
-import { ask, freePort, root, run, startSshd, succeed } from '../support/sshd.ts'
+import { freePort, root, run, succeed } from '../support/process.ts'
+import { ask, startSshd } from '../support/sshd.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {

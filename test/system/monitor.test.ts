@@ -6,8 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
-import { runCommand } from '../support/s3.ts'
-import { freePort, run, succeed } from '../support/sshd.ts'
+import { freePort, run, runCommand, succeed } from '../support/process.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {

@@ -6,7 +6,6 @@ import { cpSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createKey } from '../../src/keys/format.ts'
 import { undo } from '../support/helpers.ts'
@@ -17,7 +16,7 @@ import { createClient } from '../soak/client.ts'
 import type { Slot } from '../soak/client.ts'
 import { createLoad } from '../soak/load.ts'
 import { verify } from '../soak/verify.ts'
-import { freePort, root, run } from '../support/sshd.ts'
+import { freePort, root, run, until } from '../support/process.ts'
 
 const postgres = await startOwnPostgres()
 const admin = createKey()
@@ -54,10 +53,6 @@ function makeVersion(name: string, migrations: Record<string, string>) {
   return version
 }
 
-async function until(what: () => string, isSo: () => unknown) {
-  const deadline = performance.now() + 20_000
-  for (; !(await isSo()); await sleep(20)) assert.ok(performance.now() < deadline, what())
-}
 const isHealthy = (url: string) =>
   fetch(`${url}/healthcheck`).then(
     ({ ok }) => ok,
@@ -93,8 +88,9 @@ ${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`,
   const ended = once(haproxy, 'exit').catch(() => assert.fail('These tests need haproxy'))
   undo.push(async () => haproxy.kill('SIGKILL') && (await ended))
   const settled = until(
-    () => `haproxy does not know who is up: ${said}`,
+    () => `haproxy knows which instances are up: ${said}`,
     () => isHealthy(`http://127.0.0.1:${port}/settled`),
+    20,
   )
   await Promise.race([settled, ended.then(() => assert.fail(`haproxy has ended: ${said}`))])
   return `http://127.0.0.1:${port}/v1`
@@ -122,10 +118,7 @@ test('two instances are replaced by a version that migrates, under load, and no 
     isOver = true
   })
   const moreChanges = (from = load.changes.length) =>
-    until(
-      () => 'no changes',
-      () => load.changes.length >= from + 30,
-    )
+    until('30 changes more', () => load.changes.length >= from + 30, 20)
 
   await moreChanges()
   assert.equal((await migrate(next)).stdout, '0003_more applied\n')
@@ -139,10 +132,7 @@ test('two instances are replaced by a version that migrates, under load, and no 
   const instances: Service[] = []
   for (const [i, service] of old.entries()) {
     const { url } = (instances[i] = await start(next, ports[2 + i]))
-    await until(
-      () => 'the next one is not well',
-      () => isHealthy(url),
-    )
+    await until('the next instance is healthy', () => isHealthy(url), 20)
     await moreChanges()
     assert.equal(await service.kill(), 0, service.said())
     await moreChanges()
@@ -178,15 +168,9 @@ test('who starts during a migration ends and says so, who knows no more than wha
   })
   const serving = await start(next)
   const migrations = [migrate(later)]
-  await until(
-    () => 'no migration waits',
-    async () =>
-      (
-        await postgres.sql(
-          `select from pg_stat_activity where query like 'do $$%' and state = 'active'`,
-        )
-      ).length > 0,
-  )
+  const waiting = `select from pg_stat_activity where query like 'do $$%' and state = 'active'`
+  const isWaiting = async () => (await postgres.sql(waiting)).length > 0
+  await until('a migration waits', isWaiting, 20)
   migrations.push(migrate(later))
   const early = await Promise.all([1, 2, 3].map(() => start(later)))
   for (const each of early) {

@@ -7,7 +7,7 @@ import { test } from 'node:test'
 
 import { createCertificate } from '../support/certificate.ts'
 import { startTestApp, undo } from '../support/helpers.ts'
-import { run, succeed } from '../support/sshd.ts'
+import { run, succeed } from '../support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'tls-scan-'))
 undo.push(() => rmSync(folder, { recursive: true }))
