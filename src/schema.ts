@@ -10,7 +10,7 @@ export interface JsonSchema {
   required?: string[]
   items?: JsonSchema
   maxItems?: number
-  anyOf?: JsonSchema[]
+  oneOf?: JsonSchema[]
 }
 
 /** Describes what it accepts; `check` returns the value, typed and in normal form, and adds every fault. */
@@ -59,7 +59,7 @@ export const refined = <T>(
 /** The same schema, with what the document says of it. */
 export const documented = <T>(
   schema: Schema<T>,
-  { description, example }: { description?: string; example?: unknown },
+  { description, example }: { description?: string | undefined; example?: unknown },
 ): Schema<T> => ({
   ...schema,
   json: {
@@ -69,11 +69,9 @@ export const documented = <T>(
   },
 })
 
-/** Any text that may be an address: what a log-in or a search takes. */
-export const anyTextSchema = rule(
-  { type: 'string', maxLength: 16_384, pattern: '^[\\s\\S]*$' },
-  'must be text',
-  (value) => (typeof value === 'string' ? value : undefined),
+/** Any text. */
+export const anyTextSchema = rule({ type: 'string' }, 'must be text', (value) =>
+  typeof value === 'string' ? value : undefined,
 )
 
 interface TextRule {
@@ -81,20 +79,22 @@ interface TextRule {
   max: number
   pattern: RegExp
   message?: string
+  example?: string
 }
 
 /** Well-formed text that fits `pattern` and has `min` to `max` code points. */
-export function text({ min, max, pattern, message }: TextRule): Schema<string> {
+export function text({ min, max, pattern, message, example }: TextRule): Schema<string> {
   function parse(value: unknown) {
     if (typeof value !== 'string' || !value.isWellFormed() || !pattern.test(value)) return undefined
     const length = [...value].length
     return length >= min && length <= max ? value : undefined
   }
-  return rule(
+  const schema = rule(
     { type: 'string', minLength: min, maxLength: max, pattern: pattern.source },
     message ?? `must have ${min} to ${max} characters`,
     parse,
   )
+  return documented(schema, { example })
 }
 
 /** Whether this is a UUID, in whatever case. */

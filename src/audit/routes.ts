@@ -1,20 +1,22 @@
 import type { Db } from '../database/pool.ts'
 import { route, type Route } from '../http/route.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
-import { instantSchema, list, nullable, object, text, uuidSchema } from '../schema.ts'
+import { documented, instantSchema, list, nullable, object, text, uuidSchema } from '../schema.ts'
 import { listEvents } from './queries.ts'
 
 const event = {
-  title: 'Event',
+  title: 'AuditEvent',
   ...object({
     id: uuidSchema,
     at: instantSchema,
-    action: text({ min: 1, max: 32, pattern: /^[a-z.]+$/ }),
+    action: text({ min: 1, max: 32, pattern: /^[a-z.]+$/, example: 'user.changed' }),
     actor: nullable(uuidSchema),
     subject: nullable(uuidSchema),
     keyId: nullable(uuidSchema),
-    changes: list(text({ min: 1, max: 32, pattern: /^[A-Za-z]+$/ }), 16),
-    address: nullable(text({ min: 0, max: 64, pattern: /^[0-9a-fA-F.:]*$/ })),
+    changes: list(text({ min: 1, max: 32, pattern: /^[A-Za-z]+$/, example: 'email' }), 16),
+    address: nullable(
+      text({ min: 0, max: 64, pattern: /^[0-9a-fA-F.:]*$/, example: '203.0.113.7' }),
+    ),
     requestId: nullable(text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })),
   }).json,
   description:
@@ -29,7 +31,12 @@ export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Rou
     tag: 'audit',
     access: 'admin',
     summary: 'Who did what to whom, newest first',
-    query: { ...pageQuery, user: uuidSchema },
+    query: {
+      ...pageQuery,
+      user: documented(uuidSchema, {
+        description: 'Only what this user did, or what was done to it',
+      }),
+    },
     replies: {
       200: {
         says: 'Events',

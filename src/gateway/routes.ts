@@ -11,6 +11,13 @@ const identity = [
   ['X-Auth-Key-Kind', 'keyKind'],
 ] as const
 
+const requirement = {
+  type: 'array',
+  maxItems: 32,
+  items: { type: 'string', maxLength: 64, examples: ['user'] },
+  description: 'Must hold; may be repeated',
+}
+
 /** Headers are ASCII: other characters, and `%`, as their UTF-8 bytes in percent-encoding. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
@@ -28,7 +35,9 @@ export const authRoutes = (): Route[] =>
       access: 'key',
       summary: 'Ask whether a request may pass',
       description:
-        'Any method. `require-role` and `require-permission`, any number, must all hold.',
+        'The same by any other method, and for any path below. Each requirement may be repeated, and ' +
+        'all must hold. Any other parameter is ignored, as is a body: gateways append what they got.',
+      looseQuery: { 'require-role': requirement, 'require-permission': requirement },
       throttled: false,
       replies: {
         200: { says: 'It may; the headers say who asks', headers: identity.map(([name]) => name) },

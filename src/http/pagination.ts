@@ -1,8 +1,13 @@
-import { digits, uuidSchema } from '../schema.ts'
+import { digits, documented, uuidSchema } from '../schema.ts'
 import type { Reply } from './route.ts'
 
 /** Keyset pagination: the cursor is the id of the last row, so every page costs what the first does. */
-export const pageQuery = { limit: digits(1, 1000, { default: 100 }), after: uuidSchema }
+export const pageQuery = {
+  limit: digits(1, 1000, { default: 100, description: 'At most so many' }),
+  after: documented(uuidSchema, {
+    description: 'Those after this one, the last of the page before; `Link` has it',
+  }),
+}
 
 /** Reads one row more than asked for, to know whether to name a next page in `Link`. */
 export async function paged<Q extends { limit?: number }, Row extends { id: string }>(

@@ -17,6 +17,7 @@ export const name = text({
   max: 100,
   pattern: /^[^\u0000-\u001f\u007f-\u009f]*$/,
   message: 'must have 1 to 100 characters, none of them a control character',
+  example: 'laptop',
 })
 
 /** A key as it is shown, and the key itself, which only the answer that makes it holds. */
@@ -29,7 +30,12 @@ export const members = {
   lastUsedAt: nullable(instantSchema),
   createdAt: instantSchema,
 }
-export const keyText = text({ min: 53, max: 53, pattern: /^usk_[0-9A-Za-z]{49}$/ })
+export const keyText = text({
+  min: 53,
+  max: 53,
+  pattern: /^usk_[0-9A-Za-z]{49}$/,
+  example: `usk_${'0'.repeat(49)}`,
+})
 export type Key = Members<typeof members>
 
 const columns = `id, kind, name, enabled, valid_until as "validUntil",

@@ -31,7 +31,7 @@ const end = refined(instantSchema, (value, wrong) => {
   return value
 })
 const key = { title: 'Key', ...object(members).json }
-const newKey = { title: 'NewKey', ...object({ ...members, key: keyText }).json }
+const newKey = { title: 'CreatedKey', ...object({ ...members, key: keyText }).json }
 
 export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => [
   route({
@@ -41,7 +41,10 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     tag: 'keys',
     access: 'self',
     summary: 'The keys and sessions of a user, oldest first',
-    query: { ...pageQuery, limit: digits(1, 1000, { default: 1000 }) },
+    query: {
+      ...pageQuery,
+      limit: digits(1, 1000, { default: 1000, description: 'At most so many' }),
+    },
     replies: {
       200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
     },
@@ -59,7 +62,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     access: 'self',
     summary: 'Make a further key',
     body: object({ name }, { validUntil: nullable(end) }),
-    replies: { 201: { says: 'The key, shown this once', body: newKey } },
+    replies: { 201: { says: 'The key, shown this once', body: newKey, creates: { keyId: 'id' } } },
     fails: ['user_not_found'],
     handle: ({ body, ...call }) =>
       audited(db, 'key.created', 201, call, async (tx) => {
@@ -116,7 +119,9 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
       'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
     body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),
     bodyOptional: true,
-    replies: { 201: { says: 'The new key, shown this once', body: newKey } },
+    replies: {
+      201: { says: 'The new key, shown this once', body: newKey, creates: { keyId: 'id' } },
+    },
     fails: ['key_not_found'],
     handle: ({ body, ...call }) =>
       audited(db, 'key.rotated', 201, call, async (tx) => {

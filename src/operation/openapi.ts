@@ -1,28 +1,29 @@
+// The OpenAPI 3.1 document of a route table. It is made of what the routes enforce, so that the two
+// cannot drift; a route, a schema and a parameter are described where they are declared.
+
 import { failures, type Code } from '../errors.ts'
 import type { Access, ReplySpec, Route, Tag } from '../http/route.ts'
-import { integer, object, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
+import { uuidSchema, type JsonSchema } from '../schema.ts'
+import { ascii, components, envelope, example, extract, failureSchema } from './components.ts'
 
-/** The OpenAPI 3.1 document of a route table. */
+/** The document; a part that several operations have in common is under `components`. */
 export function openApi(
   routes: Route[],
   { basePath, version }: { basePath: string; version: string },
 ) {
-  const operations: Record<string, Record<string, object>> = {}
-  for (const route of routes) {
-    const path = route.path.replace('*', '{path}')
-    const methods = route.method === 'ANY' ? anyMethod : [route.method.toLowerCase()]
-    for (const method of methods) (operations[path] ??= {})[method] = operation(route, path, method)
+  // No parameter of OpenAPI holds a slash: what lies below a path cannot be described.
+  const described = routes.filter(({ path }) => !path.endsWith('/*'))
+  const responses: Record<string, object> = {}
+  const paths: Record<string, Record<string, object>> = {}
+  for (const route of described) {
+    const method = route.method === 'ANY' ? 'get' : route.method.toLowerCase()
+    paths[route.path] = {
+      ...paths[route.path],
+      [method]: operation(route, described, responses),
+    }
   }
-  // Schemas with a title become components, so that generated clients have names for them.
   const schemas: Record<string, object> = {}
-  const { paths, ...parts } = JSON.parse(
-    JSON.stringify({ paths: operations, headers }, (_, value) => {
-      if (typeof value?.title !== 'string') return value
-      const { title, ...schema } = value
-      schemas[title] = schema
-      return { $ref: `#/components/schemas/${title}` }
-    }),
-  )
+  const extracted = extract({ paths, components: { ...components, responses } }, schemas)
   return {
     openapi: '3.1.0',
     info: {
@@ -41,27 +42,21 @@ export function openApi(
       },
     ],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
-    paths,
-    components: { schemas, securitySchemes, ...parts },
+    paths: extracted.paths,
+    components: { schemas, ...extracted.components },
   }
 }
 
-const description =
-  'Every answer with a body is an envelope: `requestId`, `status` and `details`; a failure has `code`, and `errors` ' +
-  'where members of the body or query are at fault. An `X-Request-Id` that is sent comes back.\n\n' +
-  '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 `not_found`, ' +
-  'another method 405 `method_not_allowed` with `Allow`; a request that takes too long 408, one that expects more ' +
-  'than `100-continue` 417, one with too long headers 431. Nothing but the documentation may be cached.'
-const securitySchemes = {
-  apiKey: {
-    type: 'apiKey',
-    in: 'header',
-    name: 'X-Api-Key',
-    description: 'A key, be it of a session',
-  },
-  bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
-}
-const anyMethod = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
+const description = [
+  'Every answer with a body is an envelope: `requestId`, `status` and `details`. A failure has a ' +
+    '`code` to act on, and `errors` where members of the body or query are at fault; `details` is ' +
+    'then a sentence for people. Later versions may add codes. An `X-Request-Id` that is sent is kept.',
+  '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 ' +
+    '`not_found`, another method 405 `method_not_allowed` with `Allow`; a request that takes too long ' +
+    '408, one that expects more than `100-continue` 417, one with too long headers 431.',
+  'Nothing but the documentation may be cached.',
+].join('\n\n')
+
 const tags: Record<Tag, string> = {
   users: 'Accounts',
   keys: 'Keys of a user',
@@ -70,174 +65,170 @@ const tags: Record<Tag, string> = {
   audit: 'What happened',
   operation: 'For the operator',
 }
+
 const mayCall: Record<Access, string> = {
-  anyone: 'For anyone; a key is not looked at.',
+  anyone: 'For anyone; a key is ignored.',
   optional: 'For anyone; a key that is sent must be good.',
   key: 'For any key.',
   self: 'For the user itself and admins.',
   admin: 'For admins.',
 }
 
-/** Every failure that a route can answer, from what it is and from what it names itself. */
-function failuresOf({ access, path, query, body, throttled, fails = [] }: Route): Code[] {
-  const codes: Code[] = ['invalid_request', 'internal', ...fails]
-  if (throttled !== false) codes.push('throttled')
-  if (access !== 'anyone')
-    codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
-  if (access === 'self' || access === 'admin') codes.push('forbidden')
-  if (path.includes('{')) codes.push('invalid_id')
-  if (query) codes.push('invalid_query')
-  if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
-  return [...new Set(codes)]
+const keys = [{ apiKey: [] }, { bearer: [] }]
+const security: Record<Access, object[]> = {
+  anyone: [{}],
+  optional: [{}, ...keys],
+  key: keys,
+  self: keys,
+  admin: keys,
 }
 
-function operation(route: Route, path: string, method: string) {
-  const {
-    access,
-    summary,
-    body,
-    replies,
-    fails,
-    query = route.method === 'ANY' ? requirements : {},
-  } = route
-  const parameters = [
-    ...(path.match(/\w+(?=\})/g) ?? []).map((name) =>
-      parameter('path', name, name === 'path' ? ascii : uuidSchema.json),
-    ),
-    ...Object.entries(query).map(([name, { json }]) => parameter('query', name, json)),
-    ...(fails?.includes('stale_version') ? [parameter('header', 'If-Match', ascii)] : []),
-    ...(replies[304] ? [parameter('header', 'If-None-Match', ascii)] : []),
-  ]
-  const keys = [{ apiKey: [] }, { bearer: [] }]
+function operation(route: Route, all: Route[], shared: Record<string, object>) {
+  const { access, body, operationId } = route
   const responses: Record<string, object> = {}
-  for (const [status, spec] of Object.entries(replies)) responses[status] = success(route, spec)
-  for (const code of failuresOf(route))
-    responses[failures[code].status] ??= failure(route, failures[code].status)
+  for (const [status, spec] of Object.entries(route.replies)) {
+    responses[status] = success(route, spec, all)
+  }
+  for (const [status, codes] of groupByStatus(codesOf(route))) {
+    responses[status] = failure(route, status, codes, shared)
+  }
   return {
-    operationId: [method, ...path.match(/\w+/g)!].join('_'),
+    operationId,
     tags: [route.tag],
-    summary,
-    parameters,
-    responses,
+    summary: route.summary,
     description: [route.description, mayCall[access]].filter(Boolean).join(' '),
-    security: access === 'anyone' ? [{}] : access === 'optional' ? [{}, ...keys] : keys,
-    requestBody: body && { required: !route.bodyOptional, content: content(body.json) },
-  }
-}
-
-const meanings: Record<string, string> = {
-  id: 'The user’s',
-  keyId: 'The key’s',
-  path: 'Whatever the gateway appends, slashes too',
-  limit: 'At most so many',
-  after: 'Those after this one, the last of the page before; `Link` has it',
-  email: 'Only who has this address, whatever its case',
-  view: '`full`: users instead of ids',
-  user: 'Only what this user did, or was done to it',
-  'require-role': 'Must hold; may be repeated',
-  'require-permission': 'Must hold; may be repeated',
-  'If-Match': 'Only if the `ETag` is still this one',
-  'If-None-Match': 'The `ETag` that is known',
-}
-const parameter = (where: string, name: string, schema: JsonSchema) => ({
-  name,
-  in: where,
-  description: meanings[name],
-  schema,
-  required: where === 'path',
-})
-
-const content = (schema: JsonSchema) => ({
-  'application/json': { schema, example: example(schema) },
-})
-
-function envelope(status: string, members: Record<string, JsonSchema>) {
-  const properties = { requestId, status: oneOf(status).json, ...members }
-  const required = Object.keys(properties).filter((name) => name !== 'errors')
-  return content({ type: 'object', properties, required, unevaluatedProperties: false })
-}
-const success = (route: Route, { says, body, raw, headers }: ReplySpec) => ({
-  description: says,
-  headers: headersOf(route, headers),
-  content: body
-    ? envelope('SUCCESS', { details: body })
-    : raw && { [raw]: { schema: raw === 'application/json' ? { type: 'object' } : anyText.json } },
-})
-function failure(route: Route, status: number) {
-  const codes = failuresOf(route).filter((code) => failures[code].status === status)
-  const sentences = codes.map(
-    (code) => (code === 'invalid_body' && route.bodySentence) || failures[code].sentence,
-  )
-  const more =
-    status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : []
-  const [details, code] = [oneOf(...sentences).json, oneOf(...codes).json]
-  return {
-    description: codes.map((code, i) => `\`${code}\`: ${sentences[i]}`).join('; '),
-    headers: headersOf(route, more),
-    content: envelope('ERROR', {
-      details,
-      code,
-      ...(status === 400 && (route.body || route.query) && { errors }),
+    'x-access': access,
+    security: security[access],
+    parameters: parametersOf(route),
+    ...(body && {
+      requestBody: {
+        required: !route.bodyOptional,
+        content: json({ title: `${capital(operationId)}Body`, ...body.json }),
+      },
     }),
+    responses,
   }
 }
 
-const anyText = text({ min: 0, max: 1_048_576, pattern: /^[\s\S]*$/ })
-const requestId = {
-  title: 'RequestId',
-  ...text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ }).json,
+/** Every failure that a route can answer: from what it is, and what it names itself. */
+function codesOf(route: Route): Code[] {
+  const codes: Code[] = ['invalid_request', 'internal']
+  if (route.throttled !== false) codes.push('throttled')
+  if (route.access !== 'anyone') {
+    codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
+  }
+  if (route.access === 'self' || route.access === 'admin') codes.push('forbidden')
+  if (route.path.includes('{')) codes.push('invalid_id')
+  if (route.query) codes.push('invalid_query')
+  if (route.body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
+  return [...new Set([...codes, ...(route.fails ?? [])])]
 }
-const fault = { title: 'Fault', ...object({ field: anyText, message: anyText }).json }
-const errors = { type: 'array', maxItems: 1000, items: fault }
-const ascii = text({ min: 0, max: 8192, pattern: /^[ -~]*$/ }).json
-const repeated = { json: { type: 'array', maxItems: 32, items: ascii } }
-const requirements = { 'require-role': repeated, 'require-permission': repeated }
 
-const header = (description: string, schema: JsonSchema = ascii) => ({ description, schema })
-const headers = {
-  'X-Request-Id': header('The caller’s, or a new one', requestId),
-  'Access-Control-Allow-Origin': header('The caller’s origin, if `CORS_ORIGINS` names it'),
-  'RateLimit-Policy': header('`"default";q=10;w=1`: so many a second'),
-  RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
-  'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
-  'WWW-Authenticate': header('How to authenticate'),
-  ETag: header('The version'),
-  Location: header('The path of what was made'),
-  Link: header('`rel="next"`: the next page, when there is one'),
-  'X-Auth-User-Id': header('Who asks', uuidSchema.json),
-  'X-Auth-Key-Id': header('The key', uuidSchema.json),
-  'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
-  'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
-  'X-Auth-Permissions': header('The permissions, separated by commas'),
-  'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
+function groupByStatus(codes: Code[]): Map<number, Code[]> {
+  const groups = new Map<number, Code[]>()
+  // In the order of the table of failures, so that equal groups have equal names.
+  for (const code of Object.keys(failures) as Code[]) {
+    if (!codes.includes(code)) continue
+    const { status } = failures[code]
+    groups.set(status, [...(groups.get(status) ?? []), code])
+  }
+  return groups
 }
-function headersOf({ throttled }: Route, more: string[] = []) {
-  const limits = throttled === false ? [] : ['RateLimit-Policy', 'RateLimit']
+
+function success(route: Route, { says, body, raw, headers, creates }: ReplySpec, all: Route[]) {
+  const links = creates && linksTo(route, creates, all)
+  let content: object | undefined
+  if (body) content = json(envelope(body, capital(route.operationId)))
+  if (raw)
+    content = { [raw]: { schema: { type: raw === 'application/json' ? 'object' : 'string' } } }
+  return {
+    description: says,
+    headers: headersOf(route, headers ?? []),
+    ...(content && { content }),
+    ...(links && { links }),
+  }
+}
+
+/** A reference to the response that all operations share which fail with these codes. */
+function failure(route: Route, status: number, codes: Code[], shared: Record<string, object>) {
+  const name = codes.join('-') + (route.throttled === false ? '-unthrottled' : '')
+  const schema = failureSchema
+  const sample = { code: codes[0], details: failures[codes[0]!].sentence }
+  shared[name] = {
+    description: codes.map((code) => `\`${code}\`: ${failures[code].sentence}`).join('; '),
+    'x-codes': codes,
+    headers: headersOf(route, headersOfStatus[status] ?? []),
+    content: {
+      'application/json': { schema, example: { ...(example(schema) as object), ...sample } },
+    },
+  }
+  return { $ref: `#/components/responses/${name}` }
+}
+
+const headersOfStatus: Record<number, string[]> = {
+  401: ['WWW-Authenticate'],
+  429: ['Retry-After'],
+  503: ['Retry-After'],
+}
+
+function headersOf(route: Route, more: string[]) {
+  const limits = route.throttled === false ? [] : ['RateLimit-Policy', 'RateLimit']
   const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }
 
-const key = `usk_${'0'.repeat(49)}`
-const samples: Record<string, string> = {
-  email: 'ada@example.org',
-  password: 'correct horse battery staple',
-  permissions: 'orders:read',
-  name: 'laptop',
-  key,
-  apiKeys: key,
-  action: 'user.changed',
-  changes: 'email',
-  address: '203.0.113.7',
+/** What can be called with that which an answer created. */
+function linksTo(route: Route, creates: Record<string, string>, all: Route[]) {
+  const known: Record<string, string> = {}
+  for (const name of namesIn(route.path)) known[name] = `$request.path.${name}`
+  for (const [name, member] of Object.entries(creates)) {
+    known[name] = `$response.body#/details/${member}`
+  }
+  const created = Object.keys(creates)
+  const links: Record<string, object> = {}
+  for (const { path, operationId } of all) {
+    const names = namesIn(path)
+    const isAbout = created.every((name) => names.includes(name))
+    if (!isAbout || names.some((name) => known[name] === undefined)) continue
+    const parameters = Object.fromEntries(names.map((name) => [name, known[name]]))
+    links[operationId] = { operationId, parameters }
+  }
+  return links
 }
-/** A value that fits a schema; of an object the required members, or the first; `name`: of the member it is of. */
-function example(schema: JsonSchema, name = ''): unknown {
-  const { type, format, minimum, enum: choices, anyOf, items, maxItems, properties = {} } = schema
-  const { required = Object.keys(properties).slice(0, 1) } = schema
-  if (anyOf) return example(anyOf[0]!)
-  if (items) return [example(items, name)].slice(0, maxItems)
-  if (type === 'object')
-    return Object.fromEntries(required.map((each) => [each, example(properties[each]!, each)]))
-  if (format === 'date-time') return '2030-01-31T12:00:00.000Z'
-  if (type === 'boolean') return true
-  return samples[name] ?? choices?.[0] ?? minimum ?? '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
+
+/** What members of a path mean, wherever they occur. */
+const pathParameters: Record<string, string> = {
+  id: 'The user’s id',
+  keyId: 'The key’s id',
 }
+
+function parametersOf({ path, query = {}, looseQuery = {}, fails = [], replies }: Route) {
+  const parameters = namesIn(path).map((name) =>
+    parameter('path', name, { ...uuidSchema.json, description: pathParameters[name]! }),
+  )
+  for (const [name, schema] of Object.entries(query)) {
+    parameters.push(parameter('query', name, schema.json))
+  }
+  for (const [name, schema] of Object.entries(looseQuery)) {
+    parameters.push(parameter('query', name, schema))
+  }
+  if (fails.includes('stale_version')) parameters.push(parameter('header', 'If-Match', ifMatch))
+  if (replies[304]) parameters.push(parameter('header', 'If-None-Match', ifNoneMatch))
+  return parameters
+}
+
+const ifMatch = ascii('Only if this is the `ETag` still: the version in quotes, such as `"3"`')
+const ifNoneMatch = ascii('The `ETag` that is known; if it is still the same, the answer is 304')
+
+function parameter(where: string, name: string, { description, ...schema }: JsonSchema) {
+  if (description === undefined) throw new Error(`what does ${name} mean?`)
+  return { name, in: where, description, required: where === 'path', schema }
+}
+
+const json = (schema: JsonSchema) => ({
+  'application/json': { schema, example: example(schema) },
+})
+
+const namesIn = (path: string): string[] => path.match(/\w+(?=\})/g) ?? []
+
+const capital = (word: string) => word.charAt(0).toUpperCase() + word.slice(1)

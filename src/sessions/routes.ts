@@ -4,10 +4,11 @@ import type { Database } from '../database/pool.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { route, type Route } from '../http/route.ts'
 import { deleteKey, deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { instantSchema, object, uuidSchema, anyTextSchema } from '../schema.ts'
+import { instantSchema, object, uuidSchema } from '../schema.ts'
 import { checkPassword } from '../passwords/check.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
-import { foldEmail } from '../users/rules.ts'
+import { anyPasswordSchema } from '../passwords/rules.ts'
+import { anyEmailSchema, foldEmail } from '../users/rules.ts'
 
 const session = {
   title: 'Session',
@@ -26,9 +27,15 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     summary: 'Log in',
     description:
       'An unknown address, a wrong password and a disabled user get one and the same answer.',
-    body: object({ email: anyTextSchema, password: anyTextSchema }),
+    body: object({ email: anyEmailSchema, password: anyPasswordSchema }),
     bodySentence: 'Invalid user syntax',
-    replies: { 201: { says: 'A session and its key, shown this once', body: session } },
+    replies: {
+      201: {
+        says: 'A session and its key, shown this once',
+        body: session,
+        creates: { id: 'user' },
+      },
+    },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
     async handle({ body: { email, password }, origin }) {
       const attempt = {

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { newPassword } from '../passwords/rules.ts'
+import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
@@ -10,7 +10,7 @@ import { isCurrent, matches } from '../http/etag.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Caller, type Reply, type Route } from '../http/route.ts'
 import { deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { list, object, oneOf, uuidSchema, anyTextSchema } from '../schema.ts'
+import { documented, list, object, oneOf, uuidSchema } from '../schema.ts'
 import { checkPassword } from '../passwords/check.ts'
 import {
   deleteUser,
@@ -21,12 +21,12 @@ import {
   lockUser,
 } from './queries.ts'
 import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
-import { email, isEmail, members, notTheEmail } from './rules.ts'
+import { anyEmailSchema, email, isEmail, members, notTheEmail } from './rules.ts'
 import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
 
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
-const idsOrUsers = { type: 'array', maxItems: 1000, items: { anyOf: [uuidSchema.json, user] } }
-const newUser = { title: 'NewUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
+const idsOrUsers = { type: 'array', maxItems: 1000, items: { oneOf: [uuidSchema.json, user] } }
+const newUser = { title: 'CreatedUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
 type Deps = {
   db: Database
@@ -54,6 +54,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         says: 'The user and its key, shown this once',
         body: newUser,
         headers: ['Location', 'ETag'],
+        creates: { id: 'id' },
       },
     },
     fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
@@ -81,7 +82,13 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     tag: 'users',
     access: 'admin',
     summary: 'List users in the order of creation',
-    query: { ...pageQuery, email: anyTextSchema, view: oneOf('ids', 'full') },
+    query: {
+      ...pageQuery,
+      email: documented(anyEmailSchema, {
+        description: 'The user who has this address, whatever its case',
+      }),
+      view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
+    },
     replies: {
       200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
     },
@@ -127,7 +134,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
       {
         email,
         password: newPassword(passwordMinLength),
-        currentPassword: anyTextSchema,
+        currentPassword: anyPasswordSchema,
         ...reserved,
       },
     ),

@@ -15,7 +15,16 @@ import type { Members, Schema } from '../schema.ts'
 export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
-const emailJson = { minLength: 3, maxLength: 254, pattern: '^[^@\\s]+@[^@\\s]+$' }
+/** \s, and of Unicode's classes Cc and Cf what UTF-16 writes in one unit: not every dialect has \p. */
+const blank =
+  '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
+  '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f\\u3000\\ufeff\\ufff9-\\ufffb'
+const emailJson = {
+  minLength: 3,
+  maxLength: 254,
+  pattern: `^[^@${blank}]+@[^@${blank}]+$`,
+  examples: ['ada@example.org'],
+}
 
 /** An address as it is kept: trimmed, NFC. */
 export const email = refined(
@@ -30,6 +39,16 @@ export const email = refined(
     return address
   },
   { json: emailJson, code: 'invalid_email' },
+)
+
+/** An address that somebody may have: what a log-in or a search takes. */
+export const anyEmailSchema = refined(
+  anyTextSchema,
+  (value, wrong) => {
+    if ([...value.trim().normalize('NFC')].length > 254) wrong('must have at most 254 characters')
+    return value
+  },
+  { json: { maxLength: 254, examples: ['ada@example.org'] } },
 )
 
 /** Whether a password is the address. */
@@ -57,6 +76,7 @@ const permission = text({
   max: 64,
   pattern: /^[A-Za-z0-9._:/*-]+$/,
   message: 'must have 1 to 64 letters, digits and . _ : / * -',
+  example: 'orders:read',
 })
 
 /** What only an admin may set. */
