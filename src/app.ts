@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
+import { explain, isHopeless } from './database/explain.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, withDatabase, type Database } from './database/pool.ts'
 import { startPrivatePostgres } from './database/private.ts'
@@ -53,9 +54,13 @@ export const version: string = JSON.parse(
 
 /**
  * Builds everything in order and starts it. Each started thing pushes its own undo; `stop` runs
- * them last-first, and so does a start that fails half-way.
+ * them last-first, and so does a start that fails half-way or is aborted by `signal`.
  */
-export async function startApp(config: Config, log: Log): Promise<App> {
+export async function startApp(
+  config: Config,
+  log: Log,
+  signal = new AbortController().signal,
+): Promise<App> {
   const undo: Undo = []
   async function stop() {
     for (const step of undo.splice(0).reverse()) {
@@ -70,8 +75,9 @@ export async function startApp(config: Config, log: Log): Promise<App> {
     const database = config.database ?? (await startPrivately(undo))
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     const pools = openPools(database, log, undo)
-    await waitForDatabase(pools.db, log)
+    await waitForDatabase(pools.db, log, signal)
     await checkSchema(pools.db)
+    signal.throwIfAborted()
     if (admin !== null && (await bootstrap(pools.db, admin)))
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)
@@ -112,7 +118,7 @@ async function startPrivately(undo: Undo): Promise<DatabaseConfig> {
 function openPools(database: DatabaseConfig, log: Log, undo: Undo): Pools {
   function open(poolSize: number): Database {
     const pool = openDatabase({ ...database, poolSize }, (error) =>
-      log('warn', 'database connection lost', describeError(error)),
+      log('warn', 'database connection lost', { reason: explain(error) }),
     )
     undo.push(() => pool.stop())
     return pool
@@ -121,18 +127,24 @@ function openPools(database: DatabaseConfig, log: Log, undo: Undo): Pools {
   return { keyDb: open(forKeys), db: open(Math.max(1, database.poolSize - forKeys)) }
 }
 
-/** A database that starts at the same time as the service has ten seconds. */
-async function waitForDatabase(db: Database, log: Log): Promise<void> {
-  for (let tries = 10; tries > 0; tries--) {
+/**
+ * Gives a database that starts at the same time as the service ten seconds. Throws at once where
+ * waiting cannot help, and when `signal` aborts the start.
+ */
+async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Promise<void> {
+  const tries = 10
+  for (let count = 1; ; count++) {
+    signal.throwIfAborted()
     try {
       await db.query('select')
       return
     } catch (error) {
       const isAway = error instanceof AppError && error.code === 'database_unavailable'
-      if (!isAway) return
+      if (!isAway || isHopeless(error) || count === tries) throw error
+      const reason = explain(error)
+      log('warn', 'waiting for the database', { reason, try: count, of: tries })
     }
-    log('warn', 'waiting for the database')
-    await sleep(1000)
+    await sleep(1000, undefined, { signal })
   }
 }
 
@@ -142,7 +154,7 @@ function startCleaning(db: Database, log: Log, undo: Undo): void {
     try {
       await Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
     } catch (error) {
-      log('warn', 'cleaning failed', describeError(error))
+      log('warn', 'cleaning failed', { reason: explain(error) })
     }
   }
   const cleaning = setInterval(() => void clean(), 3_600_000).unref()

@@ -57,12 +57,3 @@ export class ExitError extends Error {
     this.status = status
   }
 }
-
-/** Tells the operator on stderr why a command or a start failed, and sets the exit status. */
-export function exitWith(name: string, error: unknown): void {
-  const { message, stack, cause } = error as Error
-  const isMeant = error instanceof ExitError || error instanceof AppError
-  const text = !isMeant ? stack : cause instanceof Error ? `${message}: ${cause.message}` : message
-  process.stderr.write(`${name}: ${text}\n`)
-  process.exitCode = error instanceof ExitError ? error.status : 1
-}

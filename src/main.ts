@@ -2,7 +2,8 @@ import { setFlagsFromString } from 'node:v8'
 
 import { startApp, type App } from './app.ts'
 import { readConfig } from './config.ts'
-import { ExitError, exitWith } from './errors.ts'
+import { exitWith } from './database/explain.ts'
+import { ExitError } from './errors.ts'
 import { createLog, describeError, type Log } from './log.ts'
 
 const usage = `Usage: node bin/start.js
@@ -10,6 +11,11 @@ const usage = `Usage: node bin/start.js
 Serves until SIGTERM or SIGINT. Its settings are in the environment; README.md lists them.
 Exit status: 0 stopped, 1 failed, 2 misuse or a wrong setting.
 `
+const misuse =
+  'takes no arguments; settings are in the environment, as in: SERVER_PORT=80 npm start'
+/** npm forwards what the terminal sent to it and to us: a second signal so soon is the same one. */
+const impatienceMs = 1000
+
 // Without this, V8 pretenures the objects that `pg` creates per statement: it treats them as
 // long-lived and keeps everything they reference. Collecting them took a sixth of the CPU time.
 setFlagsFromString('--no-allocation-site-pretenuring')
@@ -24,28 +30,36 @@ async function serve(): Promise<void> {
     log('error', 'fatal', describeError(error))
     process.exit(1)
   })
-  const started = startApp(config, log)
-  let stopping = false
+  const starting = new AbortController()
+  const started = startApp(config, log, starting.signal)
+  let stoppingSince: number | undefined
 
   async function stop(signal: string) {
-    if (stopping) process.exit(1)
-    stopping = true
+    if (stoppingSince !== undefined) {
+      if (performance.now() - stoppingSince >= impatienceMs) process.exit(1)
+      return
+    }
+    stoppingSince = performance.now()
     log('info', 'stopping', { signal })
+    starting.abort()
     try {
       const app = await started
       await app.stop()
     } catch {
-      /* the start failed, and is reported below */
+      // The start was aborted, and has undone itself.
     }
     log('info', 'stopped')
     process.exit()
   }
 
-  process.on('SIGTERM', stop)
-  process.on('SIGINT', stop)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) process.on(signal, stop)
   // A hang-up ends the service, as it does others, unless it has a certificate to reread.
   process.on('SIGHUP', config.tls === null ? stop : () => void reread(started, log))
-  await started
+  try {
+    await started
+  } catch (error) {
+    if (stoppingSince === undefined) throw error
+  }
 }
 
 async function reread(started: Promise<App>, log: Log): Promise<void> {
@@ -60,9 +74,12 @@ async function reread(started: Promise<App>, log: Log): Promise<void> {
 }
 
 try {
-  if (process.argv[2] === '--help') process.stdout.write(usage)
-  else if (process.argv.length > 2) throw new ExitError('takes no arguments: see --help', 2)
+  const argument = process.argv[2]
+  if (argument === '--help' || argument === '-h') process.stdout.write(usage)
+  else if (argument !== undefined) throw new ExitError(misuse, 2)
   else await serve()
 } catch (error) {
   exitWith('user-service', error)
+  // At once: a connection that was refused half-way would hold the process for a minute.
+  process.exit()
 }

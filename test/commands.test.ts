@@ -72,7 +72,12 @@ test('start --help says how it is used, and a word is misuse, whatever the setti
   const misused = await run('start.js', ['--port=80'], env)
   assert.deepEqual(
     [misused.status, misused.stdout, misused.stderr],
-    [2, '', 'user-service: takes no arguments: see --help\n'],
+    [
+      2,
+      '',
+      'user-service: takes no arguments; settings are in the environment, as in: ' +
+        'SERVER_PORT=80 npm start\n',
+    ],
   )
 })
 

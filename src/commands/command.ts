@@ -11,8 +11,9 @@ import { parseArgs } from 'node:util'
 
 import { createReader, localDirectory, privateDatabase, readDatabase } from '../config.ts'
 import type { DatabaseConfig, Env } from '../config.ts'
+import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
-import { ExitError, exitWith } from '../errors.ts'
+import { ExitError } from '../errors.ts'
 
 const controller = new AbortController()
 /** Aborts when the command is stopped, for the reason that it then fails with. */
@@ -70,10 +71,7 @@ export async function command(usage: string, pattern: RegExp, run: Run) {
       ? signal.reason
       : code?.startsWith('ERR_PARSE_ARGS')
         ? misuse(message)
-        : // The driver's way of saying that it has none.
-          /password must be a string/.test(message)
-          ? new ExitError('there is no DATABASE_PASSWORD, nor one in ~/.pgpass')
-          : error
+        : error
     exitWith(/bin\/(\w+)/.exec(usage)![1]!, failure)
   }
   setTimeout(() => process.exit(), 1000).unref()

@@ -31,11 +31,13 @@ export interface ServiceOptions {
   version?: string
   /** What the log is written to, instead of a pipe that is read. */
   stdout?: number
+  /** The message of its log to wait for, instead of `listening`. */
+  until?: string
 }
 
 /**
  * Runs the service as its operator does, in a process of its own with an environment of its own;
- * resolves once it listens or has ended.
+ * resolves once it listens (or logs `until`) or has ended.
  */
 export async function startService(env: Env, options: ServiceOptions = {}): Promise<Service> {
   const [command = process.execPath, ...args] = [
@@ -70,9 +72,9 @@ export async function startService(env: Env, options: ServiceOptions = {}): Prom
     if (child.stdout === null) return resolve()
     createInterface(child.stdout).on('line', (line) => {
       log.push(line)
-      if (!line.includes('"message":"listening"')) return
-      url = JSON.parse(line).url
-      resolve()
+      const record = JSON.parse(line)
+      if (record.message === 'listening') url = record.url
+      if (record.message === (options.until ?? 'listening')) resolve()
     })
   })
   return {
