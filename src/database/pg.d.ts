@@ -2,13 +2,13 @@
 declare module 'pg' {
   import type { EventEmitter } from 'node:events'
 
-  type Options = {
+  interface Options {
     host?: string | undefined
     port?: number
     database?: string
     user?: string
     password?: string | undefined
-    ssl?: false | { rejectUnauthorized: boolean; ca?: string }
+    ssl?: false | Tls
     application_name?: string
     keepAlive?: boolean
     connectionTimeoutMillis?: number
@@ -16,9 +16,20 @@ declare module 'pg' {
     max?: number
     idleTimeoutMillis?: number
     onConnect?: (client: Client) => Promise<void>
-    types?: { getTypeParser(type: number, format?: string): (text: string) => unknown }
+    types?: Types
   }
-  export type Query = { text: string; values?: unknown[]; name?: string | undefined }
+  interface Tls {
+    rejectUnauthorized: boolean
+    ca?: string
+  }
+  interface Types {
+    getTypeParser(type: number, format?: string): (text: string) => unknown
+  }
+  export interface Query {
+    text: string
+    values?: unknown[]
+    name?: string | undefined
+  }
   export class Client extends EventEmitter {
     constructor(options: Options)
     connect(): Promise<void>
@@ -28,7 +39,7 @@ declare module 'pg' {
   }
   class Pool extends EventEmitter {
     constructor(options: Options)
-    /** Each new connection is made by what they are then. */
+    /** Read for each new connection. */
     readonly options: Options
     readonly totalCount: number
     readonly idleCount: number
@@ -40,7 +51,7 @@ declare module 'pg' {
     Client: typeof Client
     Pool: typeof Pool
     escapeIdentifier(name: string): string
-    types: Required<Options>['types'] & { builtins: { TIMESTAMPTZ: number } }
+    types: Types & { builtins: { TIMESTAMPTZ: number } }
   }
   export default pg
 }

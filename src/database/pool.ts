@@ -1,3 +1,5 @@
+// PostgreSQL, without any table of a domain: connections and transactions, batches of look-ups,
+// migrations, roles and databases, and the private server of `npm start` and `npm test`.
 import { hash } from 'node:crypto'
 
 import pg, { type Client } from 'pg'
@@ -6,26 +8,39 @@ import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
 import { sqlState } from './codes.ts'
 
+/** What runs statements: the pool, or one open transaction. */
+export interface Db {
+  /**
+   * Runs a statement and returns its rows; `prepared`: parsed and planned once per connection.
+   * Throws `database_unavailable`, or the server's error.
+   */
+  query<Row>(text: string, values?: unknown[], prepared?: boolean): Promise<Row[]>
+}
+
+/** A pool of connections to one database. */
+export interface Database extends Db {
+  /** Runs `work` in a transaction, rolled back if it throws; again, if it lost a deadlock. */
+  transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
+  connections(): { total: number; idle: number; waiting: number }
+  stop(): Promise<void>
+}
+
+const attempts = 3
 const lostTransaction: string[] = [sqlState.deadlock, sqlState.serializationFailure]
 /** A pooler in transaction mode hands out other connections than were prepared. */
 const unprepared: string[] = [sqlState.invalidStatementName, sqlState.duplicateStatementName]
 
-/** What runs a statement, the pool or one open transaction; `prepared`: once per connection. */
-export type Db = {
-  query<Row>(text: string, values?: unknown[], prepared?: boolean): Promise<Row[]>
-}
-export type Database = ReturnType<typeof openDatabase>
-
 /**
- * Opens a pool that survives the loss of its server: the call that met it fails with `database_unavailable`, the next
- * connects anew. Of several hosts it uses the first that accepts writes, decided for each new connection. Connecting
- * ends within two seconds, so that a request to a dead database is answered, and so does a statement; 0: no limit.
+ * Opens a pool that survives the loss of its server: the call that met it fails with
+ * `database_unavailable`, the next one connects again. Of several hosts it uses the first that
+ * accepts writes, decided for each new connection. Connecting ends within two seconds, so that a
+ * request to a dead database is answered, and so does a statement; `timeoutMs` 0: no limit.
  */
 export function openDatabase(
   config: DatabaseConfig,
   onLost: (error: Error) => void,
   timeoutMs = 1900,
-) {
+): Database {
   const { hosts, name: database, poolSize: max } = config
   let host = 0
   let prepares = true
@@ -46,85 +61,122 @@ export function openDatabase(
   // A connection that dies while it is checked out and idle would otherwise end the process.
   pool.on('connect', (client: Client) => client.on('error', () => {}))
 
-  async function connect(hostsLeft = hosts.length): Promise<Client> {
-    const tried = host
-    return pool.connect().catch((error) => {
-      if (tried === host) pool.options.host = hosts[(host = (host + 1) % hosts.length)]
-      if (hostsLeft === 1) throw explain(error)
-      return connect(hostsLeft - 1)
-    })
+  /** Lets new connections go to the next host, unless somebody else did since `tried`. */
+  function useNextHost(tried: number) {
+    if (tried !== host) return
+    host = (host + 1) % hosts.length
+    pool.options.host = hosts[host]
   }
 
-  /** Runs `work` with a connection, which is closed afterwards when it can no longer be trusted. */
+  async function connect(): Promise<Client> {
+    for (let hostsLeft = hosts.length; ; hostsLeft--) {
+      const tried = host
+      try {
+        return await pool.connect()
+      } catch (error) {
+        useNextHost(tried)
+        if (hostsLeft === 1) throw explain(error)
+      }
+    }
+  }
+
+  /** Runs `work` with a connection, which is closed afterwards if it can no longer be trusted. */
   async function borrow<T>(work: (db: Db) => Promise<T>): Promise<T> {
     const client = await connect()
     let close = false
-    // Named for its text: behind a pooler another version may have prepared another one.
-    const query = <Row>(text: string, values: unknown[] = [], prepared = false) =>
-      client
-        .query<Row>({
-          text,
-          values,
-          name: prepared ? hash('sha256', text, 'base64url') : undefined,
-        })
-        .then(
-          ({ rows }) => rows,
-          (error) => {
-            throw explain(error)
-          },
-        )
-    return work({ query })
-      .catch((error) => {
-        close = error.code === 'database_unavailable'
-        throw error
-      })
-      .finally(() => client.release(close))
+    try {
+      return await work({ query: (text, values, prepared) => run(client, text, values, prepared) })
+    } catch (error) {
+      close = codeOf(error) === 'database_unavailable'
+      throw error
+    } finally {
+      client.release(close)
+    }
   }
 
-  const query = <Row>(text: string, values?: unknown[], prepared = false): Promise<Row[]> =>
-    borrow((db) => db.query<Row>(text, values, prepared && prepares)).catch((error) => {
-      // A pooler in transaction mode hands out other connections than were prepared.
-      if (!prepared || !unprepared.includes(error.code)) throw error
+  async function query<Row>(text: string, values?: unknown[], prepared = false): Promise<Row[]> {
+    try {
+      return await borrow((db) => db.query<Row>(text, values, prepared && prepares))
+    } catch (error) {
+      if (!prepared || !unprepared.includes(codeOf(error))) throw error
       prepares = false
       return query(text, values)
-    })
+    }
+  }
 
-  /** Runs `work` in one transaction, rolled back when it throws; again where it lost a deadlock. */
-  const transaction = <T>(work: (tx: Db) => Promise<T>, tries = 3): Promise<T> =>
-    borrow(async (tx) => {
-      await tx.query('begin')
-      const result = await work(tx).catch(async (error) => {
-        // A lost connection is closed, which rolls back too, and without waiting for an answer.
-        if (error.code !== 'database_unavailable') await tx.query('rollback')
-        throw error
-      })
-      await tx.query('commit')
-      return result
-    }).catch((error) => {
-      if (tries === 1 || !lostTransaction.includes(error.code)) throw error
-      return transaction(work, tries - 1)
-    })
+  async function transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await borrow((tx) => runTransaction(tx, work))
+      } catch (error) {
+        if (attempt === attempts || !lostTransaction.includes(codeOf(error))) throw error
+      }
+    }
+  }
 
-  return {
-    query,
-    transaction,
-    connections: () => ({
-      total: pool.totalCount,
-      idle: pool.idleCount,
-      waiting: pool.waitingCount,
-    }),
-    stop: () => pool.end(),
+  const connections = () => ({
+    total: pool.totalCount,
+    idle: pool.idleCount,
+    waiting: pool.waitingCount,
+  })
+
+  return { query, transaction, connections, stop: () => pool.end() }
+}
+
+async function run<Row>(
+  client: Client,
+  text: string,
+  values: unknown[] = [],
+  prepared = false,
+): Promise<Row[]> {
+  // The statement's name is a hash of its text: behind a pooler, a session may be shared with
+  // another release that prepared different SQL.
+  const name = prepared ? hash('sha256', text, 'base64url') : undefined
+  try {
+    const { rows } = await client.query<Row>({ text, values, name })
+    return rows
+  } catch (error) {
+    throw explain(error)
   }
 }
 
-/** Instants come as the text that answers show: to make dates of them, and text again, costs more than all the rest. */
+async function runTransaction<T>(tx: Db, work: (tx: Db) => Promise<T>): Promise<T> {
+  await tx.query('begin')
+  let result: T
+  try {
+    result = await work(tx)
+  } catch (error) {
+    // A lost connection is closed, which rolls back too, and without waiting for an answer.
+    if (codeOf(error) !== 'database_unavailable') await tx.query('rollback')
+    throw error
+  }
+  await tx.query('commit')
+  return result
+}
+
+const codeOf = (error: unknown): string => (error as { code?: string }).code ?? ''
+
+/**
+ * Timestamps come as the ISO text that the API sends. Going through `Date` costs more than the
+ * rest of decoding a row.
+ */
 const getTypeParser: typeof pg.types.getTypeParser = (type, format) => {
   const parse = pg.types.getTypeParser(type, format)
-  if (type !== pg.types.builtins.TIMESTAMPTZ) return parse
-  return (text) =>
-    text.endsWith('+00') && text[4] === '-'
-      ? `${text.slice(0, 10)}T${text.slice(11, 19)}.${text.slice(20, -3).padEnd(3, '0').slice(0, 3)}Z`
-      : ((parse(text) as Date).toJSON?.() ?? null) // In another time zone or far away; `infinity` is no date.
+  return type === pg.types.builtins.TIMESTAMPTZ ? (text) => toIso(text, parse) : parse
+}
+
+/** Makes `2024-01-02T03:04:05.678Z` of `2024-01-02 03:04:05.67812+00`. */
+function toIso(text: string, parse: (text: string) => unknown): string | null {
+  const isUsual = text.endsWith('+00') && text[4] === '-'
+  if (isUsual) {
+    const day = text.slice(0, 10)
+    const time = text.slice(11, 19)
+    const milliseconds = text.slice(20, -3).padEnd(3, '0').slice(0, 3)
+    return `${day}T${time}.${milliseconds}Z`
+  }
+  // In another time zone, or far away; `infinity` is no date.
+  const parsed = parse(text)
+  return parsed instanceof Date ? parsed.toJSON() : null
 }
 
 async function refuseReadOnly(client: Client) {
@@ -134,13 +186,17 @@ async function refuseReadOnly(client: Client) {
   if (rows.length > 0) throw new Error('the server does not accept writes')
 }
 
-/** Opens one connection for the time of `work`, whose statements may take any time. */
+/** Opens one connection for the duration of `work`, whose statements may take any time. */
 export async function withDatabase<T>(
   config: DatabaseConfig,
   work: (db: Database) => Promise<T>,
 ): Promise<T> {
   const database = openDatabase({ ...config, poolSize: 1 }, () => {}, 0)
-  return work(database).finally(() => database.stop())
+  try {
+    return await work(database)
+  } finally {
+    await database.stop()
+  }
 }
 
 /** The first row of a statement; throws `code` when it gives none. */
@@ -155,28 +211,29 @@ export async function one<Row>(
   return row
 }
 
-/** Deletes the rows of a table that meet a condition, 5,000 at a time: each statement has less than two seconds. */
+/** Deletes the rows of a table that meet a condition, 5,000 at a time: each in under two seconds. */
 export async function deleteAll(db: Db, table: string, condition: string): Promise<void> {
-  const deleted = await db.query(`delete from ${table} where ctid = any(array(
-    select ctid from ${table} where ${condition} limit 5000)) returning 1`)
-  if (deleted.length === 5000) await deleteAll(db, table, condition)
+  const batch = 5000
+  let deleted = batch
+  while (deleted === batch) {
+    const rows = await db.query(`delete from ${table} where ctid = any(array(
+      select ctid from ${table} where ${condition} limit ${batch})) returning 1`)
+    deleted = rows.length
+  }
 }
 
 /**
- * Whether the database cannot be used now: SQLSTATEs 08 lost connection, 25006 read-only, 28 and 3D access, 53 out of
- * resources, 55P03 and 57 stopped or timed out, 58 disk. Errors of the driver and of sockets have no severity.
+ * Whether the database cannot be used now: SQLSTATEs 08 lost connection, 25006 read-only, 28 and
+ * 3D access, 53 out of resources, 55P03 and 57 stopped or timed out, 58 disk. Errors of the driver
+ * and of sockets have no severity.
  */
-function isLost({
-  code = '',
-  severity,
-  message,
-}: Error & { code?: string; severity?: string }): boolean {
-  return severity !== undefined
-    ? /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
-    : /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(message)
+function isLost(error: Error & { code?: string; severity?: string }): boolean {
+  const { code = '', severity, message } = error
+  if (severity !== undefined) return /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
+  return /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(message)
 }
 
-const explain = (error: Error) =>
-  isLost(error)
-    ? new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error })
-    : error
+function explain(error: unknown): unknown {
+  if (!isLost(error as Error)) return error
+  return new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error })
+}

@@ -1,64 +1,78 @@
-import pg from 'pg'
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+
+import pg from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { sqlState } from './codes.ts'
-import { withDatabase } from './pool.ts'
+import { withDatabase, type Db } from './pool.ts'
 
-// Who owns, who serves, who backs up.
+/** The owner, the service and the backup. */
 const roles = ['user_service_admin', 'user_service_manager', 'user_service_user'] as const
 
+type Role = (typeof roles)[number]
+type Passwords = Partial<Record<Role, string>>
+
 /**
- * Creates the roles, the database `config.name` and its schema, or what is missing of them, as the superuser that
- * `config` connects as; a role without a password cannot log in by one.
+ * Creates the roles, the database `config.name` and its schema, or those of them that are missing,
+ * as the superuser that `config` connects as. A role without a password cannot log in with one.
  */
-export async function createDatabase(
-  config: DatabaseConfig,
-  passwords: Partial<Record<string, string>> = {},
-) {
-  const database = `database ${pg.escapeIdentifier(config.name)}`
+export async function createDatabase(config: DatabaseConfig, passwords: Passwords = {}) {
   await withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    for (const role of roles) {
-      await db.query(`create role ${role} login`).catch(ignoring(sqlState.duplicateRole))
-      // The verifier instead of the password: a server that logs statements must not learn it.
-      if (passwords[role])
-        await db.query(`alter role ${role} password '${verifier(passwords[role])}'`)
-    }
-    await db
-      .query(`create ${database} owner user_service_admin encoding 'UTF8' template template0`)
-      .catch(ignoring(sqlState.duplicateDatabase))
-    await db.query(`
-      -- Before the service itself gives up: a statement that waits for a lock would wait on, and hold its session.
-      alter role user_service_manager set statement_timeout = '1800ms';
-      alter role user_service_manager set idle_in_transaction_session_timeout = '10s';
-      -- Planning the look-up of a key anew each time would cost more than the look-up.
-      alter role user_service_manager set plan_cache_mode = force_generic_plan;
-      -- What instants are quickest read in.
-      alter role user_service_manager set timezone = 'UTC';
-      alter ${database} set search_path = user_service_schema;
-      revoke all on ${database} from public;
-      grant connect on ${database} to ${roles.join(', ')}`)
+    for (const role of roles) await createRole(db, role, passwords[role])
+    await createEmptyDatabase(db, pg.escapeIdentifier(config.name))
   })
-  await withDatabase(config, (db) =>
-    db.query(`
+  await withDatabase(config, createSchema)
+}
+
+/** Drops the database, ends its connections, and drops the roles that nothing else needs. */
+export async function dropDatabase(config: DatabaseConfig) {
+  await withDatabase({ ...config, name: 'postgres' }, async (db) => {
+    await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
+    for (const role of roles)
+      await unless(sqlState.dependentObjects, () => db.query(`drop role if exists ${role}`))
+  })
+}
+
+async function createRole(db: Db, role: Role, password: string | undefined) {
+  await unless(sqlState.duplicateRole, () => db.query(`create role ${role} login`))
+  if (password === undefined) return
+  // The verifier instead of the password: a server that logs statements must not learn it.
+  await db.query(`alter role ${role} password '${verifier(password)}'`)
+}
+
+async function createEmptyDatabase(db: Db, name: string) {
+  await unless(sqlState.duplicateDatabase, () =>
+    db.query(`create database ${name} owner user_service_admin encoding 'UTF8' template template0`),
+  )
+  await db.query(`
+    -- Shorter than the service's own timeout; otherwise a statement waiting for a lock would
+    -- outlive its request and hold the session.
+    alter role user_service_manager set statement_timeout = '1800ms';
+    alter role user_service_manager set idle_in_transaction_session_timeout = '10s';
+    -- To plan the look-up of a key each time would cost more than the look-up.
+    alter role user_service_manager set plan_cache_mode = force_generic_plan;
+    -- The zone in which timestamps are read fastest.
+    alter role user_service_manager set timezone = 'UTC';
+    alter database ${name} set search_path = user_service_schema;
+    revoke all on database ${name} from public;
+    grant connect on database ${name} to ${roles.join(', ')}`)
+}
+
+const createSchema = (db: Db) =>
+  db.query(`
     create schema if not exists user_service_schema authorization user_service_admin;
     revoke all on schema public from public;
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
     alter default privileges for role user_service_admin in schema user_service_schema
-      grant select on tables to user_service_user`),
-  )
-}
+      grant select on tables to user_service_user`)
 
-/** Drops the database, with whoever is connected to it, and the roles where nothing else needs them. */
-export const dropDatabase = (config: DatabaseConfig) =>
-  withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-    for (const role of roles)
-      await db.query(`drop role if exists ${role}`).catch(ignoring(sqlState.dependentObjects))
-  })
-
-const ignoring = (code: string) => (error: { code?: string }) => {
-  if (error.code !== code) throw error
+/** Runs `work`, which may fail with this SQLSTATE: then there is nothing to do. */
+async function unless(code: string, work: () => Promise<unknown>) {
+  try {
+    await work()
+  } catch (error) {
+    if ((error as { code?: string }).code !== code) throw error
+  }
 }
 
 /** The SCRAM-SHA-256 verifier that PostgreSQL keeps of a password (RFC 5803). */
