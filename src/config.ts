@@ -1,96 +1,116 @@
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIPv4 } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
 import { ExitError } from './errors.ts'
+import { findMistyped } from './settings.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
-export type DatabaseConfig = NonNullable<ReturnType<typeof readDatabase>>
+export interface DatabaseConfig {
+  hosts: string[]
+  port: number
+  name: string
+  user: string
+  password: string | undefined
+  ssl: false | { rejectUnauthorized: boolean; ca?: string }
+  poolSize: number
+}
 export type Config = ReturnType<typeof readConfig>
 export type Env = Record<string, string | undefined>
+
+/** Reads settings one by one and collects what is wrong with them. */
+export interface Reader {
+  /** A setting as it is given, or undefined when it is not or empty. */
+  text(name: string): string | undefined
+  /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
+  wrong(name: string, rule: string): void
+  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
+  read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T
+  integer(name: string, fallback: number, min: number, max: number): number
+  /** The text of the file that a setting names. */
+  file(name: string): string | undefined
+  /** One of `choices`, by default the first. */
+  choice<const T extends string>(name: string, choices: readonly [T, ...T[]]): T
+  /** What `make` makes of two settings that are given together, else null. */
+  pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null
+  /** Throws all mistakes in one message, exit status 2. */
+  finish(): void
+}
 
 /** Where `npm start` keeps its private database and the admin's key. */
 export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url))
 
-/**
- * Reads settings one by one and collects what is wrong with them. A message names the setting and the rule, never the
- * value: a mistyped DATABASE_URL holds a password.
- */
-export function createReader(env: Env) {
+/** Returns a reader of `env`. A mistyped DATABASE_URL holds a password, so no value is echoed. */
+export function createReader(env: Env): Reader {
   const mistakes: string[] = []
   const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
   const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
 
-  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
-  function read<T>(
-    name: string,
-    fallback: T,
-    rule: string,
-    parse: (given: string) => T | undefined,
-  ): T {
+  const read: Reader['read'] = (name, fallback, rule, parse) => {
     const given = text(name)
     if (given === undefined) return fallback
-    let value: T | undefined
     try {
-      value = parse(given)
+      const value = parse(given)
+      if (value !== undefined) return value
     } catch {
-      /* said below */
+      // It breaks the rule, too.
     }
-    if (value === undefined) wrong(name, rule)
-    return value ?? fallback
+    wrong(name, rule)
+    return fallback
   }
 
   return {
     text,
     wrong,
     read,
-    integer: (name: string, fallback: number, min: number, max: number) =>
-      read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) =>
-        /^\d{1,15}$/.test(given) && Number(given) >= min && Number(given) <= max
-          ? Number(given)
-          : undefined,
-      ),
-    file: (name: string) =>
+    integer: (name, fallback, min, max) =>
+      read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) => {
+        const value = /^\d{1,15}$/.test(given) ? Number(given) : NaN
+        return value >= min && value <= max ? value : undefined
+      }),
+    file: (name) =>
       read(name, undefined, 'names a file that cannot be read', (path) =>
         readFileSync(path, 'utf8'),
       ),
-    choice: <const T extends string>(name: string, choices: readonly [T, ...T[]]) =>
+    choice: (name, choices) =>
       read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) =>
         choices.find((each) => each === given),
       ),
-    pair<T>(one: string, other: string, make: (one: string, other: string) => T) {
-      const [first, second] = [text(one), text(other)]
-      if (!first !== !second) wrong(`${one} and ${other}`, 'must be set together')
-      return first && second ? make(first, second) : null
+    pair(one, other, make) {
+      const first = text(one)
+      const second = text(other)
+      if (first !== undefined && second !== undefined) return make(first, second)
+      if (first !== second) wrong(`${one} and ${other}`, 'must be set together')
+      return null
     },
-    /** Throws all mistakes in one message, exit status 2. */
     finish() {
       if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
     },
   }
 }
 
-/** How to reach the database, or null, for a private one, when neither DATABASE_URL nor DATABASE_HOST is set. */
-export function readDatabase(reader: ReturnType<typeof createReader>, defaultUser: string) {
-  const { text, read, integer, file, choice } = reader
-  const url = read(
-    'DATABASE_URL',
-    undefined,
-    'must be postgres://user:password@host:port/name, without parameters but host: see DATABASE_SSL',
-    parseUrl,
-  )
-  const ca = file('DATABASE_CA_FILE')
-  const mode = choice('DATABASE_SSL', ['disable', 'require', 'verify-full'])
+/** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
+export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
+  const { text, read, integer } = reader
+  const url = readUrl(reader)
+  const hosts = url?.hosts ?? read('DATABASE_HOST', [], 'must name a host', parseHosts)
   const database = {
-    hosts: url?.hosts ?? read('DATABASE_HOST', [], 'must name a host', parseHosts),
+    hosts,
     port: url?.port ?? integer('DATABASE_PORT', 5432, 1, 65_535),
     name: url?.name ?? text('DATABASE_NAME') ?? 'db_user_service',
     user: url?.user ?? text('DATABASE_USER') ?? defaultUser,
-    password: url?.password ?? text('DATABASE_PASSWORD'),
-    ssl: mode !== 'disable' && { rejectUnauthorized: mode === 'verify-full', ...(ca && { ca }) },
+    password: readPassword(reader, url?.password),
+    ssl: readSsl(reader, url?.sslMode),
     poolSize: integer('DATABASE_POOL', 10, 1, 1000),
   }
-  return database.hosts.length > 0 ? database : null
+  return hosts.length > 0 ? database : null
+}
+
+/** Names what a connection is asked for as DATABASE_SSL and libpq do. */
+export function sslModeOf({ ssl }: DatabaseConfig): SslMode {
+  if (ssl === false) return 'disable'
+  return ssl.rejectUnauthorized ? 'verify-full' : 'require'
 }
 
 /** How to reach a private PostgreSQL, which asks nobody for a password. */
@@ -113,19 +133,21 @@ export function readConfig(env: Env) {
   const reader = createReader(env)
   const { text, wrong, read, integer, file, choice, pair } = reader
   const database = readDatabase(reader, 'user_service_manager')
-  if (!database && env['NODE_ENV'] === 'production')
+  const isPrivate = text('DATABASE_URL') === undefined && text('DATABASE_HOST') === undefined
+  if (isPrivate && env['NODE_ENV'] === 'production')
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
-    host: text('SERVER_HOST') ?? (database ? undefined : '127.0.0.1'),
+    host: text('SERVER_HOST') ?? (isPrivate ? '127.0.0.1' : undefined),
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
     basePath: read('SERVER_BASE_PATH', '/v1', 'must be a path such as /v1', parseBasePath),
-    tls: pair(
-      'TLS_CERT_FILE',
-      'TLS_KEY_FILE',
-      (certFile, keyFile) => (file('TLS_CERT_FILE'), file('TLS_KEY_FILE'), { certFile, keyFile }),
-    ),
+    tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => {
+      // Each is read again with the other; here one that cannot be read is named.
+      file('TLS_CERT_FILE')
+      file('TLS_KEY_FILE')
+      return { certFile, keyFile }
+    }),
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: read(
@@ -138,7 +160,7 @@ export function readConfig(env: Env) {
     corsOrigins: read(
       'CORS_ORIGINS',
       [],
-      'must be origins such as https://app.example.org',
+      'must be origins such as https://app.example.org, each in full, without *',
       parseOrigins,
     ),
     sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
@@ -150,7 +172,10 @@ export function readConfig(env: Env) {
     drainSeconds: integer('DRAIN_SECONDS', 0, 0, 3600),
     shutdownSeconds: integer('SHUTDOWN_SECONDS', 10, 0, 3600),
     logLevel: choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
-    commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown', // the image sets it
+    // The image sets it.
+    commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown',
+    /** One sentence for each name of the environment that seems to be a mistyped setting. */
+    warnings: findMistyped(env),
   }
   reader.finish()
   return config
@@ -161,37 +186,132 @@ const split = (given: string) =>
     .split(',')
     .map((each) => each.trim())
     .filter((each) => each !== '')
-const parseHosts = (given: string) => (split(given).length > 0 ? split(given) : undefined)
-const parseBasePath = (given: string) =>
-  /^(\/[\w.~-]+)*$/.exec(given.replace(/^\/*/, '/').replace(/\/+$/, ''))?.[0]
-const parseOrigins = (given: string) =>
-  split(given).every((origin) => new URL(origin).origin === origin) ? split(given) : undefined
 
-function parseUrl(given: string) {
-  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
-  if (!/^postgres(ql)?:$/.test(protocol) || !/^(host)?$/.test([...searchParams.keys()].join()))
-    return undefined
-  const part = (text: string) => decodeURIComponent(text) || undefined
-  const hosts = [searchParams.get('host') ?? part(hostname.replace(/[[\]]/g, '')) ?? 'localhost']
-  const name = part(pathname.slice(1))
-  return {
-    hosts,
-    port: Number(port) || undefined,
-    name,
-    user: part(username),
-    password: part(password),
-  }
+function parseHosts(given: string): string[] | undefined {
+  const hosts = split(given)
+  return hosts.length > 0 ? hosts : undefined
 }
 
-function parseProxies(given: string) {
+function parseBasePath(given: string): string | undefined {
+  const path = given.replace(/^\/*/, '/').replace(/\/+$/, '')
+  return /^(\/[\w.~-]+)*$/.test(path) ? path : undefined
+}
+
+/** Of schemes such as capacitor: and chrome-extension:, WHATWG's URL knows no origin. */
+function isOrigin(given: string): boolean {
+  if (given.includes('*')) return false
+  const { origin } = new URL(given)
+  return (
+    origin === given || (origin === 'null' && /^[a-z][a-z\d+-]*:\/\/[\w.-]+(:\d+)?$/.test(given))
+  )
+}
+
+function parseOrigins(given: string): string[] | undefined {
+  const origins = split(given)
+  return origins.every(isOrigin) ? origins : undefined
+}
+
+function parseProxies(given: string): BlockList {
   const proxies = new BlockList()
   for (const entry of split(given)) {
     const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(entry) ?? []
-    proxies.addSubnet(
-      address,
-      Number(bits ?? (isIPv4(address) ? 32 : 128)),
-      isIPv4(address) ? 'ipv4' : 'ipv6',
-    )
+    const family = isIPv4(address) ? 'ipv4' : 'ipv6'
+    proxies.addSubnet(address, Number(bits ?? (family === 'ipv4' ? 32 : 128)), family)
   }
   return proxies
+}
+
+type SslMode = (typeof sslModes)[number]
+interface DatabaseUrl {
+  hosts: string[]
+  port: number | undefined
+  name: string | undefined
+  user: string | undefined
+  password: string | undefined
+  sslMode: SslMode | undefined
+}
+
+const sslModes = ['disable', 'require', 'verify-full'] as const
+/** Said by providers' URLs, and without a meaning here. */
+const ignoredParameters = [
+  'application_name',
+  'channel_binding',
+  'connect_timeout',
+  'pgbouncer',
+  'target_session_attrs',
+]
+
+function readUrl({ text, read, wrong }: Reader): DatabaseUrl | undefined {
+  const name = 'DATABASE_URL'
+  // The `@` of the password's end, after what would end the host: part of the password would be
+  // taken for a host, asked of DNS and shown in messages.
+  if (/#|^\w+:\/\/[^/?]*[/?].*@/.test(text(name) ?? '')) {
+    wrong(name, 'has a character in its user or password to percent-encode (# is %23, / is %2F)')
+    return undefined
+  }
+  return read(
+    name,
+    undefined,
+    'must be postgres://user:password@host:port/name, all percent-encoded, with no parameters ' +
+      'but host and sslmode=disable, require or verify-full',
+    parseUrl,
+  )
+}
+
+function parseUrl(given: string): DatabaseUrl | undefined {
+  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
+  if (!/^postgres(ql)?:$/.test(protocol)) return undefined
+  const known = ['host', 'sslmode', ...ignoredParameters]
+  if (![...searchParams.keys()].every((name) => known.includes(name))) return undefined
+  const sslMode = sslModes.find((mode) => mode === searchParams.get('sslmode'))
+  if (searchParams.has('sslmode') && sslMode === undefined) return undefined
+  const part = (text: string) => decodeURIComponent(text) || undefined
+  const host = searchParams.get('host') ?? part(hostname.replace(/[[\]]/g, '')) ?? 'localhost'
+  const hosts = parseHosts(host)
+  if (hosts === undefined) return undefined
+  return {
+    hosts,
+    port: Number(port) || undefined,
+    name: part(pathname.slice(1)),
+    user: part(username),
+    password: part(password),
+    sslMode,
+  }
+}
+
+function readPassword({ text, wrong, read }: Reader, inUrl: string | undefined) {
+  const given = inUrl ?? text('DATABASE_PASSWORD')
+  const name = 'DATABASE_PASSWORD_FILE'
+  if (given !== undefined && text(name) !== undefined)
+    wrong(name, 'is given beside another password')
+  const inFile = read(name, undefined, 'must name a file that holds a password', (path) => {
+    const [line = ''] = readFileSync(path, 'utf8').split(/\r?\n/)
+    return line === '' ? undefined : line
+  })
+  return given ?? inFile
+}
+
+function readSsl(reader: Reader, inUrl: SslMode | undefined): DatabaseConfig['ssl'] {
+  const { text, wrong } = reader
+  const given = reader.choice('DATABASE_SSL', sslModes)
+  if (inUrl !== undefined && text('DATABASE_SSL') !== undefined && inUrl !== given)
+    wrong('DATABASE_SSL', 'is not what sslmode in DATABASE_URL says')
+  const mode = inUrl ?? given
+  const ca = reader.read(
+    'DATABASE_CA_FILE',
+    undefined,
+    'must name a file with certificates in PEM',
+    parseCertificates,
+  )
+  if (text('DATABASE_CA_FILE') !== undefined && mode !== 'verify-full')
+    wrong('DATABASE_CA_FILE', 'is of use with DATABASE_SSL=verify-full only')
+  if (mode === 'disable') return false
+  return { rejectUnauthorized: mode === 'verify-full', ...(ca !== undefined && { ca }) }
+}
+
+function parseCertificates(path: string): string | undefined {
+  const text = readFileSync(path, 'utf8')
+  const blocks = text.match(/-----BEGIN CERTIFICATE-----[^]+?-----END CERTIFICATE-----/g)
+  for (const block of blocks ?? []) new X509Certificate(block)
+  return blocks === null ? undefined : text
 }

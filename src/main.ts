@@ -5,6 +5,7 @@ import { readConfig } from './config.ts'
 import { exitWith } from './database/explain.ts'
 import { ExitError } from './errors.ts'
 import { createLog, describeError, type Log } from './log.ts'
+import { isUnread } from './settings.ts'
 
 const usage = `Usage: node bin/start.js
 
@@ -23,6 +24,8 @@ setFlagsFromString('--no-allocation-site-pretenuring')
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
 async function serve(): Promise<void> {
+  if (isUnread('.env', process.env))
+    process.stderr.write('user-service: .env is not read; node --env-file=.env bin/start.js does\n')
   const config = readConfig(process.env)
   const log = createLog(config.logLevel, (text) => void process.stdout.write(text))
   process.on('exit', log.flush)
@@ -30,6 +33,7 @@ async function serve(): Promise<void> {
     log('error', 'fatal', describeError(error))
     process.exit(1)
   })
+  for (const warning of config.warnings) log('warn', 'settings', { warning })
   const starting = new AbortController()
   const started = startApp(config, log, starting.signal)
   let stoppingSince: number | undefined

@@ -1,9 +1,16 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
 
-import { readConfig } from '../src/config.ts'
-import type { Env } from '../src/config.ts'
+import { readConfig, sslModeOf, type Env } from '../src/config.ts'
 import { ExitError } from '../src/errors.ts'
+import { isUnread } from '../src/settings.ts'
+import { createCertificate } from './support/certificate.ts'
+
+const directory = mkdtempSync(join(tmpdir(), 'user-service-config-'))
+after(() => rmSync(directory, { recursive: true }))
 
 test('without any setting the service runs privately on loopback', () => {
   const { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds } =
@@ -59,9 +66,109 @@ test('DATABASE_URL says it all in one', () => {
   }
 })
 
+test('DATABASE_URL is understood as providers hand it out', () => {
+  const said = 'application_name=a&connect_timeout=9&channel_binding=require&pgbouncer=true'
+  const url = `postgresql://me@a/db?${said}&target_session_attrs=read-write`
+  const read = (env: Env) => readConfig(env).database
+  assert.deepEqual(read({ DATABASE_URL: url })?.ssl, false)
+  const modes = ['disable', 'require', 'verify-full'] as const
+  for (const mode of modes) {
+    const database = read({ DATABASE_URL: `${url}&sslmode=${mode}`, DATABASE_SSL: mode })
+    assert.ok(database)
+    assert.equal(sslModeOf(database), mode)
+    assert.deepEqual(read({ DATABASE_URL: `${url}&sslmode=${mode}` }), database)
+  }
+  for (const hosts of ['postgres://u:p@a,b/d', 'postgres://u:p@c/d?host=a,b']) {
+    assert.deepEqual(read({ DATABASE_URL: hosts })?.hosts, ['a', 'b'])
+  }
+})
+
+test('the password may lie in a file, without the line’s end', () => {
+  const path = join(directory, 'password')
+  writeFileSync(path, ' p#/ss \n')
+  const { database } = readConfig({ DATABASE_HOST: 'a', DATABASE_PASSWORD_FILE: path })
+  assert.equal(database?.password, ' p#/ss ')
+})
+
+test('certificates of an authority are used, and only to verify', () => {
+  const path = join(directory, 'ca.pem')
+  const text = createCertificate().cert
+  writeFileSync(path, text)
+  const env = { DATABASE_HOST: 'a', DATABASE_CA_FILE: path }
+  const { database } = readConfig({ ...env, DATABASE_SSL: 'verify-full' })
+  assert.deepEqual(database?.ssl, { rejectUnauthorized: true, ca: text })
+  for (const DATABASE_SSL of [undefined, 'disable', 'require']) {
+    const rule = 'is of use with DATABASE_SSL=verify-full only'
+    assert.equal(
+      failure({ ...env, DATABASE_SSL }).message,
+      `Configuration: DATABASE_CA_FILE ${rule}`,
+    )
+  }
+  writeFileSync(path, '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n')
+  const rule = 'must name a file with certificates in PEM'
+  assert.equal(
+    failure({ ...env, DATABASE_SSL: 'verify-full' }).message,
+    `Configuration: DATABASE_CA_FILE ${rule}`,
+  )
+})
+
+test('origins of applications that are no web sites may be named', () => {
+  const origins = ['capacitor://localhost', 'chrome-extension://abcdef', 'http://localhost:8080']
+  assert.deepEqual(readConfig({ CORS_ORIGINS: origins.join(' , ') }).corsOrigins, origins)
+})
+
+test('a name that is nearly a setting is warned of, with the nearest one', () => {
+  const nearest = {
+    SIGN_UP: 'SIGNUP',
+    TRUSTED_PROXYS: 'TRUSTED_PROXIES',
+    RATE_LIMT: 'RATE_LIMIT',
+    DATABASE_SSLMODE: 'DATABASE_SSL',
+    ENV_SESSION_SECOND: 'SESSION_SECONDS',
+    CORS_ORIGIN: 'CORS_ORIGINS',
+    TLS_CERTIFICATE_FILE: 'TLS_CERT_FILE',
+    database_url: 'DATABASE_URL',
+  }
+  const env = Object.fromEntries(Object.keys(nearest).map((name) => [name, 'secret']))
+  const right = {
+    PATH: '/bin',
+    HOME: '/',
+    SESSION_MANAGER: 'x',
+    ENV_SIGNUP: 'open',
+    SERVER_HOTS: '',
+  }
+  assert.deepEqual(
+    readConfig({ ...right, ...env }).warnings,
+    Object.entries(nearest).map(
+      ([name, setting]) => `${name} is no setting and has no effect; the nearest one is ${setting}`,
+    ),
+  )
+})
+
+test('a .env that nobody reads is noticed', () => {
+  const path = join(directory, '.env')
+  writeFileSync(path, '# a comment\nSIGNUP=admin\nexport DATABASE_HOST=a\n')
+  assert.equal(isUnread(path, {}), true)
+  assert.equal(isUnread(path, { SIGNUP: 'open', DATABASE_HOST: 'a' }), false)
+  assert.equal(isUnread(join(directory, 'none'), {}), false)
+})
+
 const mistakes: [string, Env][] = [
   ['DATABASE_URL', { DATABASE_URL: 'mysql://root:secret@x/y' }],
-  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:secret@h/d?sslmode=require' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:secret@h/d?sslmode=prefer' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:p@h/d?options=secret' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:12#secret@h/d' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:12/secret@h/d' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:12?secret@h/d' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:secret#@h/d' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres://u:%secret@h/d' }],
+  ['DATABASE_SSL', { DATABASE_URL: 'postgres://h/d?sslmode=require', DATABASE_SSL: 'disable' }],
+  ['DATABASE_PASSWORD_FILE', { DATABASE_HOST: 'h', DATABASE_PASSWORD_FILE: '/secret' }],
+  ['DATABASE_PASSWORD_FILE', { DATABASE_HOST: 'h', DATABASE_PASSWORD_FILE: '/dev/null' }],
+  [
+    'DATABASE_PASSWORD_FILE',
+    { DATABASE_URL: 'postgres://u:secret@h/d', DATABASE_PASSWORD_FILE: '/etc/hostname' },
+  ],
+  ['DATABASE_CA_FILE', { DATABASE_CA_FILE: '/etc/passwd', DATABASE_SSL: 'verify-full' }],
   ['DATABASE_SSL', { DATABASE_SSL: 'secret' }],
   ['DATABASE_CA_FILE', { DATABASE_CA_FILE: '/secret/not/there' }],
   ['DATABASE_POOL', { DATABASE_POOL: '0' }],
@@ -76,6 +183,9 @@ const mistakes: [string, Env][] = [
   ['TRUSTED_PROXIES', { TRUSTED_PROXIES: '10.0.0.0/33' }],
   ['SIGNUP', { SIGNUP: 'secret' }],
   ['CORS_ORIGINS', { CORS_ORIGINS: 'https://secret.example/path' }],
+  ['CORS_ORIGINS', { CORS_ORIGINS: 'https://*.secret.example' }],
+  ['CORS_ORIGINS', { CORS_ORIGINS: '*' }],
+  ['CORS_ORIGINS', { CORS_ORIGINS: 'capacitor://secret/path' }],
   ['SESSION_SECONDS', { SESSION_SECONDS: '1h' }],
   ['PASSWORD_MIN_LENGTH', { PASSWORD_MIN_LENGTH: '7' }],
   ['BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE', { BOOTSTRAP_ADMIN_EMAIL: 'secret@x' }],

@@ -21,7 +21,7 @@ const typescript = [...sources, ...under('test').filter((path) => path.endsWith(
 /** The floor a file is on; imports point to a lower one, or stay in their folder. */
 const floors: [RegExp, number][] = [
   [/^src\/errors\.ts$/, 0],
-  [/^src\/(schema|log)\.ts$/, 1],
+  [/^src\/(schema|log|settings)\.ts$/, 1],
   [/^src\/config\.ts$/, 2],
   [/^src\/(http|database)\//, 3],
   [/^src\/audit\//, 4],

@@ -9,7 +9,13 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
-import { createReader, localDirectory, privateDatabase, readDatabase } from '../config.ts'
+import {
+  createReader,
+  localDirectory,
+  privateDatabase,
+  readDatabase,
+  sslModeOf,
+} from '../config.ts'
 import type { DatabaseConfig, Env } from '../config.ts'
 import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
@@ -155,9 +161,10 @@ export const programEnv = (env: Env): Env => ({
 })
 
 /** What makes pg_dump and psql connect as we do: the password is nowhere else. */
-export function postgresEnv({ hosts, port, name, user, password }: DatabaseConfig, env: Env): Env {
+export function postgresEnv(database: DatabaseConfig, env: Env): Env {
+  const { hosts, port, name, user, password } = database
   const { text } = createReader(env)
-  const mode = text('DATABASE_SSL') ?? 'disable'
+  const mode = sslModeOf(database)
   return {
     ...programEnv(env),
     LC_ALL: 'C',
