@@ -167,7 +167,8 @@ function buildPipeline(
   { hasher, log, isStopping }: { hasher: Hasher; log: Log; isStopping(): boolean },
 ): Pipeline {
   const { rateLimit, basePath } = config
-  const limiter = rateLimit === 0 ? null : createLimiter(rateLimit, config.rateLimitBurst)
+  const limiter =
+    rateLimit === 0 ? null : createLimiter({ rate: rateLimit, burst: config.rateLimitBurst })
   const metrics = createMetrics()
   const routes = allRoutes({
     db,

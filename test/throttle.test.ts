@@ -147,7 +147,7 @@ test('each instance has buckets of its own', async () => {
 
 test('a bucket refills by the time that passes, so that a steady client gets its rate', () => {
   let now = 0
-  const limiter = createLimiter(1, 2, 10, () => now)
+  const limiter = createLimiter({ rate: 1, burst: 2, maxClients: 10, now: () => now })
   let allowed = 0
   for (let i = 0; i < 200; i++, now += 600) if (limiter.take('steady').allowed) allowed++
   assert.equal(allowed, 2 + Math.floor(199 * 0.6))
@@ -156,7 +156,7 @@ test('a bucket refills by the time that passes, so that a steady client gets its
 test('a whole burst fits, whatever fractions its rate and the clock have', () => {
   for (const rate of [3, 7, 10, 999]) {
     let now = 86_400_000.123457
-    const limiter = createLimiter(rate, 50, 10, () => now)
+    const limiter = createLimiter({ rate, burst: 50, maxClients: 10, now: () => now })
     const left = Array.from({ length: 51 }, () => {
       now += 1e-6
       const verdict = limiter.take('c')
@@ -172,7 +172,7 @@ test('a whole burst fits, whatever fractions its rate and the clock have', () =>
 
 test('a verdict says what is left and how long to wait', () => {
   let now = 0
-  const limiter = createLimiter(2, 4, 10, () => now)
+  const limiter = createLimiter({ rate: 2, burst: 4, maxClients: 10, now: () => now })
   const steps: [advance: number, allowed: boolean, left: number, reset: number, retry: number][] = [
     [0, true, 3, 1, 0],
     [0, true, 2, 1, 0],
@@ -191,7 +191,7 @@ test('a verdict says what is left and how long to wait', () => {
 
 test('whatever number of addresses calls, memory is bounded', () => {
   let now = 0
-  const limiter = createLimiter(1, 10, 1000, () => now)
+  const limiter = createLimiter({ rate: 1, burst: 10, maxClients: 1000, now: () => now })
   for (let i = 0; i < 50_000; i++) limiter.take(`client ${i}`)
   assert.equal(limiter.size(), 1000)
   now += 60_000
@@ -203,7 +203,7 @@ test('whatever number of addresses calls, memory is bounded', () => {
 })
 
 test('whatever number of addresses calls, a call costs the same', () => {
-  const limiter = createLimiter(10, 10, 100_000, () => 0)
+  const limiter = createLimiter({ rate: 10, burst: 10, maxClients: 100_000, now: () => 0 })
   const start = performance.now()
   for (let i = 0; i < 200_000; i++) limiter.take(`client ${i % 50_000}`)
   const microseconds = (performance.now() - start) / 200

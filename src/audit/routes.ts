@@ -23,7 +23,7 @@ const event = {
     'Actor: whose key acted, null for nobody’s; subject: the user acted upon; changes: names, never values.',
 }
 
-export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Route[] => [
+export const auditRoutes = ({ db }: { db: Db }): Route[] => [
   route({
     method: 'GET',
     path: '/audit',
@@ -44,6 +44,6 @@ export const auditRoutes = ({ db, basePath }: { db: Db; basePath: string }): Rou
         headers: ['Link'],
       },
     },
-    handle: ({ query }) => paged(`${basePath}/audit`, query, (page) => listEvents(db, page)),
+    handle: ({ query }) => paged(query, (page) => listEvents(db, page)),
   }),
 ]

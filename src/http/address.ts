@@ -10,18 +10,26 @@ export type Client = { address: string; client: string }
  */
 export function createClientReader(trusted: BlockList | null): (req: IncomingMessage) => Client {
   const peers = new WeakMap<Socket, Client>()
-  const isTrusted = (address: string) =>
-    trusted !== null && trusted.check(address, isIPv4(address) ? 'ipv4' : 'ipv6')
+
+  function isTrusted(address: string): boolean {
+    return trusted !== null && trusted.check(address, isIPv4(address) ? 'ipv4' : 'ipv6')
+  }
+
+  function peerOf(socket: Socket): Client {
+    const known = peers.get(socket)
+    if (known !== undefined) return known
+    const peer = describe(normalAddress(socket.remoteAddress ?? ''))
+    peers.set(socket, peer)
+    return peer
+  }
 
   return (req) => {
-    let peer = peers.get(req.socket)
-    if (peer === undefined)
-      peers.set(req.socket, (peer = describe(normal(req.socket.remoteAddress ?? ''))))
+    const peer = peerOf(req.socket)
     const forwarded = req.headers['x-forwarded-for'] as string | undefined // Node joins several
     if (forwarded === undefined || !isTrusted(peer.address)) return peer
     let { address } = peer
     for (const hop of forwarded.split(',').reverse()) {
-      const named = normal(hop.trim())
+      const named = normalAddress(hop.trim())
       if (isIP(named) === 0) break
       address = named
       if (!isTrusted(named)) break
@@ -35,23 +43,33 @@ const describe = (address: string): Client => ({
   client: isIP(address) === 6 ? network64(address) : address,
 })
 
-/** Without a zone, a port (`1.2.3.4:5`, `[::1]:5`) and the mapping of IPv4 into IPv6. */
-const normal = (given: string) =>
-  given
-    .replace(/^\[(.*)\](:\d+)?$|^([\d.]+):\d+$/, '$1$3')
-    .replace(/%.*$/, '')
-    .replace(/^::ffff:(?=[\d.]+$)/i, '')
+/** An address without port, brackets and zone; IPv4 that is mapped into IPv6 is IPv4. */
+const normalAddress = (given: string) => unmapIPv4(stripZone(stripPort(given)))
 
+/** `[::1]:5` and `[::1]` are `::1`, `1.2.3.4:5` is `1.2.3.4`. */
+function stripPort(given: string): string {
+  const bracketed = /^\[(.*)\](:\d+)?$/.exec(given)
+  if (bracketed !== null) return bracketed[1]!
+  const withPort = /^([\d.]+):\d+$/.exec(given)
+  return withPort === null ? given : withPort[1]!
+}
+
+/** `fe80::1%eth0` is `fe80::1`. */
+const stripZone = (address: string) => address.replace(/%.*$/, '')
+
+/** `::ffff:1.2.3.4` is `1.2.3.4`. */
+const unmapIPv4 = (address: string) => address.replace(/^::ffff:(?=[\d.]+$)/i, '')
+
+/** The /64 of an IPv6 address, in one spelling. */
 function network64(address: string): string {
-  const [head = [], tail = []] = address
-    .split('::')
-    .map((part) => part.split(':').filter((group) => group !== ''))
-  const zeros = Array<string>(Math.max(0, 8 - head.length - tail.length)).fill('0')
-  const groups = [...head, ...(address.includes('::') ? zeros : []), ...tail]
-  return (
-    groups
-      .slice(0, 4)
-      .map((group) => parseInt(group, 16).toString(16))
-      .join(':') + '::/64'
-  )
+  const groupsOf = (part: string) => part.split(':').filter((group) => group !== '')
+  const parts = address.split('::')
+  const groups = groupsOf(parts[0]!)
+  if (parts[1] !== undefined) {
+    const tail = groupsOf(parts[1])
+    while (groups.length + tail.length < 8) groups.push('0')
+    groups.push(...tail)
+  }
+  const network = groups.slice(0, 4).map((group) => parseInt(group, 16).toString(16))
+  return `${network.join(':')}::/64`
 }

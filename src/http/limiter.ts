@@ -1,24 +1,59 @@
-// Token buckets, one for each client, each kept as one number: when it will be full. So it refills continuously, and a
-// steady client gets exactly its rate. A full bucket is the same as none: a hand goes round and forgets it. While there
-// are more than `maxClients`, the hand forgets any, which lets that client have a full bucket again, but bounds the
-// memory whatever number of addresses calls.
+// Token buckets, one for each client, each kept as one number: when it will be full. So it refills
+// continuously, and a steady client gets exactly its rate. A full bucket carries no information, so
+// a clock hand sweeps the map and drops full ones. Above `maxClients` it drops any, which gives that
+// client a full bucket again but bounds the memory whatever number of addresses calls.
 
-export type Limiter = ReturnType<typeof createLimiter>
+/** The answer to one request for a token. */
+export interface Verdict {
+  allowed: boolean
+  /** Whole tokens that are left. */
+  left: number
+  /** Until the bucket is full. */
+  resetSeconds: number
+  /** Until it has a token; 0 if one was taken. */
+  retryAfterSeconds: number
+}
 
-/** `rate` tokens a second up to `burst`; `now` in milliseconds, never going back. */
-export function createLimiter(
-  rate: number,
-  burst: number,
+/** Who may go on, by client. */
+export interface Limiter {
+  /** How many clients are remembered. */
+  size(): number
+  /** Takes one token of the client's bucket, if it has one. */
+  take(client: string): Verdict
+}
+
+interface Limits {
+  /** Tokens a second. */
+  rate: number
+  /** Tokens of a full bucket. */
+  burst: number
+  maxClients?: number
+  /** Milliseconds that never go back. */
+  now?: () => number
+}
+
+/** Makes a limiter whose buckets are all full. */
+export function createLimiter({
+  rate,
+  burst,
   maxClients = 100_000,
   now = () => performance.now(),
-) {
+}: Limits): Limiter {
   const fullAt = new Map<string, number>()
   let hand = fullAt.entries()
 
+  /** Two buckets a call: more than a call adds, and no pause. */
+  function sweep(time: number) {
+    for (let i = 0; i < 2; i++) {
+      const { value, done } = hand.next()
+      if (done) hand = fullAt.entries()
+      else if (value[1] <= time || fullAt.size > maxClients) fullAt.delete(value[0])
+    }
+  }
+
   return {
     size: () => fullAt.size,
-    /** Takes one token of the client's bucket, if there is one. `reset` is when it is full, `retry` when it has one. */
-    take(client: string) {
+    take(client) {
       const time = now()
       const full = Math.max(fullAt.get(client) ?? 0, time)
       // Rounded, so that fractions of a time cost nobody a whole token.
@@ -26,12 +61,7 @@ export function createLimiter(
       const allowed = tokens >= 1
       const left = allowed ? tokens - 1 : tokens
       fullAt.set(client, allowed ? full + 1000 / rate : full)
-      // Two a call: more than a call adds, and no pause.
-      for (let i = 0; i < 2; i++) {
-        const { value, done } = hand.next()
-        if (done) hand = fullAt.entries()
-        else if (value[1] <= time || fullAt.size > maxClients) fullAt.delete(value[0])
-      }
+      sweep(time)
       return {
         allowed,
         left: Math.floor(left),

@@ -1,7 +1,7 @@
 import { digits, documented, uuidSchema } from '../schema.ts'
 import type { Reply } from './route.ts'
 
-/** Keyset pagination: the cursor is the id of the last row, so every page costs what the first does. */
+/** The members of a page's query. */
 export const pageQuery = {
   limit: digits(1, 1000, { default: 100, description: 'At most so many' }),
   after: documented(uuidSchema, {
@@ -9,18 +9,21 @@ export const pageQuery = {
   }),
 }
 
-/** Reads one row more than asked for, to know whether to name a next page in `Link`. */
+/**
+ * Answers one page, and names the next in `Link` if there is more. The cursor is the id of the last
+ * row, so every page costs what the first does; one row more than asked for is read to know.
+ */
 export async function paged<Q extends { limit?: number }, Row extends { id: string }>(
-  path: string,
   query: Q,
   read: (query: Q & { limit: number }) => Promise<Row[]>,
-  show: (row: Row) => unknown = (row) => row,
+  show?: (row: Row) => unknown,
 ): Promise<Reply> {
   const limit = query.limit ?? 100
   const rows = await read({ ...query, limit: limit + 1 })
   const page = rows.slice(0, limit)
-  const body = page.map(show)
+  const body = show === undefined ? page : page.map(show)
   if (rows.length <= limit) return { status: 200, body }
   const next = new URLSearchParams({ ...query, limit: String(limit), after: page.at(-1)!.id })
-  return { status: 200, body, headers: { Link: `<${path}?${next}>; rel="next"` } }
+  // Relative, since a gateway may have stripped a prefix from the path that the client asked for.
+  return { status: 200, body, headers: { Link: `<?${next}>; rel="next"` } }
 }

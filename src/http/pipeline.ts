@@ -1,23 +1,23 @@
-// One way in, one way out. In this order, each step refusing before the next is paid for: request id,
-// client, route, throttle, key, access, path and query, body, handler. Only this file writes answers,
-// one log line and the metrics of each. What a handler throws is either an AppError, whose every part
-// may be shown, or a 500 with a fixed text and the reason in the log.
+// One way in, one way out. In this order, each step refusing before the next is paid for: request
+// id, client, route, throttle, key, ids of the path, access, query, body, handler. Only this file
+// writes answers, one log line and the metrics of each. What a handler throws is either an AppError,
+// whose every part may be shown, or a 500 with a fixed text and the reason in the log.
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
 import { AppError, failures } from '../errors.ts'
-import type { Limiter } from './limiter.ts'
 import { describeError, type Log } from '../log.ts'
-import type { Metrics } from './metrics.ts'
 import { check, isUuid, object } from '../schema.ts'
-import { discardBody, hasBody, readBody } from './body.ts'
 import type { Client } from './address.ts'
+import { discardBody, hasBody, readBody } from './body.ts'
+import type { Limiter } from './limiter.ts'
+import type { Metrics } from './metrics.ts'
 import type { Caller, Origin, Reply, Route } from './route.ts'
-import type { createRouter } from './router.ts'
+import type { Router } from './router.ts'
 
 export interface PipelineOptions {
   basePath: string
-  router: ReturnType<typeof createRouter>
+  router: Router
   /** Throws `key_missing` or `key_invalid`. */
   identify(headers: IncomingHttpHeaders): Promise<Caller>
   readClient(req: IncomingMessage): Client
@@ -29,134 +29,195 @@ export interface PipelineOptions {
   metrics: Metrics
 }
 
+/** Answers every request; `refusal`: of one that was already refused. Never rejects. */
 export type Pipeline = (
   req: IncomingMessage,
   res: ServerResponse,
   refusal?: AppError,
 ) => Promise<void>
 
-/** What is known of a request by the time it is answered; `headers` go with whatever the answer is. */
+/** What is known of a request by the time it is answered. */
 interface Exchange {
   req: IncomingMessage
   res: ServerResponse
   origin: Origin
   route: Route | undefined
   caller: Caller | null
+  /** Those of the answer, whatever it is. */
   headers: Record<string, string>
 }
 
-/** Answers every request; `refusal`: one that was already refused. Never rejects. */
+/** Puts the steps together. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { basePath, router, identify, readClient, throttle, corsOrigins, log, metrics } = options
-  const common: Record<string, string> = {
-    'Cache-Control': 'no-store',
-    'X-Content-Type-Options': 'nosniff',
-    ...(options.secure && {
-      'Strict-Transport-Security': 'max-age=31536000',
-      'Referrer-Policy': 'no-referrer',
-      'X-Frame-Options': 'DENY',
-      'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
-    }),
-    ...(corsOrigins.length > 0 && { Vary: 'Origin' }),
+  const { readClient, log, metrics } = options
+  const answer = createAnswer(options)
+  const send = createSend(options)
+
+  function record(exchange: Exchange, outcome: { status: number; ms: number; failure: unknown }) {
+    const { req, origin, caller, route } = exchange
+    const { status, ms, failure } = outcome
+    const path = route?.path ?? 'none'
+    const method = methods.has(req.method!) ? req.method! : 'other'
+    metrics.request({ method, route: path, status, seconds: ms / 1000 })
+    const hidden = failure instanceof AppError ? failure.cause : failure
+    log(levelOf(status, hidden), 'request', {
+      requestId: origin.requestId,
+      method: req.method,
+      route: path,
+      status,
+      ms: Math.round(ms * 100) / 100,
+      address: origin.address,
+      ...(caller !== null && { user: caller.userId, key: caller.keyId }),
+      ...(failure instanceof AppError && { failure: failure.code }),
+      ...(hidden !== undefined && describeError(hidden)),
+    })
   }
 
-  async function run(exchange: Exchange): Promise<Reply> {
-    const { req, res, origin, headers } = exchange
-    const method = req.method!
-    const [target, search] = splitTarget(req.url!)
-    const found = target.startsWith(`${basePath}/`)
-      ? router(method, target.slice(basePath.length))
-      : null
-    if (found && 'route' in found) exchange.route = found.route
-    const isThrottled =
-      found === null || ('route' in found ? found.route : found).throttled !== false
-    if (isThrottled && throttle !== null) {
-      const { allowed, left, resetSeconds, retryAfterSeconds } = throttle.limiter.take(
-        origin.client,
-      )
-      headers['RateLimit-Policy'] = throttle.policy
-      headers['RateLimit'] = `"default";r=${left};t=${resetSeconds}`
-      if (!allowed) throw new AppError('throttled', { retryAfterSeconds })
+  return async (req, res, refusal) => {
+    const start = performance.now()
+    const origin = { requestId: requestIdOf(req), ...readClient(req) }
+    const exchange: Exchange = { req, res, origin, route: undefined, caller: null, headers: {} }
+    let status = 0
+    let failure: unknown
+    try {
+      if (refusal !== undefined) throw refusal
+      status = send(exchange, await answer(exchange))
+    } catch (error) {
+      failure = error
+      const refused = error instanceof AppError ? error : new AppError('internal')
+      metrics.failure(refused.code)
+      status = send(exchange, describeFailure(exchange, refused))
     }
-    if (target === '*' && method === 'OPTIONS')
-      return { status: 204, headers: { Allow: 'OPTIONS' } }
-    if (found === null) throw new AppError('not_found')
-    if ('allow' in found) {
-      headers['Allow'] = found.allow
-      if (method !== 'OPTIONS') throw new AppError('method_not_allowed')
-      const isPreflight = req.headers['access-control-request-method'] !== undefined
-      return {
-        status: 204,
-        headers: isPreflight ? { ...preflight, 'Access-Control-Allow-Methods': found.allow } : {},
-      }
-    }
+    record(exchange, { status, ms: performance.now() - start, failure })
+  }
+}
 
-    const { route, params } = found
+/** The steps from the route to the handler's reply; each throws an AppError to refuse. */
+function createAnswer({ basePath, router, identify, throttle }: PipelineOptions) {
+  function takeToken({ origin, headers }: Exchange) {
+    if (throttle === null) return
+    const verdict = throttle.limiter.take(origin.client)
+    headers['RateLimit-Policy'] = throttle.policy
+    headers['RateLimit'] = `"default";r=${verdict.left};t=${verdict.resetSeconds}`
+    if (verdict.allowed) return
+    throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
+  }
+
+  function authenticate({ access }: Route, headers: IncomingHttpHeaders) {
     const isKeyless =
-      route.access === 'anyone' ||
-      (route.access === 'optional' && !req.headers['x-api-key'] && !req.headers.authorization)
-    const caller = (exchange.caller = isKeyless ? null : await identify(req.headers))
-    const isAdmin = caller?.role === 'admin'
-    if (route.access === 'admin' && !isAdmin) throw new AppError('forbidden')
-    for (const name in params) {
-      if (!isUuid(params[name]!)) throw new AppError('invalid_id')
-      params[name] = params[name]!.toLowerCase()
-    }
-    if (route.access === 'self' && !isAdmin && caller?.userId !== params['id'])
-      throw new AppError('forbidden')
-    const query =
-      route.query === undefined
-        ? {}
-        : check(object({}, route.query), readQuery(search), 'invalid_query')
-    const body =
-      route.body === undefined
-        ? undefined
-        : check(
-            route.body,
-            route.bodyOptional && !hasBody(req) ? {} : await readBody(req, res),
-            'invalid_body',
-          )
-    return route.handle({ caller, origin, headers: req.headers, params, query, search, body })
+      access === 'anyone' ||
+      (access === 'optional' && !headers['x-api-key'] && !headers.authorization)
+    return isKeyless ? null : identify(headers)
   }
 
-  function fail({ origin: { requestId }, route }: Exchange, error: unknown): Reply {
-    const { code, message, faults, retryAfterSeconds } =
-      error instanceof AppError ? error : new AppError('internal')
-    const { status } = failures[code]
-    const headers: Record<string, string> = {}
-    if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
-    if (status === 401) {
-      const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
-      headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
-    }
-    metrics.failure(code)
-    const details = code === 'invalid_body' ? (route?.bodySentence ?? message) : message
-    const errors = faults.map(({ field, message }) => ({ field: field || 'body', message }))
-    const envelope = {
-      requestId,
-      status: 'ERROR',
-      details,
-      code,
-      ...(errors.length > 0 && { errors }),
-    }
-    return { status, headers, raw: { type: 'application/json', text: JSON.stringify(envelope) } }
-  }
+  return async (exchange: Exchange): Promise<Reply> => {
+    const { req, res, origin } = exchange
+    const { headers } = req
+    const { path, search } = splitTarget(req.url!)
+    const isBelow = path.startsWith(`${basePath}/`)
+    const match = isBelow ? router(req.method!, path.slice(basePath.length)) : nothing
+    if (match.kind === 'route') exchange.route = match.route
+    if (match.throttled) takeToken(exchange)
+    if (match.kind === 'nothing') return answerNothing(req.method!, path)
+    if (match.kind === 'otherMethod') return answerOtherMethod(exchange, match.allow)
 
-  /** Writes the answer and returns its status, for the log: 499 when nobody is there to read it. */
-  function send({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number {
-    const { status, body, raw } = reply
+    const { route } = match
+    const caller = await authenticate(route, headers)
+    exchange.caller = caller
+    const params = parseIds(match.params)
+    authorize(route, caller, params)
+    const query = parseQuery(route, search)
+    const body = await parseBody(route, req, res)
+    return route.handle({ caller, origin, headers, params, query, search, body })
+  }
+}
+
+const nothing = { kind: 'nothing', throttled: true } as const
+
+function answerNothing(method: string, path: string): Reply {
+  if (method !== 'OPTIONS' || path !== '*') throw new AppError('not_found')
+  return { status: 204, headers: { Allow: 'OPTIONS' } }
+}
+
+function answerOtherMethod({ req, headers }: Exchange, allow: string): Reply {
+  headers['Allow'] = allow
+  if (req.method !== 'OPTIONS') throw new AppError('method_not_allowed')
+  if (req.headers['access-control-request-method'] === undefined) return { status: 204 }
+  return { status: 204, headers: { ...preflight, 'Access-Control-Allow-Methods': allow } }
+}
+
+/** The ids in a path, in lower case. */
+function parseIds(given: Record<string, string>): Record<string, string> {
+  const params: Record<string, string> = {}
+  for (const name in given) {
+    const id = given[name]!
+    if (!isUuid(id)) throw new AppError('invalid_id')
+    params[name] = id.toLowerCase()
+  }
+  return params
+}
+
+function authorize({ access }: Route, caller: Caller | null, params: Record<string, string>) {
+  if (caller?.role === 'admin') return
+  if (access === 'admin') throw new AppError('forbidden')
+  if (access === 'self' && caller?.userId !== params['id']) throw new AppError('forbidden')
+}
+
+function parseQuery(route: Route, search: string): Record<string, unknown> {
+  if (route.query === undefined) return {}
+  const given: Record<string, unknown> = Object.create(null)
+  for (const [name, value] of new URLSearchParams(search)) {
+    // A member that is repeated is no text, and so is refused.
+    given[name] = name in given ? [] : value
+  }
+  return check(object({}, route.query), given, 'invalid_query')
+}
+
+async function parseBody(route: Route, req: IncomingMessage, res: ServerResponse) {
+  if (route.body === undefined) return undefined
+  const isLeftOut = route.bodyOptional === true && !hasBody(req)
+  const given = isLeftOut ? {} : await readBody(req, res)
+  return check(route.body, given, 'invalid_body')
+}
+
+function describeFailure({ origin, route }: Exchange, failure: AppError): Reply {
+  const { code, message, faults, retryAfterSeconds } = failure
+  const { status } = failures[code]
+  const headers: Record<string, string> = {}
+  if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
+  if (status === 401) {
+    const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
+    headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
+  }
+  const details = code === 'invalid_body' ? (route?.bodySentence ?? message) : message
+  const errors = faults.map((fault) => ({ field: fault.field || 'body', message: fault.message }))
+  const envelope = {
+    requestId: origin.requestId,
+    status: 'ERROR',
+    details,
+    code,
+    ...(errors.length > 0 && { errors }),
+  }
+  return { status, headers, raw: { type: 'application/json', text: JSON.stringify(envelope) } }
+}
+
+/** Makes the one function that writes answers. */
+function createSend({ secure, corsOrigins }: PipelineOptions) {
+  const common = commonHeaders(secure, corsOrigins.length > 0)
+
+  /** Returns the status, for the log: 499 if nobody is there to read the answer. */
+  return ({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
+    const { status } = reply
     const isGone = req.socket.destroyed
     const all: Record<string, string> = { 'X-Request-Id': requestId, ...common, ...headers }
-    if (corsOrigins.includes(req.headers.origin ?? '')) {
-      all['Access-Control-Allow-Origin'] = req.headers.origin!
+    const from = req.headers.origin
+    if (from !== undefined && corsOrigins.includes(from)) {
+      all['Access-Control-Allow-Origin'] = from
       all['Access-Control-Expose-Headers'] = exposed
     }
     Object.assign(all, reply.headers)
-    const text =
-      body === undefined
-        ? raw?.text
-        : JSON.stringify({ requestId, status: 'SUCCESS', details: body })
-    if (text !== undefined) all['Content-Type'] = raw?.type ?? 'application/json'
+    const text = textOf(requestId, reply)
+    if (text !== undefined) all['Content-Type'] = reply.raw?.type ?? 'application/json'
     if (status !== 204 && status !== 304)
       all['Content-Length'] = String(Buffer.byteLength(text ?? ''))
     if (!req.complete && hasBody(req)) discardBody(req)
@@ -164,40 +225,27 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     res.end(text)
     return isGone ? 499 : status
   }
+}
 
-  return async (req, res, refusal) => {
-    const start = performance.now()
-    const sent = req.headers['x-request-id']
-    const requestId = typeof sent === 'string' && idPattern.test(sent) ? sent : randomUUID()
-    const origin = { requestId, ...readClient(req) }
-    const exchange: Exchange = { req, res, origin, route: undefined, caller: null, headers: {} }
-    let status = 0
-    let failure: unknown
-    try {
-      if (refusal !== undefined) throw refusal
-      status = send(exchange, await run(exchange))
-    } catch (error) {
-      failure = error
-      status = send(exchange, fail(exchange, error))
-    }
-
-    const ms = performance.now() - start
-    const { caller, route } = exchange
-    const path = route?.path ?? 'none'
-    metrics.request(methods.has(req.method!) ? req.method! : 'other', path, status, ms / 1000)
-    const hidden = failure instanceof AppError ? failure.cause : failure
-    log(status === 500 ? 'error' : hidden === undefined ? 'info' : 'warn', 'request', {
-      requestId,
-      method: req.method,
-      route: path,
-      status,
-      ms: Math.round(ms * 100) / 100,
-      address: origin.address,
-      ...(caller && { user: caller.userId, key: caller.keyId }),
-      ...(failure instanceof AppError && { failure: failure.code }),
-      ...(hidden !== undefined && describeError(hidden)),
-    })
+function commonHeaders(isSecure: boolean, hasOrigins: boolean): Record<string, string> {
+  const headers: Record<string, string> = {
+    'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
   }
+  if (hasOrigins) headers['Vary'] = 'Origin'
+  if (!isSecure) return headers
+  return {
+    ...headers,
+    'Strict-Transport-Security': 'max-age=31536000',
+    'Referrer-Policy': 'no-referrer',
+    'X-Frame-Options': 'DENY',
+    'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
+  }
+}
+
+function textOf(requestId: string, { body, raw }: Reply): string | undefined {
+  if (body === undefined) return raw?.text
+  return JSON.stringify({ requestId, status: 'SUCCESS', details: body })
 }
 
 const preflight = {
@@ -209,16 +257,20 @@ const exposed = 'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After,
 const idPattern = /^[A-Za-z0-9._-]{1,64}$/
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
-/** Path and query of a request target, whose scheme and host, if it has them, are not looked at. */
-function splitTarget(url: string): [path: string, search: string] {
-  const target = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?#]*/i, '')
-  const mark = target.indexOf('?')
-  return mark < 0 ? [target, ''] : [target.slice(0, mark), target.slice(mark + 1)]
+function requestIdOf({ headers }: IncomingMessage): string {
+  const given = headers['x-request-id']
+  return typeof given === 'string' && idPattern.test(given) ? given : randomUUID()
 }
 
-/** The members of a query; one that is repeated is no text, and so is refused. */
-function readQuery(search: string): object {
-  const given: Record<string, unknown> = Object.create(null)
-  for (const [name, value] of new URLSearchParams(search)) given[name] = name in given ? [] : value
-  return given
+function levelOf(status: number, hidden: unknown) {
+  if (status === 500) return 'error'
+  return hidden === undefined ? 'info' : 'warn'
+}
+
+/** Path and query of a request target; its scheme and host, if it has them, are not looked at. */
+function splitTarget(url: string): { path: string; search: string } {
+  const target = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?#]*/i, '')
+  const mark = target.indexOf('?')
+  if (mark < 0) return { path: target, search: '' }
+  return { path: target.slice(0, mark), search: target.slice(mark + 1) }
 }

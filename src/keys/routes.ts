@@ -33,7 +33,7 @@ const end = refined(instantSchema, (value, wrong) => {
 const key = { title: 'Key', ...object(members).json }
 const newKey = { title: 'CreatedKey', ...object({ ...members, key: keyText }).json }
 
-export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }): Route[] => [
+export const keyRoutes = ({ db }: { db: Database }): Route[] => [
   route({
     method: 'GET',
     path: '/users/{id}/keys',
@@ -50,9 +50,7 @@ export const keyRoutes = ({ db, basePath }: { db: Database; basePath: string }):
     },
     fails: ['user_not_found'],
     handle: ({ params: { id }, query }) =>
-      paged(`${basePath}/users/${id}/keys`, { limit: 1000, ...query }, (page) =>
-        listKeys(db, id, page),
-      ),
+      paged({ limit: 1000, ...query }, (page) => listKeys(db, id, page)),
   }),
   route({
     method: 'POST',

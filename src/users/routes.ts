@@ -31,12 +31,11 @@ const newUser = { title: 'CreatedUser', ...object({ ...members, apiKeys: list(ke
 type Deps = {
   db: Database
   hasher: Hasher
-  basePath: string
   signup: 'open' | 'admin'
   passwordMinLength: number
 }
 
-export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: Deps): Route[] => [
+export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Route[] => [
   route({
     method: 'POST',
     path: '/users',
@@ -71,7 +70,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
         })
         const actor = caller?.userId ?? user.id
         await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
-        return reply(201, user, [key], { Location: `${basePath}/users/${user.id}` })
+        return reply(201, user, [key], { Location: `users/${user.id}` })
       })
     },
   }),
@@ -94,8 +93,7 @@ export const userRoutes = ({ db, hasher, basePath, signup, passwordMinLength }: 
     },
     async handle({ query }) {
       const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
-      if (query.email === undefined)
-        return paged(`${basePath}/users`, query, (page) => listUsers(db, page), show)
+      if (query.email === undefined) return paged(query, (page) => listUsers(db, page), show)
       const found = await findUserByEmail(db, query.email)
       return { status: 200, body: found === null ? [] : [show(found)] }
     },

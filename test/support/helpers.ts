@@ -53,6 +53,8 @@ export interface Answer {
   /** The payload of a success. */
   details: any
   text: string
+  /** The path of the next page, from `Link`. */
+  next: string | undefined
 }
 
 /** Of an answer: what most refusals are compared by; no code if it is a success. */
@@ -156,9 +158,11 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     if (parsed) assert.equal(parsed.requestId, response.headers.get('x-request-id'))
     assert.equal(response.headers.get('x-content-type-options'), 'nosniff')
     checkDocumented(method, path, response.status, parsed?.code)
+    const link = /<(.*)>; rel="next"/.exec(response.headers.get('link') ?? '')?.[1]
     return {
       status: response.status,
       headers: response.headers,
+      next: link === undefined ? undefined : new URL(link, response.url).href.slice(base.length),
       body: parsed,
       details: parsed?.details,
       text,

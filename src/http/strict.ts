@@ -1,0 +1,41 @@
+import type { IncomingMessage } from 'node:http'
+
+import { AppError } from '../errors.ts'
+
+/** What RFC 9112 and 9110 have a server refuse and Node lets through; undefined: nothing. */
+export function findFault(req: IncomingMessage): AppError | undefined {
+  const isSound = hasSoundHost(req) && hasSoundCoding(req) && hasSoundTarget(req)
+  if (!isSound) return new AppError('invalid_request')
+  const { expect } = req.headers
+  const isExpected = expect === undefined || /^(100-continue)?$/i.test(expect)
+  return isExpected ? undefined : new AppError('expectation_failed')
+}
+
+const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})?$/
+
+/** RFC 9112 3.2: one Host, which 1.0 may leave out, and nothing but a host and a port in it. */
+function hasSoundHost({ rawHeaders, headers, httpVersion }: IncomingMessage): boolean {
+  let hosts = 0
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]!
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++
+  }
+  if (hosts > 1) return false
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') return false
+  if (hosts === 0) return httpVersion === '1.0'
+  return hostPattern.test(headers.host ?? '')
+}
+
+/** RFC 9112 6.1: no coding but chunked, and none in 1.0. */
+function hasSoundCoding({ headers, httpVersion }: IncomingMessage): boolean {
+  const coding = headers['transfer-encoding']
+  if (coding === undefined) return true
+  return coding.toLowerCase() === 'chunked' && httpVersion === '1.1'
+}
+
+/** RFC 9112 3.2: visible ASCII without a fragment; a path, a URL, or `*` of OPTIONS. */
+function hasSoundTarget({ url = '', method }: IncomingMessage): boolean {
+  if (!/^[!"$-~]+$/.test(url)) return false
+  if (url.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url)) return true
+  return url === '*' && method === 'OPTIONS'
+}
