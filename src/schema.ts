@@ -13,7 +13,7 @@ export interface JsonSchema {
   oneOf?: JsonSchema[]
 }
 
-/** Describes what it accepts; `check` returns the value, typed and in normal form, and adds every fault. */
+/** Describes what it accepts; `check` returns the value in normal form and adds every fault. */
 export type Schema<T> = {
   json: JsonSchema
   check(value: unknown, field: string, faults: Fault[]): T
@@ -237,8 +237,8 @@ export function object<R, O = Record<never, never>>(
 const shortened = (name: string) => [...name.slice(0, 128)].slice(0, 64).join('').toWellFormed()
 
 /**
- * Checks a value and returns it in normal form. Throws an AppError with its faults, at most 1,000: with
- * the first one's code if every fault has one, else with `code`.
+ * Checks a value and returns it in normal form. Throws an AppError with its faults, at most 1,000,
+ * and the code of the first one if every fault has one, else `code`.
  */
 export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
   const faults: Fault[] = []

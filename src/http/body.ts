@@ -6,9 +6,10 @@ const maxBytes = 16 * 1024
 const maxDiscardedBytes = 16 * 1024 * 1024
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
+/** Why a body cannot be read. */
 const broken = new WeakMap<IncomingMessage, AppError>()
 
-/** Ends the reading of a body that cannot come whole any more, also when it has not begun. */
+/** Makes the reading of a body fail, also if it has not begun: the rest of it cannot come. */
 export function breakBody(req: IncomingMessage, error: AppError) {
   broken.set(req, error)
   if (req.listenerCount('error') > 0) req.emit('error', error)
@@ -19,12 +20,11 @@ export const hasBody = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 
 /**
- * Reads a JSON body; throws `unsupported_media_type`, `body_too_large` or, for what is not JSON in
- * UTF-8, `invalid_body`. A client that waits for it is told to go on only now.
+ * Reads a JSON body; throws `unsupported_media_type`, `body_too_large` or, if it is not JSON in
+ * UTF-8, `invalid_body`. Only now a client that expects `100 Continue` gets it.
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
-  if (!hasBody(req))
-    throw new AppError('invalid_body', { faults: [{ field: '', message: 'is missing' }] })
+  if (!hasBody(req)) throw invalidBody('is missing')
   const { 'content-type': type = '', 'content-encoding': encoding, expect } = req.headers
   if (!/^application\/json\s*(;|$)/i.test(type) || encoding !== undefined) {
     throw new AppError('unsupported_media_type')
@@ -35,11 +35,12 @@ export async function readBody(req: IncomingMessage, res: ServerResponse): Promi
   try {
     return JSON.parse(decoder.decode(bytes))
   } catch {
-    throw new AppError('invalid_body', {
-      faults: [{ field: '', message: 'must be JSON in UTF-8' }],
-    })
+    throw invalidBody('must be JSON in UTF-8')
   }
 }
+
+const invalidBody = (message: string) =>
+  new AppError('invalid_body', { faults: [{ field: '', message }] })
 
 function collect(req: IncomingMessage): Promise<Buffer> {
   return new Promise((resolve, reject) => {
@@ -57,7 +58,7 @@ function collect(req: IncomingMessage): Promise<Buffer> {
 }
 
 /**
- * Reads past what is left of a body that was refused, so that the client gets to read why; past
+ * Reads and drops the rest of a body that was refused, so that the client comes to read why; after
  * 16 MiB the connection is cut.
  */
 export function discardBody(req: IncomingMessage) {

@@ -30,7 +30,10 @@ export interface Connections {
 /** A connection on which more requests wait is cut: pipelining must not fill the memory. */
 const maxPipelined = 1000
 
-/** Starts without any connection. Kept by connection: an answer queued when it goes never closes. */
+/**
+ * Starts without any connection. Requests are kept by connection: one whose answer is still queued
+ * when the connection goes never closes by itself.
+ */
 export function createConnections(pipeline: Pipeline): Connections {
   const connections = new Map<Socket, Connection>()
   let isClosing = false

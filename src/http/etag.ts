@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-/** Whether If-None-Match says that the caller has this already (weak comparison, RFC 9110 13.1.2). */
+/** Whether If-None-Match says that the caller has this (weak comparison, RFC 9110 13.1.2). */
 export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
   const known = headers['if-none-match']
   if (known === undefined) return false

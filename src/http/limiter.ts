@@ -1,7 +1,7 @@
 // Token buckets, one for each client, each kept as one number: when it will be full. So it refills
 // continuously, and a steady client gets exactly its rate. A full bucket carries no information, so
-// a clock hand sweeps the map and drops full ones. Above `maxClients` it drops any, which gives that
-// client a full bucket again but bounds the memory whatever number of addresses calls.
+// a clock hand sweeps the map and drops full ones. Above `maxClients` it drops any, which gives
+// that client a full bucket again but bounds the memory whatever number of addresses calls.
 
 /** The answer to one request for a token. */
 export interface Verdict {

@@ -1,7 +1,7 @@
 // One way in, one way out. In this order, each step refusing before the next is paid for: request
 // id, client, route, throttle, key, ids of the path, access, query, body, handler. Only this file
-// writes answers, one log line and the metrics of each. What a handler throws is either an AppError,
-// whose every part may be shown, or a 500 with a fixed text and the reason in the log.
+// writes answers, one log line and the metrics of each. An AppError that a handler throws may be
+// shown in every part; anything else is a 500 with a fixed text and the reason in the log.
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 

@@ -104,8 +104,8 @@ interface Spec<A extends Access, P extends string, Q, B> {
 export type Route = Spec<Access, string, Record<string, unknown>, any>
 
 /**
- * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in braces
- * are UUIDs; an end of `/*` stands for anything below.
+ * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in
+ * braces are UUIDs; an end of `/*` stands for anything below.
  */
 export function route<
   const A extends Access,

@@ -18,8 +18,8 @@ interface Entry {
 
 /**
  * Finds a route by its path, one without parameters before those with. Paths are compared as they
- * were sent: nothing is decoded, and `//`, `..`, another case or a slash at the end are other paths.
- * `ANY` takes every method.
+ * were sent: nothing is decoded, and `//`, `..`, another case or a slash at the end make another
+ * path. `ANY` takes every method.
  */
 export function createRouter(routes: Route[]): Router {
   const rank = (path: string) => (path.includes('{') ? 1 : 0)

@@ -28,7 +28,7 @@ interface Options {
 export interface Listener {
   /** Scheme, host and port. */
   url: string
-  /** Rereads the certificate and key; throws, and keeps the old pair, if the new one is not usable. */
+  /** Rereads certificate and key; throws, and keeps the old pair, if the new one is not usable. */
   rereadTls(): void
   /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
   stop(seconds: number): Promise<void>

@@ -26,7 +26,7 @@ const protocol = {
   honorCipherOrder: true,
 } as const
 
-/** Settings of a server with a pair that can be used now; throws an ExitError with the reason if not. */
+/** The settings for a pair that can be used now; throws an ExitError with the reason if not. */
 export function readTlsSettings({ certFile, keyFile }: TlsFiles) {
   try {
     const cert = readFileSync(certFile, 'utf8')
