@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
 import { explain, isHopeless } from './database/explain.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
-import { openDatabase, withDatabase, type Database } from './database/pool.ts'
+import { openDatabase, ping, withDatabase, type Database } from './database/pool.ts'
 import { startPrivatePostgres } from './database/private.ts'
 import { createDatabase } from './database/setup.ts'
 import { AppError } from './errors.ts'
@@ -136,7 +136,7 @@ async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Pro
   for (let count = 1; ; count++) {
     signal.throwIfAborted()
     try {
-      await db.query('select')
+      await ping(db)
       return
     } catch (error) {
       const isAway = error instanceof AppError && error.code === 'database_unavailable'

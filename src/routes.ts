@@ -6,7 +6,7 @@ import type { Metrics } from './http/metrics.ts'
 import type { Route } from './http/route.ts'
 import { keyRoutes } from './keys/routes.ts'
 import { openApi } from './operation/openapi.ts'
-import { healthRoutes } from './operation/routes.ts'
+import { operationRoutes } from './operation/routes.ts'
 import type { Hasher } from './passwords/hasher.ts'
 import { sessionRoutes } from './sessions/routes.ts'
 import { userRoutes } from './users/routes.ts'
@@ -37,5 +37,5 @@ export const allRoutes = (deps: Deps): Route[] => [
   ...sessionRoutes(deps),
   ...authRoutes(),
   ...auditRoutes(deps),
-  ...healthRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
+  ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
 ]

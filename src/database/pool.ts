@@ -199,6 +199,11 @@ export async function withDatabase<T>(
   }
 }
 
+/** Asks the database for nothing, to see that it answers. Throws what any query does. */
+export async function ping(db: Db): Promise<void> {
+  await db.query('select')
+}
+
 /** The first row of a statement; throws `code` when it gives none. */
 export async function one<Row>(
   db: Db,

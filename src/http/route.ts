@@ -92,7 +92,7 @@ interface Spec<A extends Access, P extends string, Q, B> {
   bodySentence?: string
   replies: Record<number, ReplySpec>
   /** What can fail besides what access, parsing and throttling bring. */
-  fails?: Code[]
+  fails?: readonly Code[]
   throttled?: false
   handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
 }

@@ -1,5 +1,5 @@
-// What operations of the document share: the envelope, failures, headers, ways to send a key; and how
-// a schema becomes a component or an example.
+// What operations of the document share: the envelope, failures, headers, ways to send a key; and
+// how a schema becomes a component or an example.
 import { integer, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
 
 /** Printable ASCII, which a header or a loose parameter holds. */
@@ -64,7 +64,6 @@ export const failureSchema: JsonSchema = closed(
 )
 
 /** The same value, in which a reference stands for each schema that has a title; adds those. */
-export function extract<T>(value: T, schemas: Record<string, object>): T
 export function extract(value: unknown, schemas: Record<string, object>): unknown {
   if (Array.isArray(value)) return value.map((each) => extract(each, schemas))
   if (typeof value !== 'object' || value === null) return value

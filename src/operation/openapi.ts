@@ -23,7 +23,8 @@ export function openApi(
     }
   }
   const schemas: Record<string, object> = {}
-  const extracted = extract({ paths, components: { ...components, responses } }, schemas)
+  const given = { paths, components: { ...components, responses } }
+  const extracted = extract(given, schemas) as typeof given
   return {
     openapi: '3.1.0',
     info: {
@@ -49,11 +50,12 @@ export function openApi(
 
 const description = [
   'Every answer with a body is an envelope: `requestId`, `status` and `details`. A failure has a ' +
-    '`code` to act on, and `errors` where members of the body or query are at fault; `details` is ' +
-    'then a sentence for people. Later versions may add codes. An `X-Request-Id` that is sent is kept.',
-  '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets 404 ' +
-    '`not_found`, another method 405 `method_not_allowed` with `Allow`; a request that takes too long ' +
-    '408, one that expects more than `100-continue` 417, one with too long headers 431.',
+    '`code` to act on, and `errors` where members of the body or query are at fault; its ' +
+    '`details` is a sentence for people. Later versions may add codes. An `X-Request-Id` that is ' +
+    'sent is kept.',
+  '`HEAD` works wherever `GET` does; `OPTIONS` answers 204 with `Allow`. An unknown path gets ' +
+    '404 `not_found`, another method 405 `method_not_allowed` with `Allow`; a request that takes ' +
+    'too long 408, one that expects more than `100-continue` 417, one with too long headers 431.',
   'Nothing but the documentation may be cached.',
 ].join('\n\n')
 
@@ -90,7 +92,9 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
     responses[status] = success(route, spec, all)
   }
   for (const [status, codes] of groupByStatus(codesOf(route))) {
-    responses[status] = failure(route, status, codes, shared)
+    const name = codes.join('-') + (route.throttled === false ? '-unthrottled' : '')
+    shared[name] = failure(route, status, codes)
+    responses[status] = { $ref: `#/components/responses/${name}` }
   }
   return {
     operationId,
@@ -149,20 +153,20 @@ function success(route: Route, { says, body, raw, headers, creates }: ReplySpec,
   }
 }
 
-/** A reference to the response that all operations share which fail with these codes. */
-function failure(route: Route, status: number, codes: Code[], shared: Record<string, object>) {
-  const name = codes.join('-') + (route.throttled === false ? '-unthrottled' : '')
-  const schema = failureSchema
-  const sample = { code: codes[0], details: failures[codes[0]!].sentence }
-  shared[name] = {
+/** The response that all operations share which fail with these codes. */
+function failure(route: Route, status: number, codes: Code[]) {
+  const first = codes[0]!
+  const sample = {
+    ...(example(failureSchema) as object),
+    details: failures[first].sentence,
+    code: first,
+  }
+  return {
     description: codes.map((code) => `\`${code}\`: ${failures[code].sentence}`).join('; '),
     'x-codes': codes,
     headers: headersOf(route, headersOfStatus[status] ?? []),
-    content: {
-      'application/json': { schema, example: { ...(example(schema) as object), ...sample } },
-    },
+    content: { 'application/json': { schema: failureSchema, example: sample } },
   }
-  return { $ref: `#/components/responses/${name}` }
 }
 
 const headersOfStatus: Record<number, string[]> = {

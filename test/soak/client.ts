@@ -90,7 +90,7 @@ export function createClient(slots: Slot[]) {
         details: rest.headers['content-type']?.startsWith('text/') ? text : parsed.details,
         code: parsed.code,
       }
-      checkDocumented(method, path, answer.status, answer.code)
+      checkDocumented(method, path, answer)
       if (rest.headers['x-request-id'] !== requestId) fail(`${what}: the id of another request`)
     } catch (error) {
       if (!instance.killed) fail(`${what}: ${(error as Error).message}`)

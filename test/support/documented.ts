@@ -2,8 +2,7 @@ import assert from 'node:assert/strict'
 
 import { version } from '../../src/app.ts'
 import { openApi } from '../../src/operation/openapi.ts'
-import { allRoutes } from '../../src/routes.ts'
-import type { Deps } from '../../src/routes.ts'
+import { allRoutes, type Deps } from '../../src/routes.ts'
 
 const document: any = openApi(allRoutes({ signup: 'open' } as Deps), { basePath: '/v1', version })
 
@@ -19,8 +18,7 @@ export function resolve(value: any, root = document): any {
 export function checkDocumented(
   method: string,
   path: string,
-  status: number,
-  code: string | undefined,
+  { status, code }: { status: number; code?: string | undefined },
 ) {
   const known = findTemplate(path.replace(/\?.*$/, ''))
   const operation = document.paths[known]?.[documentedMethod(method, known)]

@@ -157,7 +157,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     const parsed = isJson && text !== '' ? JSON.parse(text) : undefined
     if (parsed) assert.equal(parsed.requestId, response.headers.get('x-request-id'))
     assert.equal(response.headers.get('x-content-type-options'), 'nosniff')
-    checkDocumented(method, path, response.status, parsed?.code)
+    checkDocumented(method, path, { status: response.status, code: parsed?.code })
     const link = /<(.*)>; rel="next"/.exec(response.headers.get('link') ?? '')?.[1]
     return {
       status: response.status,
