@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
@@ -13,7 +15,7 @@ import { createLimiter } from './http/limiter.ts'
 import { createMetrics } from './http/metrics.ts'
 import { createPipeline, type Pipeline } from './http/pipeline.ts'
 import { createRouter } from './http/router.ts'
-import { listen } from './http/server.ts'
+import { bind, listen } from './http/server.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
@@ -72,7 +74,8 @@ export async function startApp(
     }
   }
   try {
-    const database = config.database ?? (await startPrivately(undo))
+    await checkPort(config)
+    const database = config.database ?? (await startPrivately(undo, signal))
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     const pools = openPools(database, log, undo)
     await waitForDatabase(pools.db, log, signal)
@@ -104,9 +107,18 @@ export async function startApp(
   }
 }
 
+/** Throws when nothing can listen there, before anything is made. */
+async function checkPort({ host, port }: Config): Promise<void> {
+  const probe = createServer()
+  await bind(probe, host, port)
+  probe.close()
+  await once(probe, 'close')
+}
+
 /** Starts the private PostgreSQL and brings it to this version's schema. */
-async function startPrivately(undo: Undo): Promise<DatabaseConfig> {
-  const postgres = await startPrivatePostgres({ directory: localDirectory, say: console.error })
+async function startPrivately(undo: Undo, signal: AbortSignal): Promise<DatabaseConfig> {
+  const directory = localDirectory
+  const postgres = await startPrivatePostgres({ directory, say: console.error, signal })
   undo.push(() => postgres.stop())
   const as = (user: string) => privateDatabase(postgres, user)
   await createDatabase(as('postgres'))
@@ -204,7 +216,8 @@ function welcome(url: string, { email, keyFile }: FirstAdmin): string {
   ]
   if (existsSync(keyFile)) {
     lines.push(`The admin's key is in ${keyFile}. Try:`)
-    lines.push(`  curl -H "X-Api-Key: $(cat '${keyFile}')" ${url}/users`)
+    const quoted = `'${keyFile.replaceAll(`'`, `'\\''`)}'`
+    lines.push(`  curl -H "X-Api-Key: $(cat ${quoted})" ${url}/users`)
   } else {
     lines.push(`For an admin's key: node bin/admin.js key ${email}`)
   }

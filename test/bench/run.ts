@@ -7,7 +7,7 @@ import { cpus, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 
-import { findPostgresBin } from '../../src/database/private.ts'
+import { findPostgresBin } from '../../src/database/programs.ts'
 import type { Bench } from './bench.ts'
 import { fillDatabase, startPostgres } from './database.ts'
 import { flood, loginTiming } from './flood.ts'

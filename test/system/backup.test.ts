@@ -21,7 +21,8 @@ import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Env } from '../../src/config.ts'
-import { findPostgresBin, startPrivatePostgres } from '../../src/database/private.ts'
+import { startPrivatePostgres } from '../../src/database/private.ts'
+import { findPostgresBin } from '../../src/database/programs.ts'
 import {
   freePort,
   listProcesses,

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { findPostgresBin } from '../../src/database/private.ts'
+import { findPostgresBin } from '../../src/database/programs.ts'
 import { openDatabase } from '../../src/database/pool.ts'
 import { makeClock } from '../support/faketime.ts'
 import { hashCheaply, password, startTestApp, undo } from '../support/helpers.ts'
