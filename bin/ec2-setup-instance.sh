@@ -75,4 +75,4 @@ if [[ $CI_PUBLIC_KEY ]] && ! grep -qsF "$CI_PUBLIC_KEY" "$home/.ssh/authorized_k
   install -d -o "$EC2_USER_NAME" -m 700 "$home/.ssh"
   echo "restrict $CI_PUBLIC_KEY" | runuser -u "$EC2_USER_NAME" -- tee -a "$home/.ssh/authorized_keys" >/dev/null
 fi
-echo 'The instance is set up: next, create the database (README, "Deployment")'
+echo 'The instance is set up: next, create the database (bin/README.md, step 6)'

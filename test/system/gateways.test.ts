@@ -1,4 +1,4 @@
-// Needs nginx, caddy and haproxy. Each runs with the configuration that the README shows, but for the
+// Needs nginx, caddy and haproxy. Each runs with the configuration in bin/gateways, but for the
 // addresses, before a backend that tells what reached it; the service is a process of its own, with
 // its usual throttle of 10 requests a second.
 import assert from 'node:assert/strict'
@@ -148,7 +148,7 @@ const reporter = await app.user({ permissions: ['reports:read'] })
 const admin = await app.admin()
 const as = ({ key }: { key: string }): [string, string][] => [['X-Api-Key', key]]
 
-/** Where a configuration lies that has these ports in place of those in the README. */
+/** Where a configuration lies that has these ports in place of those of the file. */
 function place(name: string, port: number, change = (text: string) => text): string {
   const text = readFileSync(new URL(`../../bin/gateways/${name}`, import.meta.url), 'utf8')
     .replaceAll('127.0.0.1:60001', `127.0.0.1:${servicePort}`)

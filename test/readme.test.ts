@@ -1,0 +1,172 @@
+// The lines that READMEs give to paste: the first session runs in each shell that is here, and no
+// block has a comment that an interactive zsh, which knows none, would take for a command.
+import assert from 'node:assert/strict'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+import { hashCheaply, startTestApp, undo } from './support/helpers.ts'
+
+hashCheaply()
+const app = await startTestApp()
+const admin = await app.admin()
+
+const top = fileURLToPath(new URL('..', import.meta.url))
+const read = (path: string) => readFileSync(join(top, path), 'utf8')
+const readmes = execFileSync(
+  'git',
+  ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'],
+  {
+    cwd: top,
+    encoding: 'utf8',
+  },
+)
+  .trim()
+  .split('\n')
+
+interface Block {
+  language: string
+  /** The number of the line before its first one. */
+  line: number
+  lines: string[]
+}
+
+/** The fenced blocks of a text. */
+function findBlocks(text: string): Block[] {
+  const blocks: Block[] = []
+  let open: Block | null = null
+  for (const [index, line] of text.split('\n').entries()) {
+    const fence = /^ *```(.*)$/.exec(line)
+    if (fence === null) {
+      open?.lines.push(line)
+    } else if (open === null) {
+      open = { language: fence[1]!, line: index + 1, lines: [] }
+    } else {
+      blocks.push(open)
+      open = null
+    }
+  }
+  return blocks
+}
+
+/** What is wrong with the comments of a block, by the quotes of a shell. */
+function findCommentFaults({ line, lines }: Block): string[] {
+  const faults: string[] = []
+  let quote = ''
+  for (const [index, text] of lines.entries()) {
+    for (let at = 0; at < text.length; at++) {
+      const char = text[at]!
+      const before = text.slice(0, at)
+      if (quote !== '') {
+        if (char === quote) quote = ''
+      } else if (char === "'" || char === '"') {
+        quote = char
+      } else if (char === '#' && /(^|\s)$/.test(before)) {
+        const isBehind = before.trim() !== ''
+        const isRead = /[^\w\s.,:/-]/.test(text.slice(at + 1))
+        if (isBehind || isRead) faults.push(`line ${line + index + 1}: ${text.trim()}`)
+        break
+      }
+    }
+  }
+  return faults
+}
+
+test('no block has a comment behind a command, or one that a shell would read', () => {
+  const findFaults = (text: string) => findBlocks(text).flatMap(findCommentFaults)
+  const faulty = ['ls # all', '# list, as an admin; rm', '# who?', '  # $HOME', '# `ls`', "# 'a"]
+  for (const line of faulty) {
+    assert.deepEqual(findFaults(`\`\`\`sh\n${line}\n\`\`\``), [`line 2: ${line.trim()}`])
+  }
+  assert.deepEqual(findFaults('```sh\n# plain\na="#" b=c#d\n```\n'), [])
+  assert.deepEqual(
+    readmes.flatMap((path) => findFaults(read(path)).map((fault) => `${path}, ${fault}`)),
+    [],
+  )
+})
+
+test('every block is fenced and says what it is', () => {
+  const findFaults = (text: string) => {
+    const languages = findBlocks(text).map(({ language }) => language)
+    const outside = text.replace(/^ *```[^]*?^ *```/gm, '')
+    const indented = [...outside.matchAll(/\n\n( {4,}\S.*)/g)].map(([, line]) => line!)
+    return [...languages.filter((language) => language === ''), ...indented]
+  }
+  assert.deepEqual(findFaults('```\na\n```\n\n    npm test\n'), ['', '    npm test'])
+  assert.deepEqual(
+    readmes.flatMap((path) => findFaults(read(path)).map((fault) => `${path}: ${fault}`)),
+    [],
+  )
+})
+
+interface Shell {
+  shell: string
+  flags: string[]
+}
+const interactive: Shell[] = [
+  { shell: 'sh', flags: ['-i'] },
+  { shell: 'bash', flags: ['--norc', '--noprofile', '-i'] },
+  { shell: 'zsh', flags: ['-f', '-i'] },
+].filter(({ shell }) => spawnSync('sh', ['-c', `command -v ${shell}`]).status === 0)
+
+/** Pastes lines into an interactive shell in `directory`; returns its output. */
+async function paste({ shell, flags }: Shell, directory: string, lines: string) {
+  const child = spawn(shell, flags, {
+    cwd: directory,
+    env: { PATH: process.env['PATH'], HOME: dirname(directory) },
+    // Without a terminal, which an interactive shell would take from the run of the tests.
+    detached: true,
+  })
+  undo.push(() => child.kill('SIGKILL'))
+  let printed = ''
+  let complaints = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    printed += String(chunk)
+  })
+  child.stderr.on('data', (chunk: Buffer) => {
+    complaints += String(chunk)
+  })
+  child.stdin.end(lines)
+  await once(child, 'close')
+  return { printed, complaints }
+}
+
+/** What the session's answers hold, in their order. */
+const expected = [
+  /"email":"ada-\d+@example.org".*"apiKeys":\["usk_/,
+  /"email":"ada-\d+@example.org".*"apiKeys":\[\]/,
+  /"details":\[\{"id":.*"email":"ada-\d+@example.org"/,
+  /"email":"new-ada-\d+@example.org".*"version":2/,
+  /"key":"usk_/,
+]
+
+for (const shell of interactive) {
+  test(`the first session, pasted twice into ${shell.shell}, leaves nothing`, async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'user-service-readme-'))
+    undo.push(() => rmSync(directory, { recursive: true, force: true }))
+    const checkout = join(directory, 'checkout')
+    mkdirSync(join(checkout, '.local'), { recursive: true })
+    writeFileSync(join(checkout, '.local/admin-key'), `${admin.key}\n`)
+    const session = /\n## A first session\n([^]*?)\n## /.exec(read('README.md'))![1]!
+    const lines = findBlocks(session).flatMap((block) => block.lines)
+    const text = lines.join('\n').replace('http://127.0.0.1:60001/v1', app.base)
+
+    const { printed, complaints } = await paste(shell, checkout, `${text}\n${text}\n`)
+
+    const answers = printed.split('{"requestId":').slice(1)
+    assert.equal(answers.length, 2 * expected.length, `${printed}\n${complaints}`)
+    for (const [index, answer] of answers.entries()) {
+      assert.match(answer, expected[index % expected.length]!)
+    }
+    assert.equal(printed.match(/HTTP\/1.1 200 OK\r\n/g)?.length, 2)
+    assert.equal(printed.match(/\nX-Auth-User-Email: new-ada-\d+@example.org\r\n/g)?.length, 2)
+    assert.doesNotMatch(complaints, /not found|no matches|error/i)
+    const users = await app.request('GET', '/users', { key: admin.key })
+    assert.deepEqual(users.details, [admin.id])
+    assert.deepEqual(readdirSync(checkout), ['.local'])
+  })
+}
