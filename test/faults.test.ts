@@ -4,14 +4,16 @@ import { once } from 'node:events'
 import { openSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Server, Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { TLSSocket } from 'node:tls'
 
 import { createKey } from '../src/keys/format.ts'
-import { openDatabase } from '../src/database/pool.ts'
+import { openDatabase, withDatabase } from '../src/database/pool.ts'
 import type { Db } from '../src/database/pool.ts'
+import { createCertificate } from './support/certificate.ts'
 import { password, startTestApp, undo } from './support/helpers.ts'
 import { startOwnPostgres } from './support/postgres.ts'
 import { startProxy } from './support/proxy.ts'
@@ -338,6 +340,168 @@ test('a change that has to wait too long is given up, does not happen later, and
 test('of several hosts the first that accepts writes is used, decided for each new connection', async () => {
   const either = await using({ DATABASE_HOST: `/nowhere,${postgres.env.DATABASE_HOST}` })
   await isBack(either)
+})
+
+/** What `work` fails with: its code, and the database's own words. */
+async function findFailure(work: Promise<unknown>): Promise<string> {
+  try {
+    await work
+    return 'none'
+  } catch (error) {
+    const { code, message, cause } = error as Error & { code?: string; cause?: Error }
+    return `${code ?? message}: ${(cause as { code?: string })?.code ?? cause?.message}`
+  }
+}
+
+/** Listens on loopback until the end of the file, and returns the port. */
+async function listenOn(server: Server): Promise<number> {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  undo.push(() => server.close())
+  return (server.address() as AddressInfo).port
+}
+
+test('whatever driver, resolver, TLS or socket says is a 503; a mistake of ours is none', async () => {
+  const { cert, key } = createCertificate()
+  const answering = (answer: (socket: Socket) => void) =>
+    listenOn(
+      createServer((socket) => {
+        socket.on('error', () => {})
+        socket.once('data', () => answer(socket))
+      }),
+    )
+  const withTls = await answering((socket) => {
+    socket.write('S')
+    new TLSSocket(socket, { isServer: true, cert, key }).on('error', () => {})
+  })
+  const withoutTls = await answering((socket) => socket.write('N'))
+  const web = await listenOn(http.createServer())
+  const mysql = await answering((socket) =>
+    socket.end(Buffer.from('4a0000000a382e302e3336', 'hex')),
+  )
+  const verified = { hosts: ['127.0.0.1'], ssl: { rejectUnauthorized: true } }
+  const plain = { hosts: ['127.0.0.1'], ssl: false as const }
+  const expected: [what: object, cause: RegExp][] = [
+    [{ ...verified, port: withTls }, /self-signed|SELF_SIGNED/i],
+    [{ ...verified, port: withoutTls }, /does not support SSL/],
+    [{ ...verified, port: web }, /SSL|terminated|ECONNRESET/],
+    [{ ...plain, port: web }, /terminated|ECONNRESET/],
+    [{ ...plain, port: mysql }, /./],
+    [{ ...plain, hosts: ['database.invalid'] }, /ENOTFOUND|EAI_AGAIN/],
+    [{ name: 'nowhere' }, /3D000/],
+    [{ user: 'nobody_at_all' }, /28000/],
+  ]
+  for (const [other, cause] of expected) {
+    const there = openDatabase({ ...postgres.as('user_service_manager'), ...other }, () => {})
+    const failure = await findFailure(there.query('select 1'))
+    assert.match(failure, /^database_unavailable: /)
+    assert.match(failure, cause)
+    await there.stop()
+  }
+  const circular: unknown[] = []
+  circular.push({ circular })
+  for (const [text, value] of [
+    ['select $1::jsonb', circular[0]],
+    ['select from users where id = $1', 'no id'],
+    ['select nonsense', undefined],
+  ] as const) {
+    const failure = await findFailure(app.db.query(text, value === undefined ? [] : [value]))
+    assert.doesNotMatch(failure, /^database_unavailable/)
+  }
+})
+
+test('while the database accepts no connections, or the role may not connect, answers are 503', async () => {
+  for (const [off, on] of [['allow_connections false', 'allow_connections true']]) {
+    await withDatabase({ ...postgres.as('postgres'), name: 'postgres' }, async (other) => {
+      await other.query(`alter database db_user_service ${off}`)
+      await endConnections()
+      await isUnavailable(check, read, change)
+      await other.query(`alter database db_user_service ${on}`)
+    })
+    await isBack()
+  }
+  await db.query('revoke connect on database db_user_service from user_service_manager')
+  await endConnections()
+  await isUnavailable(check, read, change)
+  await db.query('grant connect on database db_user_service to user_service_manager')
+  await isBack()
+})
+
+test('a column that gets another type while the service runs costs no request', async () => {
+  for (const type of ['varchar(320)', 'text']) {
+    await Promise.all(Array.from({ length: 8 }, () => read()))
+    await db.query(`alter table users alter column email type ${type}`)
+    const statuses = await Promise.all(Array.from({ length: 8 }, async () => (await read()).status))
+    assert.deepEqual(statuses, Array(8).fill(200))
+  }
+})
+
+test('a connection that is reset in the moment it is used costs no request', async () => {
+  await Promise.all(Array.from({ length: 8 }, () => read(far)))
+  proxy.ambush()
+  const [one, two] = await Promise.all([read(far), read(far)])
+  assert.deepEqual([one.status, two.status], [200, 200])
+  await Promise.all(Array.from({ length: 8 }, () => read(far)))
+  proxy.ambush()
+  assert.equal((await change(far)).status, 201)
+})
+
+test('settings of the database and of the role change nothing', async () => {
+  const settings = {
+    datestyle: 'German',
+    timezone: 'Asia/Kolkata',
+    search_path: 'public',
+    default_transaction_isolation: 'repeatable read',
+    bytea_output: 'escape',
+    standard_conforming_strings: 'off',
+    intervalstyle: 'sql_standard',
+    enable_indexscan: 'off',
+  }
+  const set = async (whom: string) => {
+    for (const [name, value] of Object.entries(settings))
+      await postgres.sql(`alter ${whom} set ${name} = '${value}'`)
+  }
+  const one = await app.admin()
+  const two = await app.admin()
+  for (const each of await app.db.query<{ id: string }>(
+    `select id from users where role = 'admin' and id not in ($1, $2)`,
+    [one.id, two.id],
+  ))
+    await app.db.query(`update users set role = 'user' where id = $1`, [each.id])
+  const whom = ['database db_user_service', 'role user_service_manager']
+  for (const each of whom) await set(each)
+  await endConnections()
+  try {
+    const { status, details } = await read()
+    assert.deepEqual([status, details.id], [200, user.id])
+    assert.match(details.createdAt, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
+    assert.equal((await change()).status, 201)
+    const demote = ({ id, key }: { id: string; key: string }) =>
+      app.request('PATCH', `/users/${id}`, { key, body: { role: 'user' } })
+    const demoted = await Promise.all([demote(one), demote(two)])
+    assert.deepEqual(demoted.map(({ status }) => status).sort(), [200, 409])
+  } finally {
+    for (const each of whom) await db.query(`alter ${each} reset all`)
+    await db.query('alter database db_user_service set search_path = user_service_schema')
+  }
+  await endConnections()
+  await isBack()
+})
+
+test('a command may take longer than the database or its role lets statements take', async () => {
+  await db.query(`alter role user_service_admin set statement_timeout = '100ms'`)
+  const slept = withDatabase(postgres.as('user_service_admin'), (owner) =>
+    owner.query('select pg_sleep(0.2)::text as slept'),
+  )
+  assert.deepEqual(await slept, [{ slept: '' }])
+  await db.query('alter role user_service_admin reset statement_timeout')
+})
+
+test('row-level security that somebody switched on is no 401', async () => {
+  await db.query('alter table api_keys enable row level security')
+  const { status } = await read()
+  await db.query('alter table api_keys disable row level security')
+  assert.equal(status, 500)
+  await isBack()
 })
 
 test('four instances that start at once on a database without an admin make one', async () => {

@@ -10,10 +10,17 @@ import type { Client, Query } from 'pg'
 
 import { maxKeysPerStatement } from '../src/keys/identify.ts'
 import { findCallers, deleteEndedSessions, markUsed } from '../src/keys/queries.ts'
+import { openDatabase } from '../src/database/pool.ts'
 import { allRoutes } from '../src/routes.ts'
 import type { Deps } from '../src/routes.ts'
 import { deleteForgottenFailures } from '../src/passwords/check.ts'
-import { createTestDatabase, password, passwordHash, startTestApp } from './support/helpers.ts'
+import {
+  connectTo,
+  createTestDatabase,
+  password,
+  passwordHash,
+  startTestApp,
+} from './support/helpers.ts'
 
 const rows = 20_000
 
@@ -58,12 +65,12 @@ pg.Client.prototype.query = function (this: Client & { user?: string }, statemen
   return query.call(this, statement) as Promise<never>
 }
 
-/** The tables that the plan of a statement scans, or none. */
+/** The tables that a planner that may scan them does, though the service's may not. */
 async function findScans({ text, values = [] }: Query): Promise<string[]> {
-  const [row] = await db.query<{ 'QUERY PLAN': { Plan: Node }[] }>(
-    `explain (format json) ${text}`,
-    values,
-  )
+  const [row] = await db.transaction(async (tx) => {
+    await tx.query('set local enable_seqscan = on')
+    return tx.query<{ 'QUERY PLAN': { Plan: Node }[] }>(`explain (format json) ${text}`, values)
+  })
   const scans = ({ 'Node Type': type, 'Relation Name': table, Plans = [] }: Node): string[] => [
     ...(type === 'Seq Scan' && table ? [table] : []),
     ...Plans.flatMap(scans),
@@ -185,6 +192,21 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
     await findScans({ text: 'select from users where email like $1', values: ['%a%'] }),
     ['users'],
   )
+})
+
+test('among the remains of deleted keys the look-up of one is not planned to scan', async () => {
+  const service = openDatabase(connectTo(database.name, 'user_service_manager'), () => {})
+  const lookUp = [...sent.keys()].find((text) => text.includes('as "keyKind"'))!
+  const tables = `'{api_keys,users}'::regclass[]`
+  await db.query(`update pg_class set reltuples = 3 where oid = any(${tables})
+    or oid in (select indexrelid from pg_index where indrelid = any(${tables}))`)
+  const values = [Array.from({ length: 16 }, (_, index) => Buffer.alloc(32, index))]
+  const plan = await service.query<{ 'QUERY PLAN': string }>(`explain ${lookUp}`, values)
+  await db.query('analyze')
+  await service.stop()
+  const lines = plan.map((row) => row['QUERY PLAN']).join('\n')
+  assert.doesNotMatch(lines, /Seq Scan/)
+  assert.match(lines, /api_keys_digest_key/)
 })
 
 test('noting that keys were used touches no index', async () => {

@@ -18,6 +18,8 @@ export const sqlState = {
   serializationFailure: '40001',
   deadlock: '40P01',
   lockTimeout: '55P03',
+  adminShutdown: '57P01',
+  idleSessionTimeout: '57P05',
 } as const
 
 /** The advisory locks, all different; those with a second number are a lock for each of its values. */

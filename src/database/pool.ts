@@ -2,17 +2,18 @@
 // migrations, roles and databases, and the private server of `npm start` and `npm test`.
 import { hash } from 'node:crypto'
 
-import pg, { type Client } from 'pg'
+import pg, { type Client, type Query } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
 import { sqlState } from './codes.ts'
+import { commandSettings, prepareSession, serviceSettings } from './session.ts'
 
 /** What runs statements: the pool, or one open transaction. */
 export interface Db {
   /**
-   * Runs a statement and returns its rows; `prepared`: parsed and planned once per connection.
-   * Throws `database_unavailable`, or the server's error.
+   * Runs a statement and returns its rows. `prepared`: it is parsed and planned once per
+   * connection, and may be sent twice. Throws `database_unavailable`, or the server's error.
    */
   query<Row>(text: string, values?: unknown[], prepared?: boolean): Promise<Row[]>
 }
@@ -25,8 +26,9 @@ export interface Database extends Db {
   stop(): Promise<void>
 }
 
+/** How often a transaction is run that loses to others. */
 const attempts = 3
-const lostTransaction: string[] = [sqlState.deadlock, sqlState.serializationFailure]
+const lostRace: string[] = [sqlState.deadlock, sqlState.serializationFailure]
 /** A pooler in transaction mode hands out other connections than were prepared. */
 const unprepared: string[] = [sqlState.invalidStatementName, sqlState.duplicateStatementName]
 
@@ -44,9 +46,13 @@ export function openDatabase(
   const { hosts, name: database, poolSize: max } = config
   let host = 0
   let prepares = true
+  /** How often the result of a prepared statement has changed its type. */
+  let generation = 0
+  /** Connections that have answered before; the server may have ended them since. */
+  const used = new WeakSet<Client>()
   const pool = new pg.Pool({
     ...config,
-    host: hosts[host],
+    ...addressOf(config, host),
     database,
     max,
     application_name: 'user-service',
@@ -55,17 +61,23 @@ export function openDatabase(
     query_timeout: timeoutMs,
     idleTimeoutMillis: 60_000,
     types: { getTypeParser },
-    ...(hosts.length > 1 && { onConnect: refuseReadOnly }),
+    onConnect: prepare,
   })
   pool.on('error', onLost)
   // A connection that dies while it is checked out and idle would otherwise end the process.
   pool.on('connect', (client: Client) => client.on('error', () => {}))
 
+  async function prepare(client: Client) {
+    const settings = timeoutMs === 0 ? commandSettings : serviceSettings
+    const acceptsWrites = await prepareSession(client, settings)
+    if (hosts.length > 1 && !acceptsWrites) throw new Error('the server does not accept writes')
+  }
+
   /** Lets new connections go to the next host, unless somebody else did since `tried`. */
   function useNextHost(tried: number) {
     if (tried !== host) return
     host = (host + 1) % hosts.length
-    pool.options.host = hosts[host]
+    Object.assign(pool.options, addressOf(config, host))
   }
 
   async function connect(): Promise<Client> {
@@ -75,17 +87,16 @@ export function openDatabase(
         return await pool.connect()
       } catch (error) {
         useNextHost(tried)
-        if (hostsLeft === 1) throw explain(error)
+        if (hostsLeft === 1) throw isOurs(error) ? error : unavailable(error)
       }
     }
   }
 
   /** Runs `work` with a connection, which is closed afterwards if it can no longer be trusted. */
-  async function borrow<T>(work: (db: Db) => Promise<T>): Promise<T> {
-    const client = await connect()
+  async function borrow<T>(client: Client, work: () => Promise<T>): Promise<T> {
     let close = false
     try {
-      return await work({ query: (text, values, prepared) => run(client, text, values, prepared) })
+      return await work()
     } catch (error) {
       close = codeOf(error) === 'database_unavailable'
       throw error
@@ -94,24 +105,65 @@ export function openDatabase(
     }
   }
 
-  async function query<Row>(text: string, values?: unknown[], prepared = false): Promise<Row[]> {
-    try {
-      return await borrow((db) => db.query<Row>(text, values, prepared && prepares))
-    } catch (error) {
-      if (!prepared || !unprepared.includes(codeOf(error))) throw error
-      prepares = false
-      return query(text, values)
+  /**
+   * Runs a statement that changes nothing as the first on a connection; again on the next one when
+   * the server or a firewall had ended the connection unnoticed.
+   */
+  async function start<Row>(statement: Query): Promise<{ client: Client; rows: Row[] }> {
+    while (true) {
+      const client = await connect()
+      const isUsed = used.has(client)
+      try {
+        const { rows } = await client.query<Row>(statement)
+        used.add(client)
+        return { client, rows }
+      } catch (error) {
+        const failure = explain(error)
+        client.release(codeOf(failure) === 'database_unavailable')
+        if (!isUsed || !isCut(error)) throw failure
+      }
     }
   }
 
-  async function transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await borrow((tx) => runTransaction(tx, work))
-      } catch (error) {
-        if (attempt === attempts || !lostTransaction.includes(codeOf(error))) throw error
-      }
+  async function ask<Row>(statement: Query, repeatable: boolean): Promise<Row[]> {
+    if (repeatable) {
+      const { client, rows } = await start<Row>(statement)
+      client.release(false)
+      return rows
     }
+    const client = await connect()
+    return borrow(client, () => run<Row>(client, statement))
+  }
+
+  async function askByName<Row>(text: string, values: unknown[]): Promise<Row[]> {
+    // The statement's name is a hash of its text: behind a pooler, a session may be shared with
+    // another release that prepared different SQL.
+    const current = generation
+    const marked = current === 0 ? text : `${text}\n-- ${current}`
+    const name = hash('sha256', marked, 'base64url')
+    try {
+      return await ask<Row>({ text: marked, values, name }, true)
+    } catch (error) {
+      const code = codeOf(error)
+      if (unprepared.includes(code)) prepares = false
+      else if (code !== sqlState.cachedPlanChanged) throw error
+      // The type of a column was changed. With another text, also a pooler prepares it again.
+      else if (current === generation) generation++
+      return ask<Row>({ text, values }, true)
+    }
+  }
+
+  function query<Row>(text: string, values: unknown[] = [], prepared = false): Promise<Row[]> {
+    if (prepared && prepares) return askByName(text, values)
+    const repeatable = prepared || /^\s*select\b/.test(text)
+    return retryLostRaces(() => ask<Row>({ text, values }, repeatable))
+  }
+
+  async function transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {
+    return retryLostRaces(async () => {
+      const { client } = await start({ text: 'begin isolation level read committed' })
+      return borrow(client, () => finishTransaction(client, work))
+    })
   }
 
   const connections = () => ({
@@ -123,35 +175,44 @@ export function openDatabase(
   return { query, transaction, connections, stop: () => pool.end() }
 }
 
-async function run<Row>(
-  client: Client,
-  text: string,
-  values: unknown[] = [],
-  prepared = false,
-): Promise<Row[]> {
-  // The statement's name is a hash of its text: behind a pooler, a session may be shared with
-  // another release that prepared different SQL.
-  const name = prepared ? hash('sha256', text, 'base64url') : undefined
+/** As with libpq, there is no TLS on a Unix socket. */
+function addressOf({ hosts, ssl }: DatabaseConfig, index: number) {
+  const host = hosts[index]!
+  return { host, ssl: host.startsWith('/') ? (false as const) : ssl }
+}
+
+async function run<Row>(client: Client, statement: Query): Promise<Row[]> {
   try {
-    const { rows } = await client.query<Row>({ text, values, name })
+    const { rows } = await client.query<Row>(statement)
     return rows
   } catch (error) {
     throw explain(error)
   }
 }
 
-async function runTransaction<T>(tx: Db, work: (tx: Db) => Promise<T>): Promise<T> {
-  await tx.query('begin')
+/** Runs `work` in the transaction that was begun, and commits; rolls back if it throws. */
+async function finishTransaction<T>(client: Client, work: (tx: Db) => Promise<T>): Promise<T> {
+  const query = <Row>(text: string, values: unknown[] = []) => run<Row>(client, { text, values })
   let result: T
   try {
-    result = await work(tx)
+    result = await work({ query })
   } catch (error) {
     // A lost connection is closed, which rolls back too, and without waiting for an answer.
-    if (codeOf(error) !== 'database_unavailable') await tx.query('rollback')
+    if (codeOf(error) !== 'database_unavailable') await query('rollback')
     throw error
   }
-  await tx.query('commit')
+  await query('commit')
   return result
+}
+
+async function retryLostRaces<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      if (attempt === attempts || !lostRace.includes(codeOf(error))) throw error
+    }
+  }
 }
 
 const codeOf = (error: unknown): string => (error as { code?: string }).code ?? ''
@@ -177,13 +238,6 @@ function toIso(text: string, parse: (text: string) => unknown): string | null {
   // In another time zone, or far away; `infinity` is no date.
   const parsed = parse(text)
   return parsed instanceof Date ? parsed.toJSON() : null
-}
-
-async function refuseReadOnly(client: Client) {
-  const { rows } = await client.query({
-    text: `select where current_setting('transaction_read_only') = 'on'`,
-  })
-  if (rows.length > 0) throw new Error('the server does not accept writes')
 }
 
 /** Opens one connection for the duration of `work`, whose statements may take any time. */
@@ -227,18 +281,46 @@ export async function deleteAll(db: Db, table: string, condition: string): Promi
   }
 }
 
-/**
- * Whether the database cannot be used now: SQLSTATEs 08 lost connection, 25006 read-only, 28 and
- * 3D access, 53 out of resources, 55P03 and 57 stopped or timed out, 58 disk. Errors of the driver
- * and of sockets have no severity.
- */
-function isLost(error: Error & { code?: string; severity?: string }): boolean {
-  const { code = '', severity, message } = error
-  if (severity !== undefined) return /^(08|25006|28|3D|53|55P03|57|58)/.test(code)
-  return /^E[A-Z]+$/.test(code) || /timeout|terminated|not queryable|accept writes/i.test(message)
+/** SQLSTATEs that mean that the database cannot be used now. */
+const lostClasses: string[] = [
+  '08', // the connection is lost
+  '25006', // read-only
+  '25P03', // the transaction was idle for too long
+  '25P04', // the transaction took too long
+  '28', // access: a wrong password, no line of pg_hba.conf
+  '3D', // no such database
+  '53', // out of connections, memory, disk
+  '55000', // the database or a standby accepts no connections
+  '55006', // the database is being dropped, renamed or copied
+  '55P03', // a lock was not to be had
+  '57', // stopped, or cancelled after its time
+  '58', // an error of the system
+]
+
+interface DatabaseError extends Error {
+  code?: string
+  /** Given by the server alone: not by the driver, the resolver, TLS or a socket. */
+  severity?: string
 }
 
+/** Makes `database_unavailable` of an error that is neither our mistake nor the statement's. */
 function explain(error: unknown): unknown {
-  if (!isLost(error as Error)) return error
-  return new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error })
+  const { code = '', severity } = error as DatabaseError
+  const isStatements =
+    severity !== undefined && !lostClasses.some((state) => code.startsWith(state))
+  return isStatements || isOurs(error) ? error : unavailable(error)
 }
+
+const unavailable = (cause: unknown) =>
+  new AppError('database_unavailable', { retryAfterSeconds: 1, cause })
+
+const mistakes = [AppError, TypeError, RangeError, ReferenceError, SyntaxError]
+const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof mistake)
+
+/** Whether the connection was ended, rather than the statement given up. */
+function isCut(error: unknown): boolean {
+  const { code = '', severity, message } = error as DatabaseError
+  if (severity !== undefined) return cuts.includes(code)
+  return ['ECONNRESET', 'EPIPE'].includes(code) || /terminated|not queryable/i.test(message)
+}
+const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout]

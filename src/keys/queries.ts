@@ -148,8 +148,8 @@ export function findCallers(
        u.updated_at as "updatedAt",
        k.last_used_at is distinct from date_trunc('minute', now()) as unmarked
      from unnest($1::bytea[]) with ordinality as a (digest, asked)
-     join api_keys k on k.digest = a.digest
-     join users u on u.id = k.user_id
+     cross join lateral (select * from api_keys where digest = a.digest limit 1) k
+     cross join lateral (select * from users where id = k.user_id limit 1) u
      where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())`,
     [digests],
     true,

@@ -98,7 +98,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   await server.connect()
   await server.query({ text: `create database ${name} template template_user_service` })
   await server.query({ text: `alter database ${name} set search_path = user_service_schema` })
-  const db = openDatabase(connectTo(name, 'postgres'), () => {})
+  const db = openDatabase(connectTo(name, 'postgres'), () => {}, 0)
   undo.push(async () => {
     await db.stop()
     await server.query({ text: `drop database ${name} with (force)` })

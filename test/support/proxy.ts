@@ -14,9 +14,13 @@ export async function startProxy(path: string) {
   let flowing: Promise<void> | null = null
   let thaw = () => {}
 
+  /** Clients that are reset as soon as they send something. */
+  const ambushed = new WeakSet<Socket>()
+
   async function pump(from: Socket, to: Socket) {
     try {
       for await (const chunk of from) {
+        if (ambushed.has(from)) from.resetAndDestroy()
         if (delayMs > 0) await sleep(delayMs)
         await flowing
         to.write(chunk)
@@ -45,6 +49,10 @@ export async function startProxy(path: string) {
       isDown = true
       for (const socket of sockets)
         socket.remoteFamily ? socket.resetAndDestroy() : socket.destroy()
+    },
+    /** Resets each of the present connections when it is used next, as a firewall does. */
+    ambush() {
+      for (const socket of sockets) ambushed.add(socket)
     },
     up: () => {
       isDown = false

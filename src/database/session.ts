@@ -1,0 +1,61 @@
+// What a connection sets before it is used: everything that our SQL takes for granted and that
+// ALTER DATABASE, ALTER ROLE or postgresql.conf may have changed.
+import type { Client } from 'pg'
+
+type Settings = Record<string, string>
+
+const assumed: Settings = {
+  search_path: 'user_service_schema',
+  client_encoding: 'UTF8',
+  datestyle: 'ISO',
+  // The zone in which timestamps are read fastest.
+  timezone: 'UTC',
+  intervalstyle: 'postgres',
+  bytea_output: 'hex',
+  extra_float_digits: '1',
+  standard_conforming_strings: 'on',
+  array_nulls: 'on',
+  transform_null_equals: 'off',
+  default_transaction_isolation: 'read committed',
+  // With policies, rows would silently be missing; with this, the statement fails.
+  row_security: 'off',
+  // PostgreSQL 17; else a long transaction could be ended where a statement may not.
+  transaction_timeout: '0',
+  idle_session_timeout: '0',
+  lock_timeout: '0',
+}
+
+/** For the service: its statements find a few rows by an index, and are given up after 1.9 s. */
+export const serviceSettings: Settings = {
+  ...assumed,
+  // Shorter than the service's own timeout; otherwise a statement waiting for a lock would outlive
+  // its request and hold the session.
+  statement_timeout: '1800ms',
+  idle_in_transaction_session_timeout: '10s',
+  // To plan the look-up of a key each time would cost more than the look-up.
+  plan_cache_mode: 'force_generic_plan',
+  // The planner believes a big index of few rows to be slower than the table: among the remains of
+  // a million deleted keys a look-up took 0.6 s.
+  enable_seqscan: 'off',
+  jit: 'off',
+}
+
+/** For commands, which may take any time. */
+export const commandSettings: Settings = {
+  ...assumed,
+  statement_timeout: '0',
+  idle_in_transaction_session_timeout: '0',
+}
+
+/** Applies those settings that the server knows; resolves with whether it accepts writes. */
+export async function prepareSession(client: Client, settings: Settings): Promise<boolean> {
+  const { rows } = await client.query<{ accepts: boolean }>({
+    text: `
+      select current_setting('transaction_read_only') = 'off' as accepts,
+        set_config(name, value, false)
+      from json_each_text($1::json) as wanted (name, value)
+      where current_setting(name, true) is not null`,
+    values: [JSON.stringify(settings)],
+  })
+  return rows[0]!.accepts
+}
