@@ -22,7 +22,7 @@ export interface OperationDeps extends MeasuredDeps {
 /** Health, metrics, the document and the page that shows it. */
 export function operationRoutes(deps: OperationDeps): Route[] {
   const checkDatabase = createDatabaseCheck(deps)
-  const page = readFileSync(new URL('docs.html', import.meta.url), 'utf8')
+  const page = makePage()
   const ok = { status: 200, body: 'OK' }
   const works = {
     tag: 'operation',
@@ -143,6 +143,14 @@ function fileRoute({ path, operationId, summary, type, headers, make }: FileSpec
 }
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('base64')
+
+/** One file, so that its policy can name its one script and its one style by their hashes. */
+function makePage(): string {
+  const read = (name: string) => readFileSync(new URL(name, import.meta.url), 'utf8')
+  return read('docs.html')
+    .replace('<style></style>', () => `<style>\n${read('docs.css')}</style>`)
+    .replace('<script></script>', () => `<script>\n${read('trial.js')}${read('docs.js')}</script>`)
+}
 
 /** The page runs and shows what is in it, asks this origin alone, and makes no markup of text. */
 const policyOf = (page: string): string =>
