@@ -1,3 +1,4 @@
 #!/usr/bin/env node
-if (!process.features.typescript) (await import('tsx/esm/api')).register()
-await import('../src/commands/database.ts')
+import { load } from './load.js'
+
+load('commands/database.ts')

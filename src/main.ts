@@ -56,6 +56,7 @@ async function serve(): Promise<void> {
     process.exit()
   }
 
+  if (config.database === null) watchNpm(() => void stop('the end of npm'))
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) process.on(signal, stop)
   // A hang-up ends the service, as it does others, unless it has a certificate to reread.
   process.on('SIGHUP', config.tls === null ? stop : () => void reread(started, log))
@@ -64,6 +65,17 @@ async function serve(): Promise<void> {
   } catch (error) {
     if (stoppingSince === undefined) throw error
   }
+}
+
+/** npm that is killed forwards nothing, and its private database would run on. */
+function watchNpm(onEnd: () => void): void {
+  if (process.env['npm_lifecycle_event'] !== 'start') return
+  const npm = process.ppid
+  const watching = setInterval(() => {
+    if (process.ppid === npm) return
+    clearInterval(watching)
+    onEnd()
+  }, 1000).unref()
 }
 
 async function reread(started: Promise<App>, log: Log): Promise<void> {

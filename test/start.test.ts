@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after, test } from 'node:test'
 
+import { loader, root, run } from './support/process.ts'
 import { startService, type Service } from './support/service.ts'
 import { undo, undoAll } from './support/undo.ts'
 
@@ -82,6 +86,54 @@ for (const { name, env, stderr } of hopeless) {
     })
   })
 }
+
+const launcher = 'bin/start.js'
+/** The launcher alone, with the packages of these names. */
+function makeCheckout(...packages: string[]) {
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-start-'))
+  undo.push(() => rmSync(directory, { recursive: true }))
+  for (const name of packages) {
+    const path = join(directory, 'node_modules', name)
+    mkdirSync(path, { recursive: true })
+    writeFileSync(join(path, 'index.js'), '')
+  }
+  cpSync(join(root, 'bin'), join(directory, 'bin'), { recursive: true })
+  writeFileSync(join(directory, 'package.json'), '{"type":"module"}')
+  return directory
+}
+
+test('a checkout without packages, or with an old Node, is told in one sentence', async () => {
+  const bare = join(makeCheckout(), launcher)
+  const old = join(makeCheckout('pg'), 'old.cjs')
+  writeFileSync(old, `Object.defineProperty(process, 'versions', { value: { node: '18.20.0' } })`)
+  const lines = [
+    await run(process.execPath, [bare]),
+    await run(process.execPath, ['--require', old, bare]),
+  ]
+  assert.deepEqual(
+    lines.map(({ status, stdout, stderr }) => ({ status, stdout, stderr })),
+    [
+      'its packages are not installed: run npm ci',
+      'needs Node 20.15 or later, or 22.2 or later; this is 18.20.0',
+    ].map((sentence) => ({ status: 1, stdout: '', stderr: `user-service: ${sentence}\n` })),
+  )
+})
+
+test('a Node that needs tsx says so where it was left out', async () => {
+  const flags = loader.length === 0 ? ['--no-experimental-strip-types'] : []
+  const args = [...flags, join(makeCheckout('pg'), launcher)]
+  const { status, stderr } = await run(process.execPath, args)
+  const advice = 'run npm ci without --omit=dev, or use Node 22.18 or later'
+  const sentence = `Node ${process.versions.node} runs TypeScript with tsx alone: ${advice}`
+  assert.deepEqual({ status, stderr }, { status: 1, stderr: `user-service: ${sentence}\n` })
+})
+
+test('nothing is kept in, or run from, the folder for temporary files', async () => {
+  const TMPDIR = makeCheckout()
+  const before = readdirSync(TMPDIR)
+  const { status } = await run(process.execPath, [join(root, launcher), '--help'], { TMPDIR })
+  assert.deepEqual({ status, after: readdirSync(TMPDIR) }, { status: 0, after: before })
+})
 
 test('a start that waits says why, and SIGTERM ends it with 0', async () => {
   const env = { DATABASE_HOST: 'localhost', DATABASE_PORT: '1' }

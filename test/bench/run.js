@@ -1,2 +1,4 @@
+// Its cache lies where another account may have put something first.
+process.env.TSX_DISABLE_CACHE = '1'
 if (!process.features.typescript) (await import('tsx/esm/api')).register()
 await import('./run.ts')
