@@ -7,6 +7,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { connectTo, createTestDatabase, startTestApp, undo } from './support/helpers.ts'
+import { loader } from './support/process.ts'
 
 const bin = fileURLToPath(new URL('../bin/', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'user-service-commands-'))
@@ -29,7 +30,7 @@ function run(file: string, args: string[], env: Record<string, string> = {}): Pr
     const options = { cwd: directory, env: { HOME: '/', PATH: '/usr/bin:/bin', ...env } }
     execFile(
       process.execPath,
-      [file.startsWith('/') ? file : bin + file, ...args],
+      [...loader, file.startsWith('/') ? file : bin + file, ...args],
       options,
       (error, stdout, stderr) =>
         resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }),

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { findPrivatePostgres, startPrivatePostgres } from '../src/database/private.ts'
 import { findPostgresBin } from '../src/database/programs.ts'
-import { until } from './support/process.ts'
+import { loader, until } from './support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
@@ -67,10 +67,6 @@ async function startElsewhere(directory: string) {
       console.log(error.message)
       process.exit(1)
     })`
-  const loader =
-    'typescript' in process.features && process.features.typescript
-      ? []
-      : ['--import', import.meta.resolve('tsx')]
   const child = spawn(
     process.execPath,
     [...loader, '--input-type=module', '-e', program, directory],

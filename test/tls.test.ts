@@ -16,7 +16,7 @@ import type { ConnectionOptions, TLSSocket } from 'node:tls'
 import { ExitError } from '../src/errors.ts'
 import { createCertificate } from './support/certificate.ts'
 import { createTestDatabase, startTestApp, undo } from './support/helpers.ts'
-import { freePort, root } from './support/process.ts'
+import { freePort, loader, root } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'tls-'))
 undo.push(() => rmSync(folder, { recursive: true }))
@@ -254,7 +254,7 @@ test('SIGHUP renews, or logs why not; a start with such a pair ends with status 
   own.write(createCertificate({ name: 'first' }))
   const at = await freePort()
   const start = () => {
-    const child = spawn(process.execPath, ['bin/start.js'], {
+    const child = spawn(process.execPath, [...loader, 'bin/start.js'], {
       cwd: root,
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {

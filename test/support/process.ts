@@ -14,10 +14,15 @@ import { fileURLToPath } from 'node:url'
 /** The checkout. */
 export const root = fileURLToPath(new URL('../..', import.meta.url))
 
+function chooseLoader(): string[] {
+  const { TEST_LOADER } = process.env
+  if (TEST_LOADER) return ['--import', TEST_LOADER]
+  if ((process.features as { typescript?: unknown }).typescript) return []
+  return ['--import', import.meta.resolve('tsx')]
+}
+
 /** The flags with which this Node runs TypeScript. */
-export const loader = (process.features as { typescript?: unknown }).typescript
-  ? []
-  : ['--import', import.meta.resolve('tsx')]
+export const loader = chooseLoader()
 
 export interface Outcome {
   status: number | null
@@ -71,7 +76,8 @@ export async function succeed(
 
 /** Starts one of the commands in bin/ with no environment but `env`. */
 export function startCommand(name: string, args: readonly string[], env: NodeJS.ProcessEnv) {
-  return startProgram(process.execPath, [join(root, 'bin', `${name}.js`), ...args], env)
+  const program = join(root, 'bin', `${name}.js`)
+  return startProgram(process.execPath, [...loader, program, ...args], env)
 }
 
 /** Runs one of the commands in bin/ to its end. */

@@ -1,14 +1,11 @@
-import { spawn } from 'node:child_process'
-import type { ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 
 import type { Env } from '../../src/config.ts'
+import { loader, root } from './process.ts'
 import { undo } from './undo.ts'
-
-const root = fileURLToPath(new URL('../..', import.meta.url))
 
 export interface Service {
   child: ChildProcess
@@ -40,13 +37,14 @@ export interface ServiceOptions {
  * resolves once it listens (or logs `until`) or has ended.
  */
 export async function startService(env: Env, options: ServiceOptions = {}): Promise<Service> {
-  const [command = process.execPath, ...args] = [
+  const command = [
     ...(options.before ?? []),
     process.execPath,
+    ...(options.version === undefined ? loader : []),
     ...(options.nodeFlags ?? []),
     join(options.version ?? root, 'bin/start.js'),
   ]
-  const child = spawn(command, args, {
+  const child = spawn(command[0]!, command.slice(1), {
     env: {
       PATH: process.env['PATH'],
       SERVER_HOST: '127.0.0.1',
