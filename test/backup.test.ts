@@ -1,6 +1,6 @@
 // What needs neither an S3 server nor pg_dump; the rest is in test/system.
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -9,10 +9,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 
 import { parseDuration } from '../src/commands/command.ts'
-import { dumpName, parseDumpName, parseManifest } from '../src/commands/s3.ts'
+import { dumpName, parseDumpName, parseManifest } from '../src/commands/dumps.ts'
 import { locks } from '../src/database/codes.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
-import { runCommand, startCommand } from './support/process.ts'
+import { runCommand, startCommand, until } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
 undo.push(() => rmSync(folder, { recursive: true }))
@@ -121,7 +121,7 @@ test('a manifest is taken only when it is sound', () => {
   assert.throws(() => parseManifest('null', 'x'), /damaged/)
 })
 
-test('the AWS CLI is told the endpoint and the profile, and never learns the database’s password', async () => {
+test('the AWS CLI gets the endpoint and the profile, and never the database’s password', async () => {
   const seen = join(folder, 'seen')
   fakeAws(
     `{ echo "$@"; env; } >'${seen}'; echo '[["dumps/x_dump_2024-04-25-22_20_01.bck", 4200000], ["dumps/x_dump_2024-04-25-22_20_01.bck.json", 1]]'`,
@@ -190,14 +190,15 @@ test('a bucket without dumps is an empty list, and too old for an alarm', async 
   assert.equal(alarm.status, 4)
 })
 
-test('what a program starts ends with it, at the time limit and at a signal, even if it does not want to', async () => {
+test('the time limit and a signal end a program and all its children, even against its will', async () => {
   const left = join(folder, 'left')
   fakeAws(
     `trap '' INT; (trap '' INT; while sleep 0.1; do echo >>'${left}'; done) & while sleep 0.1; do :; done`,
   )
   const late = await runCommand('backup', ['list', '--timeout', '1s'], base)
+  rmSync(left, { force: true })
   const { child, ended } = startCommand('backup', ['list'], base)
-  await sleep(2000)
+  await until('the program', () => existsSync(left))
   child.kill('SIGTERM')
   const stopped = await ended
 
@@ -273,11 +274,11 @@ test('a restore touches neither data nor a connected service without --yes', asy
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: stop it first, or say --yes\n',
+    stderr: 'restore: the service is connected: stop it first, or pass --yes\n',
   })
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (audit_events): say --yes to replace it\n',
+    stderr: 'restore: the database holds data (audit_events): pass --yes to replace it\n',
   })
 })

@@ -44,6 +44,7 @@ for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monito
     assert.deepEqual([status, stderr], [0, ''])
     assert.match(stdout, new RegExp(`^Usage: node bin/${name}\\.js`))
     assert.match(stdout, /Exit status/i)
+    assert.deepEqual(await run(`${name}.js`, ['-h']), { status, stdout, stderr })
   })
 }
 
@@ -124,7 +125,7 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
     await app.stop()
     assert.equal(
       (await run('migrate.js', ['down', '--yes'], env)).stdout,
-      '0002_audit taken back\n',
+      '0002_audit rolled back\n',
     )
   } finally {
     assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
@@ -142,7 +143,7 @@ test('a host that is not this one is a wrong setting, and not echoed', async () 
   }
 })
 
-test('the first admin has the key in the file, is made once by whoever starts, and needs no file later', async () => {
+test('the first admin has the key in the file, is made once, and needs no file later', async () => {
   const database = await createTestDatabase()
   const file = join(directory, 'first-key')
   const env = { BOOTSTRAP_ADMIN_EMAIL: 'first@example.org', BOOTSTRAP_ADMIN_KEY_FILE: file }

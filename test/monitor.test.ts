@@ -74,6 +74,8 @@ const restart = [
   'restart d0c4e4',
 ]
 
+const sick = 'user-service is not healthy (status 500)'
+
 describe('monitor', { concurrency: true }, () => {
   test('is silent when the service is healthy, and asks docker nothing', async () => {
     const machine = await startMachine(200, '"OK"')
@@ -90,14 +92,16 @@ describe('monitor', { concurrency: true }, () => {
 
   test('restarts nothing when one of three answers is good', async () => {
     const machine = await startMachine(500)
-    setTimeout(() => (machine.status = 200), 2500)
+    setTimeout(() => {
+      machine.status = 200
+    }, 2500)
     const result = await machine.run()
 
     assert.deepEqual(result, { status: 0, stdout: '', stderr: '' })
     assert.deepEqual(machine.calls(), [])
   })
 
-  test('restarts the container after three bad answers, with its last log lines, and says when it is well', async () => {
+  test('restarts the container after three bad answers, prints its log, reports recovery', async () => {
     const machine = await startMachine(500)
     const { status, stdout, stderr } = await machine.run()
 
@@ -186,10 +190,16 @@ describe('monitor', { concurrency: true }, () => {
     assert.deepEqual(
       [none, other, missing, denied].map(({ status, stderr }) => [status, stderr]),
       [
-        [3, 'monitor: docker inspect failed: No such container: user-service\n'],
-        [3, 'monitor: there is no container named user-service\n'],
-        [3, `monitor: docker is not installed, or not in ${machine.file('nowhere')}\n`],
-        [3, 'monitor: docker inspect failed: permission denied while trying to connect\n'],
+        [3, `monitor: ${sick}, and docker inspect failed: No such container: user-service\n`],
+        [3, `monitor: ${sick}, and there is no container named user-service\n`],
+        [
+          3,
+          `monitor: ${sick}, and docker is not installed, or not in ${machine.file('nowhere')}\n`,
+        ],
+        [
+          3,
+          `monitor: ${sick}, and docker inspect failed: permission denied while trying to connect\n`,
+        ],
       ],
     )
   })
@@ -201,7 +211,7 @@ describe('monitor', { concurrency: true }, () => {
     assert.deepEqual(await machine.run(), {
       status: 3,
       stdout: '',
-      stderr: 'monitor: docker does not answer\n',
+      stderr: `monitor: ${sick}, and docker does not answer\n`,
     })
   })
 
@@ -210,11 +220,14 @@ describe('monitor', { concurrency: true }, () => {
     writeFileSync(machine.file('no-restart'), '')
     const { status, stderr } = await machine.run()
 
-    assert.match(stderr, /\nmonitor: docker restart failed: port is already allocated\n$/)
+    assert.match(
+      stderr,
+      /\nmonitor: user-service is not healthy \(status 500\), and docker restart failed: port is already allocated\n$/,
+    )
     assert.equal(status, 2)
   })
 
-  test('lists every setting that is wrong, and takes no words', async () => {
+  test('lists every setting that is wrong, and takes no arguments', async () => {
     const wrong = await runCommand('monitor', [], {
       SERVICE_NAME: '--all',
       SERVICE_PORT: '0',
@@ -233,7 +246,7 @@ describe('monitor', { concurrency: true }, () => {
     assert.deepEqual(word, {
       status: 2,
       stdout: '',
-      stderr: 'monitor: Say node bin/monitor.js\nSee --help.\n',
+      stderr: 'monitor: Usage: node bin/monitor.js\nSee --help.\n',
     })
   })
 })

@@ -1,22 +1,29 @@
 import { one, withDatabase } from '../database/pool.ts'
 import { command, readCommandDatabase } from './command.ts'
 
-const usage = `Usage: node bin/audit.js prune DAYS --yes
+const usage = `Deletes the audit events older than that many days and prints their number. The
+service may keep running.
 
-Deletes the audit events that are older than so many days, and prints how many; the service goes on meanwhile.
+Connects as user_service_admin unless DATABASE_USER names another role; DATABASE_URL or
+DATABASE_HOST, _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.`
 
-Connects as user_service_admin unless DATABASE_USER says otherwise; DATABASE_URL or DATABASE_HOST, _PORT, _NAME,
-_PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.`
-
-await command(usage, /^ prune [1-9]\d{0,4} --yes$/, async ({ positionals: [, days], env }) => {
-  const { count } = await withDatabase(readCommandDatabase(env, 'user_service_admin'), (db) =>
-    one<{ count: string }>(
-      db,
-      `with deleted as (
-      delete from user_service_schema.audit_events where at < now() - make_interval(days => $1) returning 1)
-      select count(*) from deleted`,
-      [days],
-    ),
-  )
-  console.log(`Deleted ${count} events older than ${days} days`)
+await command({
+  name: 'audit',
+  synopsis: 'prune DAYS --yes',
+  usage,
+  pattern: /^ prune [1-9]\d{0,4} --yes$/,
+  async run({ positionals: [, days], env }) {
+    const config = readCommandDatabase(env, 'user_service_admin')
+    const { count } = await withDatabase(config, (db) =>
+      one<{ count: string }>(
+        db,
+        `with deleted as (
+          delete from user_service_schema.audit_events
+            where at < now() - make_interval(days => $1) returning 1)
+          select count(*) from deleted`,
+        [days],
+      ),
+    )
+    console.log(`Deleted ${count} events older than ${days} days`)
+  },
 })

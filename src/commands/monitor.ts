@@ -5,89 +5,97 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createReader, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
-import { command, parseDuration, programEnv, run, signal, stop, stopAfter } from './command.ts'
+import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
+import { programEnv, runProgram } from './programs.ts'
 
-const usage = `Usage: node bin/monitor.js
-
-Asks the service's health check. When it fails three times in a row, prints the container's last log
-lines, restarts it and waits until it is healthy, at most 60 s. Silent when all is well.
+const usage = `Asks for the service's health. When it fails three times in a row, prints the
+container's last log lines, restarts it and waits at most 60 s until it is healthy. Silent when all
+is well.
 
 SERVICE_URL       default http://127.0.0.1:SERVICE_PORT/SERVICE_ENDPOINT, which are 80 and v1
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
-Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped, or misuse, 3 docker is missing,
-not permitted or does not answer, or there is no such container.`
+Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped, or misuse,
+3 docker is missing, not permitted or does not answer, or there is no such container.`
 
-await command(usage, /^$/, async ({ env }) => {
+const minCooldownMs = 300_000
+
+await command({
+  name: 'monitor',
+  synopsis: '',
+  usage,
+  pattern: /^$/,
+  run: ({ env }) => monitor(env),
+})
+
+async function monitor(env: Env): Promise<void> {
+  const { url, name, cooldownMs } = readSettings(env)
+  stopAfter(280_000, 2)
+  const failure = await watch(url, { tries: 3, until: Infinity })
+  if (failure === null) return
+  const sick = `${name} is not healthy (${failure})`
+  if (failure === 'database_unavailable')
+    throw new ExitError(`${sick}: a restart would not help, look at PostgreSQL`, 2)
+
+  const docker: Docker = (args) =>
+    runProgram({ what: `docker ${args[0]} failed`, program: 'docker', args, env: programEnv(env) })
+  const id = await findContainer(docker, name, sick)
+  if (!claimRestart(env, name, cooldownMs))
+    throw new ExitError(`${sick}, but was restarted a short while ago`, 2)
+  const log = await readLog(docker, id)
+  console.error(`${sick}, it is restarted. Its last log lines:\n${log}`)
+  await blaming(sick, 2, docker(['restart', id]))
+
+  const startedAt = Date.now()
+  const still = await watch(url, { tries: Infinity, until: startedAt + 60_000 })
+  const seconds = Math.round((Date.now() - startedAt) / 1000)
+  if (still !== null)
+    throw new ExitError(`${name} is still not healthy ${seconds} s after a restart (${still})`, 2)
+  console.log(`${sick} and was restarted; it is healthy again after ${seconds} s`)
+  process.exitCode = 1
+}
+
+type Docker = (args: string[]) => Promise<{ stdout: string; stderr: string }>
+
+/** Adds to a failure of docker why docker was needed. */
+async function blaming<T>(sick: string, status: number, work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    throw new ExitError(`${sick}, and ${(error as Error).message}`, status)
+  }
+}
+
+function readSettings(env: Env) {
   const reader = createReader(env)
   const port = reader.integer('SERVICE_PORT', 80, 1, 65_535)
   const base = `http://127.0.0.1:${port}/${reader.text('SERVICE_ENDPOINT') ?? 'v1'}`
-  const url = reader
-    .read('SERVICE_URL', base, 'must be an address', (given) =>
-      /^https?:/.test(new URL(given).href) ? given : undefined,
-    )
-    .replace(/\/*$/, '/healthcheck')
-  const name = reader.read(
-    'SERVICE_NAME',
-    'user-service',
-    'must name a container',
-    (given) => /^[A-Za-z0-9][\w.-]*$/.exec(given)?.[0],
+  const url = reader.read('SERVICE_URL', base, 'must be an address', (given) =>
+    /^https?:/.test(new URL(given).href) ? given : undefined,
   )
+  const name = reader.read('SERVICE_NAME', 'user-service', 'must name a container', (given) =>
+    /^[A-Za-z0-9][\w.-]*$/.test(given) ? given : undefined,
+  )
+  const rule = 'must be such as 10m, at least 5m'
   // A shorter one might end while another monitor still restarts.
-  const cooldownMs = reader.read(
-    'MONITOR_COOLDOWN',
-    600_000,
-    'must be such as 10m, at least 5m',
-    (given) => [parseDuration(given) ?? 0].find((ms) => ms >= 300_000),
-  )
+  const cooldownMs = reader.read('MONITOR_COOLDOWN', 600_000, rule, (given) => {
+    const ms = parseDuration(given) ?? 0
+    return ms >= minCooldownMs ? ms : undefined
+  })
   reader.finish()
+  return { url: url.replace(/\/*$/, '/healthcheck'), name, cooldownMs }
+}
 
-  stopAfter(280_000, 2)
-  const failure = await watch(url, 3, Infinity)
-  if (failure === null) return
-  const sick = `${name} is not healthy (${failure})`
-  const fail = (why: string, status = 2) => {
-    throw new ExitError(why, status)
-  }
-  if (failure === 'database_unavailable')
-    fail(`${sick}: a restart would not help, look at PostgreSQL`)
+interface Patience {
+  /** How often to ask at most. */
+  tries: number
+  /** The instant, in milliseconds, after which no further question is asked. */
+  until: number
+}
 
-  const docker = (status: number, command: string, ...args: string[]) =>
-    run(`docker ${command} failed`, 'docker', [command, ...args], programEnv(env)).catch(
-      ({ message }: Error) => fail(message, status),
-    )
-  const answers = setTimeout(stop, 20_000, 'docker does not answer', 3).unref()
-  const { stdout } = await docker(
-    3,
-    'inspect',
-    '--type=container',
-    '--format={{.Id}} {{.Name}}',
-    name,
-  )
-  clearTimeout(answers)
-  const [id = '', found] = stdout.trim().split(' ')
-  // Docker also takes the beginning of an id for a name.
-  if (found !== `/${name}`) fail(`there is no container named ${name}`, 3)
-  if (!claimRestart(env, name, cooldownMs)) fail(`${sick}, but was restarted a short while ago`)
-  const log = await docker(2, 'logs', '--timestamps', '--tail=50', id).then(
-    ({ stdout, stderr }) => stdout + stderr,
-    ({ message }: Error) => message,
-  )
-  console.error(
-    `${sick}, it is restarted. Its last log lines:\n${log.trim().split('\n').sort().join('\n')}`,
-  )
-  await docker(2, 'restart', id)
-  const startedAt = Date.now()
-  const still = await watch(url, Infinity, startedAt + 60_000)
-  const seconds = Math.round((Date.now() - startedAt) / 1000)
-  if (still !== null) fail(`${name} is still not healthy ${seconds} s after a restart (${still})`)
-  console.log(`${sick} and was restarted; it is healthy again after ${seconds} s`)
-  process.exitCode = 1
-})
-
-/** Asks each second until the service is healthy: null; or so often, or so long: why it is not. */
-async function watch(url: string, tries: number, until: number) {
+/** Asks each second until the service is healthy: null; else why it is not. */
+async function watch(url: string, { tries, until }: Patience): Promise<string | null> {
   for (let attempt = 1; ; attempt++) {
     const failure = await ask(url)
     if (failure === null || attempt === tries || Date.now() > until) return failure
@@ -95,33 +103,54 @@ async function watch(url: string, tries: number, until: number) {
   }
 }
 
-function ask(url: string): Promise<string | null> {
+async function ask(url: string): Promise<string | null> {
   // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
   const limit = new AbortController()
   setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()
-  return fetch(url, { redirect: 'manual', signal: limit.signal })
-    .then(async (reply) => {
-      const body = await reply.text()
-      if (reply.status === 200) return null
-      return body.includes('"database_unavailable"')
-        ? 'database_unavailable'
-        : `status ${reply.status}`
-    })
-    .catch(({ message, cause }: Error & { cause?: { code?: string } }) => cause?.code ?? message)
+  try {
+    const reply = await fetch(url, { redirect: 'manual', signal: limit.signal })
+    const body = await reply.text()
+    if (reply.status === 200) return null
+    const isDatabase = body.includes('"database_unavailable"')
+    return isDatabase ? 'database_unavailable' : `status ${reply.status}`
+  } catch (error) {
+    const { message, cause } = error as Error & { cause?: { code?: string } }
+    return cause?.code ?? message
+  }
 }
 
-/** Takes the right to restart: the directory after the last one, which only one of two monitors makes. */
+/** The id of the container; throws when there is none of that name. */
+async function findContainer(docker: Docker, name: string, sick: string): Promise<string> {
+  const timer = setTimeout(stop, 20_000, `${sick}, and docker does not answer`, 3).unref()
+  const format = '--format={{.Id}} {{.Name}}'
+  const { stdout } = await blaming(sick, 3, docker(['inspect', '--type=container', format, name]))
+  clearTimeout(timer)
+  const [id = '', found] = stdout.trim().split(' ')
+  // Docker also takes the beginning of an id for a name.
+  if (found === `/${name}`) return id
+  throw new ExitError(`${sick}, and there is no container named ${name}`, 3)
+}
+
+/** The last lines of its log, in their order, or why it cannot be read. */
+async function readLog(docker: Docker, id: string): Promise<string> {
+  try {
+    const { stdout, stderr } = await docker(['logs', '--timestamps', '--tail=50', id])
+    const lines = (stdout + stderr).trim().split('\n')
+    return lines.sort().join('\n')
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** Claims the restart: the directory after the last one, which only one monitor can make. */
 function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
-  const directory = join(
-    env['XDG_STATE_HOME'] || join(homedir(), '.local/state'),
-    'user-service',
-    name,
-  )
+  const state = env['XDG_STATE_HOME'] || join(homedir(), '.local/state')
+  const directory = join(state, 'user-service', name)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const last = Math.max(0, ...readdirSync(directory).map(Number))
   const claimedAt = statSync(`${directory}/${last}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
   if (Math.abs(Date.now() - claimedAt) < cooldownMs) return false
-  // Returns the first that it made, so nothing where the other was faster.
+  // Returns the first directory that it made: nothing when another monitor was faster.
   if (mkdirSync(`${directory}/${last + 1}`, { recursive: true }) === undefined) return false
   rmSync(`${directory}/${last}`, { recursive: true, force: true })
   return true

@@ -309,12 +309,12 @@ test('a restore refuses a database that holds data, or whose service is connecte
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (api_keys): say --yes to replace it\n',
+    stderr: 'restore: the database holds data (api_keys): pass --yes to replace it\n',
   })
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: stop it first, or say --yes\n',
+    stderr: 'restore: the service is connected: stop it first, or pass --yes\n',
   })
   assert.equal(meant.status, 0, meant.stderr)
   await assertSameRows(empty)
@@ -353,7 +353,7 @@ test('a restore brings every row back, with the rights and without what came lat
   assertNothingLeft()
 })
 
-test('the lost instance: a new one, where only the roles and the database are, gets it all back', async () => {
+test('a new instance, with the roles and an empty database, gets everything back', async () => {
   const fresh = await startInstance('fresh')
   const { status, stderr } = await runCommand('restore', ['latest'], { ...owns, ...fresh.at })
 
@@ -458,8 +458,9 @@ test('a program that is missing is named', async () => {
   assertNothingLeft()
 })
 
-/** Runs a command where TMPDIR is a file system of that many kilobytes. */
-async function runInSmallSpace(name: string, args: string[], env: Env, kilobytes: number) {
+/** Runs a command where TMPDIR is a file system of 1 MB. */
+async function runInSmallSpace(name: string, args: string[], env: Env) {
+  const kilobytes = 1000
   const small = join(folder, 'small')
   const script =
     `mount -t tmpfs -o size=${kilobytes}k tmpfs "$TMPDIR" && node=$1 && shift && "$node" "$@"; ` +
@@ -480,8 +481,8 @@ async function runInSmallSpace(name: string, args: string[], env: Env, kilobytes
 
 test('a full disk fails the backup and the restore, and nothing is lost', async () => {
   const before = await count()
-  const backup = await runInSmallSpace('backup', [], reads, 1000)
-  const restore = await runInSmallSpace('restore', ['latest', '--yes'], owns, 1000)
+  const backup = await runInSmallSpace('backup', [], reads)
+  const restore = await runInSmallSpace('restore', ['latest', '--yes'], owns)
 
   assert.match(backup.stderr, /^backup: pg_dump failed: .*No space left on device\n$/)
   assert.match(restore.stderr, /^restore: cannot download s3:\S+: .*No space left on device.*\n$/)
@@ -557,7 +558,7 @@ test('a backup whose database does not answer gives up after --timeout', async (
   assertNothingLeft()
 })
 
-test('what a backup that was killed leaves is removed by the next one, which is not locked out', async () => {
+test('the next backup removes what a killed one left, and is not locked out', async () => {
   const { child, ended } = startCommand('backup', [], slowly)
   const upload = await uploading(child.pid!)
   child.kill('SIGKILL')
@@ -612,7 +613,8 @@ async function putChanged(
   change: (parts: { dump: Buffer; manifest: any }) => { dump?: Buffer; manifest?: any },
 ) {
   const name = first.replace(/\d{4}-\d\d-\d\d/, day)
-  const [original, changed] = [join(folder, 'original'), join(folder, day)]
+  const original = join(folder, 'original')
+  const changed = join(folder, day)
   mkdirSync(changed)
   if (!existsSync(original))
     await aws('s3', 'cp', '--recursive', '--exclude=*', `--include=${first}*`, bucket, original)

@@ -1,0 +1,146 @@
+// The programs that commands run: with no environment but the given one, each in a process group of
+// its own, which ends as a whole when the command is stopped or takes too long.
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+
+import { createReader, sslModeOf, type DatabaseConfig, type Env } from '../config.ts'
+import { ExitError } from '../errors.ts'
+import { signal } from './command.ts'
+
+interface Program {
+  /** Begins the sentence of a failure. */
+  what: string
+  program: string
+  args: string[]
+  env: Env
+}
+
+/** A program under way. */
+interface Running {
+  child: ChildProcess
+  /** Resolves with its standard error when it succeeded; rejects with `what` and its own reason. */
+  ended: Promise<string>
+}
+
+/** Runs a program to its end and returns its output; throws `what` and the program's own reason. */
+export async function runProgram(program: Program): Promise<{ stdout: string; stderr: string }> {
+  const { child, ended } = startProgram(program, 'ignore')
+  const stdout = collect(child.stdout)
+  const stderr = await ended
+  return { stdout: await stdout, stderr }
+}
+
+/** Starts a program, whose output the caller reads and to which, with `pipe`, it writes. */
+export function startProgram(called: Program, stdin: 'ignore' | 'pipe'): Running {
+  signal.throwIfAborted()
+  const { program, args, env } = called
+  const child = spawn(program, args, { env, detached: true, stdio: [stdin, 'pipe', 'pipe'] })
+  signal.addEventListener('abort', () => {
+    // First, because it makes the AWS CLI abort an unfinished multipart upload.
+    kill(child, 'SIGINT')
+    setTimeout(kill, 3000, child, 'SIGKILL').unref()
+  })
+  const ended = waitForEnd(called, child)
+  // The caller may be looking at another program when this one fails.
+  ended.catch(() => {})
+  return { child, ended }
+}
+
+function kill(child: ChildProcess, how: NodeJS.Signals): void {
+  const isRunning = child.exitCode === null && child.signalCode === null
+  if (child.pid && isRunning) process.kill(-child.pid, how)
+}
+
+async function waitForEnd({ what, program, env }: Program, child: ChildProcess): Promise<string> {
+  const errors = collect(child.stderr)
+  try {
+    await once(child, 'close')
+  } catch {
+    throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
+  }
+  signal.throwIfAborted()
+  const stderr = await errors
+  const { exitCode, signalCode } = child
+  if (exitCode === 0) return stderr
+  const ending = signalCode === null ? `exit status ${exitCode}` : `ended by ${signalCode}`
+  throw new ExitError(`${what}: ${findReason(stderr) || ending}`)
+}
+
+async function collect(stream: Readable | null): Promise<string> {
+  let text = ''
+  stream!.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk
+  })
+  await once(stream!, 'close')
+  return text
+}
+
+/** The first line that names an error, else the last, without the words around its reason. */
+function findReason(stderr: string): string {
+  const lines = stderr.trim().split('\n')
+  const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
+  return line
+    .replace(/^.*?(?=An error occurred)/, '')
+    .replace(/^\S+ failed: .*? to \S+ /, '')
+    .replace(/^.*?error( response from daemon)?: +/i, '')
+}
+
+const passed = new RegExp(
+  '^(AWS_|DOCKER_|HOME$|LANG$|LC_|PGPASSFILE$|TMPDIR$|SSL_CERT_|REQUESTS_CA_BUNDLE$|' +
+    'XDG_RUNTIME_DIR$|(https?|no)_proxy$)',
+  'i',
+)
+const cronPath = '/usr/bin:/bin'
+
+/** The environment of a program: without our passwords; cron's PATH with what it leaves out. */
+export function programEnv(env: Env): Env {
+  const { PATH = cronPath } = env
+  return {
+    ...Object.fromEntries(Object.entries(env).filter(([name]) => passed.test(name))),
+    PATH: PATH === cronPath ? `/usr/local/bin:${cronPath}` : PATH,
+  }
+}
+
+/** Makes pg_dump and psql connect as we do; the password is nowhere else. */
+export function postgresEnv(database: DatabaseConfig, env: Env): Env {
+  const { hosts, port, name, user, password } = database
+  const { text } = createReader(env)
+  const mode = sslModeOf(database)
+  const systemCa = mode === 'verify-full' ? '/etc/ssl/certs/ca-certificates.crt' : undefined
+  return {
+    ...programEnv(env),
+    LC_ALL: 'C',
+    PGPORT: String(port),
+    PGDATABASE: name,
+    PGUSER: user,
+    PGPASSWORD: password,
+    PGHOST: hosts.join(','),
+    PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
+    // libpq ignores both on a Unix socket, such as a drill's.
+    PGSSLMODE: mode,
+    PGSSLROOTCERT: text('DATABASE_CA_FILE') ?? systemCa,
+  }
+}
+
+/**
+ * Makes a directory that only we can read, until the process ends. A process that is killed leaves
+ * its directory behind: this removes those of dead ones.
+ */
+export function makeDirectory(): string {
+  for (const name of readdirSync(tmpdir())) {
+    const [, pid] = /^user-service-(\d+)-\w{6}$/.exec(name) ?? []
+    if (pid === undefined) continue
+    const path = join(tmpdir(), name)
+    const isDead = existsSync('/proc/self') && !existsSync(`/proc/${pid}`)
+    // Somebody else could put a link into their directory while we delete it.
+    const isOurs = lstatSync(path, { throwIfNoEntry: false })?.uid === process.getuid?.()
+    if (isDead && isOurs) rmSync(path, { recursive: true, force: true })
+  }
+  const directory = mkdtempSync(join(tmpdir(), `user-service-${process.pid}-`))
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
+  return directory
+}
