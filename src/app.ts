@@ -197,10 +197,9 @@ function buildPipeline(
     isStopping,
   })
   return createPipeline({
-    basePath,
-    router: createRouter(routes),
+    router: createRouter(routes, basePath),
     identify: createIdentify(keyDb),
-    readClient: createClientReader(config.trustedProxies),
+    readClient: createClientReader(config.trustedProxies, log),
     throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
     corsOrigins: config.corsOrigins,
     secure: config.tls !== null,

@@ -377,7 +377,7 @@ for (const [name, first, expected] of [
 ] as const) {
   test(`a valid request before a malformed one gets its answer: ${name}`, async () => {
     for (const broken of ['BROKEN\r\n\r\n', `${post}${chunked}\r\nz\r\n\r\n`]) {
-      const { answers, closed } = await raw((first ?? slow()) + broken)
+      const { answers, closed } = await raw((first ?? slow()) + broken, { limitMs: hashMs })
       assert.deepEqual(answers.map(brief), [expected, [400, 'invalid_request']])
       assert.ok(closed)
     }
@@ -387,6 +387,7 @@ for (const [name, first, expected] of [
 test('what follows a malformed request is not looked at, however much it is', async () => {
   let sent = 0
   const { answers } = await raw('', {
+    limitMs: hashMs,
     send(socket) {
       socket.write(`${slow()}BROKEN\r\n`)
       const more = setInterval(() => socket.write(sent++ % 2 === 0 ? good : 'BROKEN\r\n'), 5)

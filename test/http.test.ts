@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { password, startTestApp } from './support/helpers.ts'
+import { brief, password, startTestApp, type Answer } from './support/helpers.ts'
+import { until } from './support/process.ts'
 
 const app = await startTestApp()
 const { key } = await app.admin()
@@ -36,6 +37,84 @@ test('with DRAIN_SECONDS a stop begins with health checks that fail, while all e
   assert.equal(answers[0]!.headers.get('retry-after'), '1')
   await stopped
   await assert.rejects(own.request('GET', '/livez'))
+})
+
+test('every body ends with a newline', async () => {
+  for (const path of ['/livez', '/nothing', '/openapi.json', '/docs', '/metrics']) {
+    const { text } = await app.request('GET', path, { key })
+    assert.match(text, /[^\n]\n$/, path)
+  }
+})
+
+test('`me` in place of an id in a path is the caller', async () => {
+  const user = await app.user()
+  const read = await app.request('GET', '/users/me', { key: user.key })
+  assert.equal(read.details.id, user.id)
+  const keys = await app.request('GET', '/users/me/keys', { key: user.key })
+  assert.deepEqual(
+    keys.details.map(({ id }: any) => id),
+    [user.keyId],
+  )
+  const elsewhere = await app.request('DELETE', '/users/me/keys/me', { key: user.key })
+  assert.deepEqual(brief(elsewhere), { status: 400, code: 'invalid_id' })
+  const nobody = await app.request('GET', '/users/me')
+  assert.deepEqual(brief(nobody), { status: 401, code: 'key_missing' })
+  const ended = await app.request('DELETE', '/users/me', { key: user.key })
+  assert.equal(ended.status, 204)
+})
+
+test('null for an optional body is none', async () => {
+  const user = await app.user()
+  const path = `/users/me/keys/${user.keyId}/rotate`
+  const rotated = await app.request('POST', path, { key: user.key, body: 'null' })
+  assert.equal(rotated.status, 201)
+  const refused = await app.request('POST', '/users', { body: 'null' })
+  assert.deepEqual(brief(refused), { status: 400, code: 'invalid_body' })
+})
+
+test('sign-up ignores credentials that are no key', async () => {
+  for (const authorization of ['Basic YTpi', 'Negotiate abc']) {
+    const body = { email: `${authorization.length}@basic.example`, password }
+    const made = await app.request('POST', '/users', { body, headers: { authorization } })
+    assert.equal(made.status, 201, authorization)
+  }
+})
+
+test('an If-Match that is no list of tags is refused', async () => {
+  const user = await app.user()
+  const change = (etag: string) =>
+    app.request('PATCH', '/users/me', { key: user.key, body: {}, headers: { 'if-match': etag } })
+  for (const etag of ['1', 'W/1', '"1', '1, "1"', '*, "1"']) {
+    const refused = await change(etag)
+    assert.deepEqual(brief(refused), { status: 400, code: 'invalid_request' }, etag)
+  }
+  for (const etag of ['"1"', ' "0" ,"1"', '*']) assert.equal((await change(etag)).status, 200, etag)
+  for (const etag of ['"2"', 'W/"1"', '"1,1"']) assert.equal((await change(etag)).status, 412, etag)
+})
+
+test('a body of another type is told which type is taken', async () => {
+  const send = (method: string, path: string) =>
+    app.request(method, path, { key, body: '{}', headers: { 'content-type': 'text/plain' } })
+  const accepted = ({ status, headers }: Answer) => ({
+    status,
+    post: headers.get('accept-post'),
+    patch: headers.get('accept-patch'),
+  })
+  const type = 'application/json'
+  const posted = await send('POST', '/users')
+  assert.deepEqual(accepted(posted), { status: 415, post: type, patch: null })
+  const patched = await send('PATCH', '/users/me')
+  assert.deepEqual(accepted(patched), { status: 415, post: null, patch: type })
+})
+
+test('no answer holds half a character', async () => {
+  const send = async (name: string) => {
+    const { body } = await app.request('POST', '/users', { body: `{"${name}":1}` })
+    return body.errors[0].field
+  }
+  assert.equal(await send('\\ud800'), '\ufffd')
+  assert.equal(await send(`${'a'.repeat(63)}😀b`), `${'a'.repeat(63)}😀`)
+  assert.equal(await send(`${'a'.repeat(64)}😀`), 'a'.repeat(64))
 })
 
 test('a caller’s request id is kept when it has the form, else replaced', async () => {
@@ -161,6 +240,37 @@ test('each request is one line of the log', async () => {
   assert.ok(time && ms >= 0 && user && keyId)
 })
 
+test('health checks and preflights that succeed are logged at level debug only', async () => {
+  const own = await startTestApp({}, app.database)
+  for (const path of ['/livez', '/healthcheck', '/users/healthcheck'])
+    await own.request('GET', path)
+  await own.request('OPTIONS', '/livez')
+  const stopped = own.stop()
+  await stopped
+  const levels = own.log.map((line) => JSON.parse(line)).filter(({ route }) => route !== undefined)
+  assert.deepEqual(
+    levels.map(({ level }) => level),
+    ['debug', 'debug', 'debug', 'debug'],
+  )
+})
+
+test('a flood of refusals leaves a few lines, a sum and numbers', async () => {
+  const own = await startTestApp({}, app.database)
+  const start = performance.now()
+  const flood = Array.from({ length: 200 }, () => own.request('GET', '/users/auth', { key: 'x' }))
+  await Promise.all(flood)
+  const seconds = (performance.now() - start) / 1000
+  const records = () => own.log.map((line) => JSON.parse(line))
+  const lines = records().filter(({ status }) => status === 401).length
+  const sums = () => records().filter(({ message }) => message === 'refusals not logged')
+  const sum = () => sums().reduce((total, { count }) => total + count, 0)
+  await until('all are summed up', () => lines + sum() === 200)
+  assert.deepEqual(new Set(sums().map(({ client }) => client)), new Set(['127.0.0.1']))
+  assert.ok(lines <= 20 + 5 * seconds, `${lines} in ${seconds} s`)
+  const { text } = await own.request('GET', '/metrics', { key })
+  assert.match(text, /^user_service_failures_total\{code="key_invalid"\} 200$/m)
+})
+
 test('without CORS_ORIGINS no other origin may read an answer', async () => {
   const answer = await app.request('GET', '/livez', { headers: { origin: 'https://evil.example' } })
   assert.deepEqual(
@@ -194,7 +304,16 @@ test('an origin that CORS_ORIGINS names may call, another may not', async () => 
   assert.equal(preflight.status, 204)
   assert.equal(preflight.headers.get('access-control-allow-origin'), 'https://b.example')
   assert.match(preflight.headers.get('access-control-allow-methods')!, /POST/)
-  assert.match(preflight.headers.get('access-control-allow-headers')!, /X-Api-Key/)
+  assert.equal(
+    preflight.headers.get('access-control-allow-headers'),
+    'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id, ' +
+      'traceparent, tracestate, baggage, sentry-trace, X-Requested-With',
+  )
+  const read = await cors.request('GET', '/livez', { headers: { origin: 'https://b.example' } })
+  assert.equal(
+    read.headers.get('access-control-expose-headers'),
+    'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id',
+  )
 })
 
 test('metrics are for admins and label requests by the route table alone', async () => {

@@ -478,7 +478,7 @@ async function provoke(name: string, operation: any, stranger: { key: string }) 
 
   await call(name, { key, body, headers: { host: 'a/b' } })
   if (security.some((each: any) => each.apiKey)) {
-    await call(name, { body, headers: { authorization: 'Basic YTpi' } })
+    await call(name, { body, headers: { authorization: 'Bearer' } })
     await call(name, { body, key: 'usk_wrong' })
   }
   if (any) await call(name, { key: stranger.key, query: '?require-role=admin' })

@@ -111,6 +111,7 @@ const clients: [name: string, trusted: string | undefined, forwarded: string[], 
     ['192.0.2.1, junk', '192.0.2.2, junk'],
     true,
   ],
+  ['an empty entry does not end the search', '127.0.0.1', ['192.0.2.1,', '192.0.2.2, , '], false],
   [
     'IPv6 addresses of one /64 are one client',
     '127.0.0.1',
@@ -136,6 +137,19 @@ for (const [name, trusted, forwarded, same] of clients) {
     assert.deepEqual(statuses.sort(), same ? [401, 429] : [401, 401])
   })
 }
+
+test('X-Forwarded-For of a peer that is not trusted is warned of once', async () => {
+  const warnings = async (trusted: string) => {
+    const app = await startTestApp({ TRUSTED_PROXIES: trusted })
+    const headers = { 'x-forwarded-for': '192.0.2.1' }
+    for (let i = 0; i < 3; i++) await app.request('GET', '/livez', { headers })
+    return app.log.map((line) => JSON.parse(line)).filter(({ level }) => level === 'warn')
+  }
+  const [warning, ...others] = await warnings('10.0.0.1')
+  assert.match(warning.message, /X-Forwarded-For .*TRUSTED_PROXIES/)
+  assert.deepEqual({ address: warning.address, others }, { address: '127.0.0.1', others: [] })
+  assert.deepEqual(await warnings('127.0.0.1'), [])
+})
 
 test('each instance has buckets of its own', async () => {
   const one = await startTestApp({ RATE_LIMIT: '1' })

@@ -1,14 +1,21 @@
 import type { IncomingMessage } from 'node:http'
 import { isIP, isIPv4, type BlockList, type Socket } from 'node:net'
 
+import type { Log } from '../log.ts'
+
 /** `client` is what is throttled: the IPv4 address, or the /64 of an IPv6 address. */
 export type Client = { address: string; client: string }
 
 /**
  * Tells who sent a request: the peer or, behind trusted proxies, the right-most entry of
- * X-Forwarded-For that is not one of them. An entry that is no address ends the search.
+ * X-Forwarded-For that is not one of them. An entry that is no address ends the search, an empty
+ * one does not.
  */
-export function createClientReader(trusted: BlockList | null): (req: IncomingMessage) => Client {
+export function createClientReader(
+  trusted: BlockList | null,
+  log: Log,
+): (req: IncomingMessage) => Client {
+  let isWarned = false
   const peers = new WeakMap<Socket, Client>()
 
   function isTrusted(address: string): boolean {
@@ -23,13 +30,28 @@ export function createClientReader(trusted: BlockList | null): (req: IncomingMes
     return peer
   }
 
+  /** Once: a client that is not behind a proxy may send the header, too, as often as it likes. */
+  function warn(address: string) {
+    if (isWarned) return
+    isWarned = true
+    log('warn', 'X-Forwarded-For of a peer that TRUSTED_PROXIES does not name is ignored', {
+      address,
+      effect: 'all who are behind it share one rate limit',
+    })
+  }
+
   return (req) => {
     const peer = peerOf(req.socket)
     const forwarded = req.headers['x-forwarded-for'] as string | undefined // Node joins several
-    if (forwarded === undefined || !isTrusted(peer.address)) return peer
+    if (forwarded === undefined) return peer
+    if (!isTrusted(peer.address)) {
+      warn(peer.address)
+      return peer
+    }
     let { address } = peer
     for (const hop of forwarded.split(',').reverse()) {
       const named = normalAddress(hop.trim())
+      if (named === '') continue
       if (isIP(named) === 0) break
       address = named
       if (!isTrusted(named)) break

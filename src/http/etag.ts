@@ -1,17 +1,33 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
+import { AppError } from '../errors.ts'
+
 /** Whether If-None-Match says that the caller has this (weak comparison, RFC 9110 13.1.2). */
 export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
   const known = headers['if-none-match']
   if (known === undefined) return false
-  const tags = known.split(',').map((tag) => tag.trim().replace(/^W\//, ''))
-  return tags.includes('*') || tags.includes(etag)
+  if (known.trim() === '*') return true
+  const tags = readTags(known) ?? []
+  return tags.some((tag) => tag.replace(/^W\//, '') === etag)
 }
 
-/** Whether If-Match is absent or holds for this (strong comparison, RFC 9110 13.1.1). */
+/**
+ * Whether If-Match is absent or holds for this (strong comparison, RFC 9110 13.1.1); throws
+ * `invalid_request` if it is no list of tags: a version without quotes, say.
+ */
 export function matches(headers: IncomingHttpHeaders, etag: string): boolean {
   const wanted = headers['if-match']
-  if (wanted === undefined) return true
-  const tags = wanted.split(',').map((tag) => tag.trim())
-  return tags.includes('*') || tags.includes(etag)
+  if (wanted === undefined || wanted.trim() === '*') return true
+  const tags = readTags(wanted)
+  if (tags === null) throw new AppError('invalid_request')
+  return tags.includes(etag)
+}
+
+const tagPattern = /(?:W\/)?"[^"]*"/g
+
+/** The tags of a list, or null if there is anything else in it. */
+function readTags(list: string): string[] | null {
+  const tags = list.match(tagPattern)
+  const rest = list.replace(tagPattern, '')
+  return tags !== null && /^[\s,]*$/.test(rest) ? tags : null
 }

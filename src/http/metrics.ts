@@ -31,6 +31,7 @@ interface Spent {
 
 const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, Infinity]
 const duration = 'http_request_duration_seconds'
+const failed = 'user_service_failures_total'
 
 /** Starts counting at zero. */
 export function createMetrics(): Metrics {
@@ -60,10 +61,12 @@ export function createMetrics(): Metrics {
     failures: (code) => failures.get(code) ?? 0,
     text(measured) {
       const answered = [...requests].map(([name, value]) => `${name} ${value}`)
+      const failing = [...failures].map(([code, value]) => `${failed}{code="${code}"} ${value}`)
       const times = [...durations].flatMap(([labels, spent]) => histogram(labels, spent))
       const families = [
         family('counter', { name: 'http_requests_total', help: 'Requests answered.' }, answered),
         family('histogram', { name: duration, help: durationHelp }, times),
+        family('counter', { name: failed, help: 'Requests that failed, by code.' }, failing),
       ]
       for (const [name, help, value] of measured) {
         const type = name.endsWith('_total') ? 'counter' : 'gauge'

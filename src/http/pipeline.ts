@@ -12,11 +12,12 @@ import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Limiter } from './limiter.ts'
 import type { Metrics } from './metrics.ts'
+import { createRefusalLog } from './refusals.ts'
 import type { Caller, Origin, Reply, Route } from './route.ts'
 import type { Router } from './router.ts'
 
+/** What the steps need. */
 export interface PipelineOptions {
-  basePath: string
   router: Router
   /** Throws `key_missing` or `key_invalid`. */
   identify(headers: IncomingHttpHeaders): Promise<Caller>
@@ -52,6 +53,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const { readClient, log, metrics } = options
   const answer = createAnswer(options)
   const send = createSend(options)
+  const logRefusal = createRefusalLog(log)
 
   function record(exchange: Exchange, outcome: { status: number; ms: number; failure: unknown }) {
     const { req, origin, caller, route } = exchange
@@ -60,7 +62,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const method = methods.has(req.method!) ? req.method! : 'other'
     metrics.request({ method, route: path, status, seconds: ms / 1000 })
     const hidden = failure instanceof AppError ? failure.cause : failure
-    log(levelOf(status, hidden), 'request', {
+    const fields = {
       requestId: origin.requestId,
       method: req.method,
       route: path,
@@ -70,7 +72,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       ...(caller !== null && { user: caller.userId, key: caller.keyId }),
       ...(failure instanceof AppError && { failure: failure.code }),
       ...(hidden !== undefined && describeError(hidden)),
-    })
+    }
+    const isRefused = hidden === undefined && (failure !== undefined || status === 499)
+    if (isRefused) logRefusal(origin.client, 'request', fields)
+    else log(levelOf({ status, hidden, route }), 'request', fields)
   }
 
   return async (req, res, refusal) => {
@@ -93,7 +98,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 }
 
 /** The steps from the route to the handler's reply; each throws an AppError to refuse. */
-function createAnswer({ basePath, router, identify, throttle }: PipelineOptions) {
+function createAnswer({ router, identify, throttle }: PipelineOptions) {
   function takeToken({ origin, headers }: Exchange) {
     if (throttle === null) return
     const verdict = throttle.limiter.take(origin.client)
@@ -104,9 +109,7 @@ function createAnswer({ basePath, router, identify, throttle }: PipelineOptions)
   }
 
   function authenticate({ access }: Route, headers: IncomingHttpHeaders) {
-    const isKeyless =
-      access === 'anyone' ||
-      (access === 'optional' && !headers['x-api-key'] && !headers.authorization)
+    const isKeyless = access === 'anyone' || (access === 'optional' && !presentsKey(headers))
     return isKeyless ? null : identify(headers)
   }
 
@@ -114,8 +117,7 @@ function createAnswer({ basePath, router, identify, throttle }: PipelineOptions)
     const { req, res, origin } = exchange
     const { headers } = req
     const { path, search } = splitTarget(req.url!)
-    const isBelow = path.startsWith(`${basePath}/`)
-    const match = isBelow ? router(req.method!, path.slice(basePath.length)) : nothing
+    const match = router(req.method!, path)
     if (match.kind === 'route') exchange.route = match.route
     if (match.throttled) takeToken(exchange)
     if (match.kind === 'nothing') return answerNothing(req.method!, path)
@@ -124,7 +126,7 @@ function createAnswer({ basePath, router, identify, throttle }: PipelineOptions)
     const { route } = match
     const caller = await authenticate(route, headers)
     exchange.caller = caller
-    const params = parseIds(match.params)
+    const params = parseIds(match.params, caller)
     authorize(route, caller, params)
     const query = parseQuery(route, search)
     const body = await parseBody(route, req, res)
@@ -132,7 +134,9 @@ function createAnswer({ basePath, router, identify, throttle }: PipelineOptions)
   }
 }
 
-const nothing = { kind: 'nothing', throttled: true } as const
+/** `Authorization: Basic` is no key: gateways and browsers send it for others. */
+const presentsKey = (headers: IncomingHttpHeaders) =>
+  Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 
 function answerNothing(method: string, path: string): Reply {
   if (method !== 'OPTIONS' || path !== '*') throw new AppError('not_found')
@@ -146,11 +150,13 @@ function answerOtherMethod({ req, headers }: Exchange, allow: string): Reply {
   return { status: 204, headers: { ...preflight, 'Access-Control-Allow-Methods': allow } }
 }
 
-/** The ids in a path, in lower case. */
-function parseIds(given: Record<string, string>): Record<string, string> {
+/** The ids in a path, in lower case; `me` is the caller's. */
+function parseIds(given: Record<string, string>, caller: Caller | null): Record<string, string> {
   const params: Record<string, string> = {}
   for (const name in given) {
-    const id = given[name]!
+    const isMe = name === 'id' && given[name] === 'me'
+    if (isMe && caller === null) throw new AppError('key_missing')
+    const id = isMe ? caller!.userId : given[name]!
     if (!isUuid(id)) throw new AppError('invalid_id')
     params[name] = id.toLowerCase()
   }
@@ -175,12 +181,14 @@ function parseQuery(route: Route, search: string): Record<string, unknown> {
 
 async function parseBody(route: Route, req: IncomingMessage, res: ServerResponse) {
   if (route.body === undefined) return undefined
-  const isLeftOut = route.bodyOptional === true && !hasBody(req)
-  const given = isLeftOut ? {} : await readBody(req, res)
-  return check(route.body, given, 'invalid_body')
+  if (route.bodyOptional !== true)
+    return check(route.body, await readBody(req, res), 'invalid_body')
+  // Null is what many clients send for none.
+  const given = hasBody(req) ? await readBody(req, res) : null
+  return check(route.body, given ?? {}, 'invalid_body')
 }
 
-function describeFailure({ origin, route }: Exchange, failure: AppError): Reply {
+function describeFailure({ req, origin, route }: Exchange, failure: AppError): Reply {
   const { code, message, faults, retryAfterSeconds } = failure
   const { status } = failures[code]
   const headers: Record<string, string> = {}
@@ -188,6 +196,10 @@ function describeFailure({ origin, route }: Exchange, failure: AppError): Reply 
   if (status === 401) {
     const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
     headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
+  }
+  if (status === 415) {
+    const name = req.method === 'PATCH' ? 'Accept-Patch' : 'Accept-Post'
+    headers[name] = 'application/json'
   }
   const details = code === 'invalid_body' ? (route?.bodySentence ?? message) : message
   const errors = faults.map((fault) => ({ field: fault.field || 'body', message: fault.message }))
@@ -243,17 +255,23 @@ function commonHeaders(isSecure: boolean, hasOrigins: boolean): Record<string, s
   }
 }
 
+/** Every body ends with a newline, so that a shell's prompt does not stand behind it. */
 function textOf(requestId: string, { body, raw }: Reply): string | undefined {
-  if (body === undefined) return raw?.text
-  return JSON.stringify({ requestId, status: 'SUCCESS', details: body })
+  if (body !== undefined)
+    return `${JSON.stringify({ requestId, status: 'SUCCESS', details: body })}\n`
+  if (raw === undefined || raw.text.endsWith('\n')) return raw?.text
+  return `${raw.text}\n`
 }
 
+/** Besides ours, the headers that tracing and common HTTP clients add to every request. */
 const preflight = {
   'Access-Control-Allow-Headers':
-    'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id',
+    'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id, ' +
+    'traceparent, tracestate, baggage, sentry-trace, X-Requested-With',
   'Access-Control-Max-Age': '600',
 }
-const exposed = 'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id'
+const exposed =
+  'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id'
 const idPattern = /^[A-Za-z0-9._-]{1,64}$/
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
@@ -262,9 +280,18 @@ function requestIdOf({ headers }: IncomingMessage): string {
   return typeof given === 'string' && idPattern.test(given) ? given : randomUUID()
 }
 
-function levelOf(status: number, hidden: unknown) {
+interface Outcome {
+  status: number
+  /** Why it failed, if the answer does not say it. */
+  hidden: unknown
+  route: Route | undefined
+}
+
+/** Health checks and preflights say nothing, and could fill the log: they are not throttled. */
+function levelOf({ status, hidden, route }: Outcome) {
   if (status === 500) return 'error'
-  return hidden === undefined ? 'info' : 'warn'
+  if (hidden !== undefined) return 'warn'
+  return route === undefined || route.quiet === true ? 'debug' : 'info'
 }
 
 /** Path and query of a request target; its scheme and host, if it has them, are not looked at. */

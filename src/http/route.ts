@@ -94,6 +94,10 @@ interface Spec<A extends Access, P extends string, Q, B> {
   /** What can fail besides what access, parsing and throttling bring. */
   fails?: readonly Code[]
   throttled?: false
+  /** Successes are logged at level `debug` only. */
+  quiet?: true
+  /** The path is not below the base path. */
+  atRoot?: true
   handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
 }
 

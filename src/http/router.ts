@@ -19,12 +19,17 @@ interface Entry {
 /**
  * Finds a route by its path, one without parameters before those with. Paths are compared as they
  * were sent: nothing is decoded, and `//`, `..`, another case or a slash at the end make another
- * path. `ANY` takes every method.
+ * path. `ANY` takes every method, and of two routes for the same the first is found.
  */
-export function createRouter(routes: Route[]): Router {
+export function createRouter(routes: Route[], basePath: string): Router {
   const rank = (path: string) => (path.includes('{') ? 1 : 0)
-  const paths = [...new Set(routes.map(({ path }) => path))].sort((a, b) => rank(a) - rank(b))
-  const entries = new Map(paths.map((path) => [path, entryOf(path, routes)]))
+  const byPath = new Map<string, Route[]>()
+  for (const route of routes) {
+    const path = route.atRoot === true ? route.path : basePath + route.path
+    byPath.set(path, [...(byPath.get(path) ?? []), route])
+  }
+  const paths = [...byPath.keys()].sort((a, b) => rank(a) - rank(b))
+  const entries = new Map(paths.map((path) => [path, entryOf(path, byPath.get(path)!)]))
   const all = [...entries.values()]
 
   return (method, path) => {
@@ -38,8 +43,7 @@ export function createRouter(routes: Route[]): Router {
   }
 }
 
-function entryOf(path: string, all: Route[]): Entry {
-  const routes = all.filter((route) => route.path === path)
+function entryOf(path: string, routes: Route[]): Entry {
   const methods = routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
   const throttled = routes.some((each) => each.throttled !== false)
   const allow = [...methods, 'OPTIONS'].join(', ')

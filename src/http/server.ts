@@ -15,6 +15,7 @@ import type { Log } from '../log.ts'
 import { breakBody } from './body.ts'
 import { createConnections, type Connections } from './connections.ts'
 import type { Pipeline } from './pipeline.ts'
+import { createRefusalLog, type RefusalLog } from './refusals.ts'
 import { readTlsSettings, type TlsFiles } from './tls.ts'
 
 interface Options {
@@ -41,15 +42,17 @@ const lingerMs = 250
 export async function listen(pipeline: Pipeline, options: Options, log: Log): Promise<Listener> {
   const { host, port, tls } = options
   const connections = createConnections(pipeline)
+  const logRefusal = createRefusalLog(log)
   const server = createServer(tls)
   server.on('request', connections.take)
   server.on('checkContinue', connections.take)
   server.on('checkExpectation', connections.take)
-  server.on('clientError', createRefusal(connections, tls !== null, log))
+  server.on('clientError', createRefusal(connections, tls !== null, logRefusal))
   // There is no way to answer before the handshake; with a listener on this event, closing the
   // socket is our job.
   server.on('tlsClientError', ({ message }: Error, socket: Socket) => {
-    log('info', 'handshake failed', { address: socket.remoteAddress, failure: message })
+    const address = socket.remoteAddress ?? ''
+    logRefusal(address, 'handshake failed', { address, failure: message })
     socket.destroy()
   })
   await bind(server, host, port)
@@ -122,17 +125,13 @@ function nameOf(server: http.Server, host: string | undefined): string {
  * Handles what Node's parser and time limits find: a malformed request, one that comes too slowly,
  * or a body that does. Valid requests before it get their answers first.
  */
-function createRefusal({ find }: Connections, isSecure: boolean, log: Log) {
+function createRefusal({ find }: Connections, isSecure: boolean, logRefusal: RefusalLog) {
   function refuse(socket: Socket, code: Code) {
     const requestId = randomUUID()
     socket.end(rawRefusal(code, requestId, isSecure), () => socket.destroy())
-    log('info', 'request', {
-      requestId,
-      route: 'none',
-      status: failures[code].status,
-      address: socket.remoteAddress,
-      failure: code,
-    })
+    const address = socket.remoteAddress ?? ''
+    const { status } = failures[code]
+    logRefusal(address, 'request', { requestId, route: 'none', status, address, failure: code })
   }
 
   return (error: Error & { code?: string }, socket: Socket) => {
@@ -167,7 +166,8 @@ function codeOf(reason: string | undefined): Code {
 /** An answer to what never became a request. */
 function rawRefusal(code: Code, requestId: string, isSecure: boolean): string {
   const { status, sentence } = failures[code]
-  const body = JSON.stringify({ requestId, status: 'ERROR', details: sentence, code })
+  const envelope = { requestId, status: 'ERROR', details: sentence, code }
+  const body = `${JSON.stringify(envelope)}\n`
   const lines = [
     `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`,
     `X-Request-Id: ${requestId}`,

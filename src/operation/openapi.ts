@@ -92,7 +92,8 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
     responses[status] = success(route, spec, all)
   }
   for (const [status, codes] of groupByStatus(codesOf(route))) {
-    const name = codes.join('-') + (route.throttled === false ? '-unthrottled' : '')
+    const kind = status === 415 ? `-${route.method.toLowerCase()}` : ''
+    const name = codes.join('-') + kind + (route.throttled === false ? '-unthrottled' : '')
     shared[name] = failure(route, status, codes)
     responses[status] = { $ref: `#/components/responses/${name}` }
   }
@@ -164,7 +165,7 @@ function failure(route: Route, status: number, codes: Code[]) {
   return {
     description: codes.map((code) => `\`${code}\`: ${failures[code].sentence}`).join('; '),
     'x-codes': codes,
-    headers: headersOf(route, headersOfStatus[status] ?? []),
+    headers: headersOf(route, headersOfFailure(route, status)),
     content: { 'application/json': { schema: failureSchema, example: sample } },
   }
 }
@@ -173,6 +174,12 @@ const headersOfStatus: Record<number, string[]> = {
   401: ['WWW-Authenticate'],
   429: ['Retry-After'],
   503: ['Retry-After'],
+}
+
+function headersOfFailure({ method }: Route, status: number): string[] {
+  // Accept-Post or Accept-Patch.
+  if (status === 415) return [`Accept-${capital(method.toLowerCase())}`]
+  return headersOfStatus[status] ?? []
 }
 
 function headersOf(route: Route, more: string[]) {

@@ -28,6 +28,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
     tag: 'operation',
     access: 'anyone',
     throttled: false,
+    quiet: true,
     replies: { 200: { says: 'It works', body: oneOf('OK').json } },
   } as const
   const health = {

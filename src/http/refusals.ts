@@ -1,0 +1,38 @@
+// Lines about refused requests. Anybody can send thousands a second that cost nothing, and must not
+// wash everything else out of the log: each client has a few lines a second, and the refusals that
+// got none are summed up once a second. Metrics count them all.
+import type { Log } from '../log.ts'
+import { createLimiter } from './limiter.ts'
+
+/** Logs a refusal of a client, or counts it. */
+export type RefusalLog = (client: string, message: string, fields: Record<string, unknown>) => void
+
+const linesPerSecond = 5
+const linesAtOnce = 20
+/** As many clients are named each second, those with the most refusals. */
+const maxNamed = 10
+
+/** Starts with all lines to be had. */
+export function createRefusalLog(log: Log): RefusalLog {
+  const limiter = createLimiter({ rate: linesPerSecond, burst: linesAtOnce })
+  const omitted = new Map<string, number>()
+
+  function sumUp() {
+    const counts = [...omitted].sort((a, b) => b[1] - a[1])
+    omitted.clear()
+    for (const [client, count] of counts.splice(0, maxNamed))
+      log('info', 'refusals not logged', { client, count })
+    if (counts.length === 0) return
+    const count = counts.reduce((sum, [, each]) => sum + each, 0)
+    log('info', 'refusals not logged', { clients: counts.length, count })
+  }
+
+  return (client, message, fields) => {
+    if (limiter.take(client).allowed) {
+      log('info', message, fields)
+      return
+    }
+    if (omitted.size === 0) setTimeout(sumUp, 1000).unref()
+    omitted.set(client, (omitted.get(client) ?? 0) + 1)
+  }
+}
