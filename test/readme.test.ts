@@ -9,7 +9,8 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { hashCheaply, startTestApp, undo } from './support/helpers.ts'
+import { failures } from '../src/errors.ts'
+import { hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp()
@@ -101,6 +102,32 @@ test('every block is fenced and says what it is', () => {
     readmes.flatMap((path) => findFaults(read(path)).map((fault) => `${path}: ${fault}`)),
     [],
   )
+})
+
+test('every code is listed with its status, and no other', () => {
+  const listed = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
+  assert.deepEqual(
+    listed.map(([, code, status]) => `${code} ${status}`).sort(),
+    Object.entries(failures)
+      .map(([code, { status }]) => `${code} ${status}`)
+      .sort(),
+  )
+})
+
+test('the objects shown as JSON have the members of real ones', async () => {
+  const blocks = findBlocks(read('src/users/README.md')).filter(
+    ({ language }) => language === 'json',
+  )
+  const shown = blocks.map(({ lines }) => Object.keys(JSON.parse(lines.join('\n'))))
+  const credentials = { email: 'ada@example.org', password }
+  const user = await app.request('POST', '/users', { body: credentials })
+  const [key] = user.details.apiKeys
+  const keys = await app.request('GET', `/users/${user.details.id}/keys`, { key })
+  const session = await app.request('POST', '/users/sessions', { body: credentials })
+  const events = await app.request('GET', '/audit', { key: admin.key })
+  const real = [user.details, keys.details[0], session.details, events.details[0]]
+  assert.deepEqual(shown, real.map(Object.keys))
+  await app.request('DELETE', `/users/${user.details.id}`, { key })
 })
 
 interface Shell {
