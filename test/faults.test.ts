@@ -3,23 +3,20 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { openSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
-import { createServer } from 'node:net'
-import type { AddressInfo, Server, Socket } from 'node:net'
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
 
 import { createKey } from '../src/keys/format.ts'
-import { openDatabase, withDatabase } from '../src/database/pool.ts'
-import type { Db } from '../src/database/pool.ts'
+import { type Db, openDatabase, withDatabase } from '../src/database/pool.ts'
 import { createCertificate } from './support/certificate.ts'
 import { password, startTestApp, undo } from './support/helpers.ts'
 import { startOwnPostgres } from './support/postgres.ts'
 import { startProxy } from './support/proxy.ts'
 import { open } from './support/raw.ts'
-import { startService } from './support/service.ts'
-import type { Service } from './support/service.ts'
+import { type Service, startService } from './support/service.ts'
 
 const postgres = await startOwnPostgres({
   max_connections: '40',
@@ -46,7 +43,10 @@ const change = (at: App = app) =>
 const countKeys = async (name: string) =>
   (await db.query('select from api_keys where name = $1', [name])).length
 
-/** Every answer is a 503 that says when to come again, within two seconds and what a busy machine adds. */
+/**
+ * Every answer is a 503 that says when to come again, within two seconds and what a busy machine
+ * adds.
+ */
 async function isUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
   await Promise.all(
     calls.map(async (call) => {
@@ -114,7 +114,7 @@ test('who loses a deadlock is tried again', async () => {
   assert.equal((await answer!).status, 201)
 })
 
-test('what fails beside the database within a transaction is no failure of it, and rolls it back', async () => {
+test('an error of ours in a transaction rolls it back and is no failure of the database', async () => {
   const db = openDatabase({ ...postgres.as('user_service_manager'), poolSize: 1 }, () => {})
   undo.push(() => db.stop())
   for (const error of [
@@ -132,7 +132,7 @@ test('what fails beside the database within a transaction is no failure of it, a
   }
 })
 
-test('statements that a pooler forgot are not prepared again, however many were under way', async () => {
+test('statements that a pooler forgot are not prepared again', async () => {
   const db = openDatabase(postgres.as('user_service_manager'), () => {})
   undo.push(() => db.stop())
   // One on each of its connections.
@@ -143,7 +143,7 @@ test('statements that a pooler forgot are not prepared again, however many were 
   assert.deepEqual(await all('select 7 as answer', true), Array(4).fill([{ answer: 7 }]))
 })
 
-test('while PostgreSQL is down every answer is a 503, and once it is up the service goes on', async () => {
+test('while PostgreSQL is down every answer is a 503', async () => {
   for (const how of ['SIGQUIT', 'SIGKILL'] as const) {
     await postgres.crash(how)
     await isUnavailable(check, read, change)
@@ -153,7 +153,7 @@ test('while PostgreSQL is down every answer is a 503, and once it is up the serv
   }
 })
 
-test('while PostgreSQL is frozen answers come within two seconds, and then the service goes on', async () => {
+test('while PostgreSQL is frozen answers come within two seconds', async () => {
   postgres.freeze()
   await isUnavailable(check, read, change).finally(() => postgres.thaw())
   await isBack()
@@ -192,7 +192,9 @@ test('on a way to the database that swallows everything answers come within two 
   await isBack(far)
 })
 
-/** Changes of a user or its key, by SQL and on another instance; what the key must then not pass. */
+/**
+ * Changes of a user or its key, by SQL and on another instance; what the key must then not pass.
+ */
 const changes: [
   what: string,
   sql: string,
@@ -230,7 +232,7 @@ const changes: [
   ],
 ]
 for (const [what, sql, [method, path, body], asks = ''] of changes) {
-  test(`${what}, by SQL or on another instance, is so for the next request, also after a fault`, async () => {
+  test(`${what}, by SQL or on another instance, holds for the next request`, async () => {
     const admin = await app.admin()
     const passes = async (key: string, at: App) =>
       (await at.request('GET', `/users/auth${asks}`, { key })).status
@@ -272,7 +274,7 @@ for (const [what, sql, [method, path, body], asks = ''] of changes) {
   })
 }
 
-test('while the way to the database swallows everything no key passes, and a revoked one never again', async () => {
+test('while the way to the database swallows everything no key passes', async () => {
   const { key, keyId } = await app.user()
   const passes = async () => (await far.request('GET', '/users/auth', { key })).status
   assert.equal(await passes(), 200)
@@ -321,7 +323,7 @@ test('a change whose connection is cut in the middle has not happened', async ()
   }
 })
 
-test('a change that has to wait too long is given up, does not happen later, and leaves no session waiting', async () => {
+test('a change that waits too long for a lock does not happen later', async () => {
   const sessions = async () =>
     (
       await db.query(`select from pg_stat_activity where usename = 'user_service_manager'
@@ -337,7 +339,7 @@ test('a change that has to wait too long is given up, does not happen later, and
   assert.equal(await countKeys(`key ${n - 1}`), 0)
 })
 
-test('of several hosts the first that accepts writes is used, decided for each new connection', async () => {
+test('each new connection uses the first of several hosts that accepts writes', async () => {
   const either = await using({ DATABASE_HOST: `/nowhere,${postgres.env.DATABASE_HOST}` })
   await isBack(either)
 })
@@ -409,7 +411,7 @@ test('whatever driver, resolver, TLS or socket says is a 503; a mistake of ours 
   }
 })
 
-test('while the database accepts no connections, or the role may not connect, answers are 503', async () => {
+test('while the role may not connect answers are 503', async () => {
   for (const [off, on] of [['allow_connections false', 'allow_connections true']]) {
     await withDatabase({ ...postgres.as('postgres'), name: 'postgres' }, async (other) => {
       await other.query(`alter database db_user_service ${off}`)
@@ -521,7 +523,10 @@ const isServed = async ({ url }: Pick<Service, 'url'>) => {
   assert.equal(status, 200)
 }
 
-/** Makes keys over `connections` kept open, until the service says that it closes one; resolves with the names. */
+/**
+ * Makes keys over `connections` kept open, until the service says that it closes one; resolves with
+ * the names.
+ */
 async function makeKeys({ url }: Service, connections: number, onFirst: () => unknown) {
   const made: string[] = []
   let lost = 0
@@ -597,7 +602,7 @@ test('a log that nobody reads any more, or on a full disk, stops nothing', async
   assert.deepEqual([await closed.kill(), await full.kill()], [0, 0])
 })
 
-test('out of file descriptors it goes on with those it has, and with all once there are some', async () => {
+test('out of file descriptors it serves the connections it has', async () => {
   const service = await startService(postgres.env, { before: ['prlimit', '--nofile=64'] })
   const sockets = Array.from({ length: 100 }, () => open(service.url))
   await sleep(200)
@@ -640,7 +645,7 @@ for (const [name, how] of [
   })
 }
 
-test('where the system has no thread to give, a log-in fails alone; so do hashes under way on one that dies', async () => {
+test('without a thread to hash on, a log-in fails alone', async () => {
   const program = `
     import threads from 'node:worker_threads'
     import { syncBuiltinESMExports } from 'node:module'

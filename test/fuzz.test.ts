@@ -8,8 +8,7 @@ import { test } from 'node:test'
 
 import { createKey } from '../src/keys/format.ts'
 import { hashCheaply, startTestApp, undo } from './support/helpers.ts'
-import { createRandom } from './support/random.ts'
-import type { Random } from './support/random.ts'
+import { createRandom, type Random } from './support/random.ts'
 
 hashCheaply()
 

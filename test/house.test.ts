@@ -467,7 +467,8 @@ for (const { name, find, bad, good } of codeRules) {
 }
 
 test('at most 100 columns, but for what cannot be broken', () => {
-  // One word that is longer than a line, a string without a break, a table or a fenced line of a README.
+  // One word that is longer than a line, a string without a break, a table or a fenced line of a
+  // README.
   const isUnbreakable = (line: string) =>
     /\S{80}|^\s*\|.*\|$|^\[.*\]: |^\s*('[^']*'|`[^`]*`),?$/.test(line)
   const findWide = (path: string, text: string) => {

@@ -25,7 +25,7 @@ test('an answer is an envelope with the id of the request', async () => {
   })
 })
 
-test('with DRAIN_SECONDS a stop begins with health checks that fail, while all else is served', async () => {
+test('with DRAIN_SECONDS a stop begins with health checks that fail', async () => {
   const own = await startTestApp({ DRAIN_SECONDS: '1' }, app.database)
   const stopped = own.stop()
   const paths = ['/healthcheck', '/users/healthcheck', '/livez', '/users']

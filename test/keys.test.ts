@@ -38,7 +38,7 @@ test('an owner makes a further key, shown this once', async () => {
   assert.ok(createdAt)
 })
 
-test('an instant is shown in UTC to the millisecond, whatever the time zone of the session; infinity is none', async () => {
+test('an instant is shown in UTC to the millisecond, in any time zone of the session', async () => {
   for (const zone of ['UTC', 'Asia/Kolkata', 'America/St_Johns']) {
     const [row] = await app.db.transaction(async (tx) => {
       await tx.query(`set local timezone = '${zone}'`)
@@ -166,7 +166,7 @@ test('a key that has ended is not rotated, nor one twice at once', async () => {
   assert.equal((await rotate()).body.code, 'key_not_found')
 })
 
-test('nor by one that began before it ended', async () => {
+test('a key is not rotated by a request that began before it ended', async () => {
   const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'e' } })
   const late = app.db.transaction(async (tx) => {
     await tx.query('select')

@@ -1,4 +1,5 @@
-// The service's health check and the docker in PATH are played here; the real docker in test/system.
+// The service's health check and the docker in PATH are played here; the real docker in
+// test/system.
 import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'

@@ -1,18 +1,16 @@
 // With enough rows that a scan would hurt, no statement may read a table from end to end. Twice
-// over: by PostgreSQL's own count of what the service did, cascades included, and by the plan of each
-// statement that it sent, which the failure shows.
+// over: by PostgreSQL's own count of what the service did, cascades included, and by the plan of
+// each statement that it sent, which the failure shows.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import pg from 'pg'
-import type { Client, Query } from 'pg'
+import pg, { type Client, type Query } from 'pg'
 
 import { maxKeysPerStatement } from '../src/keys/identify.ts'
 import { findCallers, deleteEndedSessions, markUsed } from '../src/keys/queries.ts'
 import { openDatabase } from '../src/database/pool.ts'
-import { allRoutes } from '../src/routes.ts'
-import type { Deps } from '../src/routes.ts'
+import { allRoutes, type Deps } from '../src/routes.ts'
 import { deleteForgottenFailures } from '../src/passwords/check.ts'
 import {
   connectTo,
@@ -30,7 +28,10 @@ interface Node {
   Plans?: Node[]
 }
 
-/** A connection may keep its counts for a second, or ten when it is idle: with this, until its transaction ends. */
+/**
+ * A connection may keep its counts for a second, or ten when it is idle: with this, until its
+ * transaction ends.
+ */
 const countNow = 'select pg_stat_force_next_flush()'
 
 const database = await createTestDatabase()

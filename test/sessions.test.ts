@@ -162,7 +162,7 @@ test('a log-in of another shape is refused', async () => {
   }
 })
 
-test('after five failures in a row an account makes that client wait, whether it exists or not', async () => {
+test('after five failures in a row an account, even one that does not exist, makes a client wait', async () => {
   for (const email of [(await guessable()).email, 'ghost@example.org']) {
     for (let i = 0; i < 5; i++) assert.equal((await login(email, 'wrong', '192.0.2.7')).status, 401)
     const refused = await login(email, password, '192.0.2.7')
@@ -250,7 +250,7 @@ test('guessing from many addresses is bounded, and one address cannot bring that
   assert.equal(row!.failures, 16)
 })
 
-test('of many guesses at once only five are answered, and one more for each wait that passed', async () => {
+test('of many guesses at once only five are answered', async () => {
   const user = await guessable()
   const start = performance.now()
   const guesses = Array.from({ length: 14 }, (_, i) =>
@@ -263,7 +263,7 @@ test('of many guesses at once only five are answered, and one more for each wait
   assert.ok(statuses.every((status) => status === 401 || status === 429))
 })
 
-test('of guesses at once that must wait, the right one is told to wait as long as the others', async () => {
+test('of guesses at once, the right one has to wait as long as the others', async () => {
   const salt = Buffer.alloc(16, 1)
   const user = await app.user({
     passwordHash: formatHash({
@@ -320,7 +320,7 @@ test('a wrong current password makes as many hashes as the right one', async () 
   assert.equal(hashes, 2)
 })
 
-test('a change of the address does not make guesses anew', async () => {
+test('after a change of the address guesses are still counted', async () => {
   const user = await app.user()
   const statuses: number[] = []
   for (let i = 0; i < 8; i++) {
@@ -347,7 +347,7 @@ test('guessing the current password through a change is counted, too', async () 
   assert.deepEqual(answers, [...Array(5).fill('invalid_credentials'), 'login_throttled'])
 })
 
-test('nor is it counted anew after a change of the address', async () => {
+test('guesses through a change are still counted after a change of the address', async () => {
   const user = await guessable()
   const headers = { 'x-forwarded-for': '198.51.100.8' }
   const change = (body: object) =>
@@ -377,7 +377,7 @@ test('a flood of log-ins is refused at once past the queue, and shuts nobody els
     }
   }))
 
-test('a password stored with less work is stored anew at log-in', () =>
+test('a password stored with less work is stored with today’s at log-in', () =>
   atFullCost(async () => {
     const salt = Buffer.alloc(16, 1)
     const hash = scryptSync(password, salt, 32, { N: 2 ** 12, r: 8, p: 1 })

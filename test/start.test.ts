@@ -17,7 +17,9 @@ const server = {
   DATABASE_NAME: 'template1',
 }
 
-/** A server that answers what each connection sends with the next of `answers`, and keeps it open. */
+/**
+ * A server that answers what each connection sends with the next of `answers`, and keeps it open.
+ */
 async function startFakePostgres(...answers: Buffer[]) {
   const sockets: Socket[] = []
   const fake = createServer((socket) => {

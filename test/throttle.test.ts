@@ -51,7 +51,7 @@ test('health checks and forward-auth are not throttled', async () => {
   }
 })
 
-test('nor is any other method on a health check', async () => {
+test('no other method on a health check is throttled', async () => {
   const app = await startTestApp({ RATE_LIMIT: '1' })
   await app.request('GET', '/users')
   for (const path of ['/healthcheck', '/users/healthcheck', '/livez']) {

@@ -226,7 +226,7 @@ test('If-None-Match spares the body', async () => {
   assert.deepEqual([known.status, known.text, known.headers.get('etag')], [304, '', '"1"'])
 })
 
-test('a user changes its address; role, permissions and switch are the admin’s', async () => {
+test('a user changes its address, but neither role, permissions nor enabled', async () => {
   const { id, key } = await app.user()
   const changed = await app.request('PATCH', `/users/${id}`, {
     key,

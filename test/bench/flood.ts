@@ -1,5 +1,5 @@
-// Log-ins: how many a second, what they do to the cheap requests beside them, and whether their time
-// tells anything. Nothing is pinned here: hashes use all cores.
+// Log-ins: how many a second, what they do to the cheap requests beside them, and whether their
+// time tells anything. Nothing is pinned here: hashes use all cores.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import http from 'node:http'
@@ -12,7 +12,9 @@ import type { LoadResult } from './load.ts'
 import { reference, startServer, startService } from './servers.ts'
 import { median, printTable, quantile, ratio, short, spread } from './stats.ts'
 
-/** Runs in the service's process, which knows nothing of it: how long file and DNS work takes there. */
+/**
+ * Runs in the service's process, which knows nothing of it: how long file and DNS work takes there.
+ */
 const probe = `data:text/javascript,${encodeURIComponent(`
   import { readFile } from 'node:fs/promises'
   import { lookup } from 'node:dns/promises'
@@ -26,7 +28,9 @@ const probe = `data:text/javascript,${encodeURIComponent(`
 
 const client = (i: number) => ({ 'X-Forwarded-For': `10.1.${(i >> 8) & 255}.${i & 255}` })
 
-/** Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make. */
+/**
+ * Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make.
+ */
 export async function flood({
   directory,
   database,

@@ -4,8 +4,7 @@ import { randomBytes } from 'node:crypto'
 
 import { digestKey } from '../../src/keys/format.ts'
 import { insertEvent } from '../../src/audit/queries.ts'
-import { openDatabase } from '../../src/database/pool.ts'
-import type { Database } from '../../src/database/pool.ts'
+import { type Database, openDatabase } from '../../src/database/pool.ts'
 import { findCallers, insertKey, listKeys } from '../../src/keys/queries.ts'
 import {
   deleteUser,
@@ -76,7 +75,8 @@ export async function growth({ database, fill, users, rounds, quick }: Bench): P
     for (let round = -1; round < rounds; round++) {
       for (const [size, { db, known, deep }] of sizes.entries()) {
         const each: number[] = []
-        // A new connection pays for each page that it meets the first time: the first round is long, and not counted.
+        // A new connection pays for each page that it meets the first time: the first round is
+        // long, and not counted.
         const count = changes.includes(name) ? 150 : round < 0 ? 10_000 : 1000
         for (let i = 0; i < (quick ? 30 : count); i++) {
           const start = performance.now()

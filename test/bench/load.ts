@@ -3,8 +3,7 @@
 // `perSecond` requests leave on time whatever the answers do; else each connection sends its next
 // request when the last is answered.
 import { readFileSync } from 'node:fs'
-import { connect } from 'node:net'
-import type { Socket } from 'node:net'
+import { connect, type Socket } from 'node:net'
 
 import { median, quantile } from './stats.ts'
 

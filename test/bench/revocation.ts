@@ -4,8 +4,7 @@
 import http from 'node:http'
 
 import type { Bench } from './bench.ts'
-import { startService } from './servers.ts'
-import type { Server } from './servers.ts'
+import { type Server, startService } from './servers.ts'
 import { median, printTable, quantile, short } from './stats.ts'
 
 interface Answer {

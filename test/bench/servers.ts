@@ -73,7 +73,10 @@ export async function startServer(
   return server
 }
 
-/** The service as it would run: its access log goes through a pipe to who writes it into a file, as Docker's does. */
+/**
+ * The service as it would run: its access log goes through a pipe to who writes it into a file, as
+ * Docker's does.
+ */
 export async function startService(
   database: { env: Env },
   directory: string,

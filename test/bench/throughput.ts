@@ -114,7 +114,10 @@ function print(title: string, results: Map<string, Measured[]>, against: Record<
   )
 }
 
-/** The three requests against a bare server and one with a look-up; of two checkouts, if one is named. */
+/**
+ * The three requests against a bare server and one with a look-up; of two checkouts, if one is
+ * named.
+ */
 export async function throughput(bench: Bench, cases: string[]): Promise<void> {
   const { directory, database, rounds, against } = bench
   const [few, rest] = [database.known.slice(0, 10_000), database.known.slice(10_000)]
@@ -187,7 +190,10 @@ export async function accessLog(bench: Bench): Promise<void> {
   await Promise.all([on.stop(), off.stop()])
 }
 
-/** One instance against two that share the connections, nothing pinned: what a second process on the machine brings. */
+/**
+ * One instance against two that share the connections, nothing pinned: what a second process on the
+ * machine brings.
+ */
 export async function instances({ directory, database, rounds, seconds }: Bench): Promise<void> {
   const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
   const [one, other] = await Promise.all([

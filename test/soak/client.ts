@@ -34,14 +34,19 @@ type Raw = Pick<Answer, 'status' | 'headers'> & { text: string }
 
 /** As long as the service gives a client to take its answer. */
 const hangMs = 40_000
-/** More than the contract's two seconds by what a busy machine takes; of others, several statements may time out. */
+/**
+ * More than the contract's two seconds by what a busy machine takes; of others, several statements
+ * may time out.
+ */
 const limits = {
   'health check': 2500,
   'answer without a password': 6000,
   'answer with one': Infinity,
 }
 
-/** Calls the instances in turn, holds every answer against what may be answered, and keeps count. */
+/**
+ * Calls the instances in turn, holds every answer against what may be answered, and keeps count.
+ */
 export function createClient(slots: Slot[]) {
   const wrong: string[] = []
   const figures = { requests: 0, lost: 0 }

@@ -6,7 +6,10 @@ import type { Slot } from './client.ts'
 /** Which instances may answer 503 while it is on, and what brings it about and takes it away. */
 export type Fault = [troubled: Slot[], run: () => Promise<unknown>]
 
-/** What goes wrong with the database, for all `slots`, and with the way to it, for those behind the `proxy`. */
+/**
+ * What goes wrong with the database, for all `slots`, and with the way to it, for those behind the
+ * `proxy`.
+ */
 export function databaseFaults(
   postgres: OwnPostgres,
   proxy: Proxy,

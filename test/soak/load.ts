@@ -1,10 +1,10 @@
-// Clients that sign up, work and leave. What a user must be is known at any time, as nobody else changes it. Whether
-// a change whose answer was lost has happened is told by the audit at the end; until then its user is left alone.
+// Clients that sign up, work and leave. What a user must be is known at any time, as nobody else
+// changes it. Whether a change whose answer was lost has happened is told by the audit at the end;
+// until then its user is left alone.
 import { isDeepStrictEqual } from 'node:util'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createRandom } from '../support/random.ts'
-import type { Random } from '../support/random.ts'
+import { createRandom, type Random } from '../support/random.ts'
 import type { Answer, Asking, Client } from './client.ts'
 
 export interface Key {

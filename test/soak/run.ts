@@ -1,6 +1,6 @@
-// `npm run soak -- [--minutes N] [--seed N]`: two instances of the service on one PostgreSQL that syncs to disk, one
-// of them behind a proxy. Clients work with both while faults are switched on and off; every change that was
-// acknowledged is written down, and looked for at the end.
+// `npm run soak -- [--minutes N] [--seed N]`: two instances of the service on one PostgreSQL that
+// syncs to disk, one of them behind a proxy. Clients work with both while faults are switched on
+// and off; every change that was acknowledged is written down, and looked for at the end.
 import { randomInt } from 'node:crypto'
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
@@ -16,10 +16,8 @@ import { startProxy } from '../support/proxy.ts'
 import { createRandom } from '../support/random.ts'
 import { startService } from '../support/service.ts'
 import { undo, undoAll } from '../support/undo.ts'
-import { createClient } from './client.ts'
-import type { Slot } from './client.ts'
-import { databaseFaults } from './faults.ts'
-import type { Fault } from './faults.ts'
+import { createClient, type Slot } from './client.ts'
+import { databaseFaults, type Fault } from './faults.ts'
 import { createLoad } from './load.ts'
 import { verify } from './verify.ts'
 
@@ -82,7 +80,8 @@ async function soak(): Promise<boolean> {
   const client = createClient(slots)
   const load = createLoad(client, admin)
   const { fail, insist } = client
-  // Each at an address of its own: who guesses at one for half an hour is told to wait, from wherever it comes.
+  // Each at an address of its own: who guesses at one for half an hour is told to wait, from
+  // wherever it comes.
   let nobodies = 0
   const nobodyLogsIn = (at: Slot) =>
     load.change(['session.failed'], 'POST', '/users/sessions', {

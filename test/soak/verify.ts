@@ -1,8 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 
 import type { Client, Slot } from './client.ts'
-import { isUsable } from './load.ts'
-import type { Key, Load, User } from './load.ts'
+import { isUsable, type Key, type Load, type User } from './load.ts'
 
 interface Event {
   id: string
@@ -12,7 +11,9 @@ interface Event {
   requestId: string | null
 }
 
-/** Looks for everything that was acknowledged, and for what was not; returns how much was looked at. */
+/**
+ * Looks for everything that was acknowledged, and for what was not; returns how much was looked at.
+ */
 export async function verify(
   client: Client,
   slots: Slot[],

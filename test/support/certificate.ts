@@ -1,6 +1,5 @@
 // Certificates for tests, in plain DER: of any validity and key, made on any machine.
-import { createPublicKey, generateKeyPairSync, sign } from 'node:crypto'
-import type { KeyObject } from 'node:crypto'
+import { createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 
 const day = 86_400_000
 

@@ -5,15 +5,12 @@ import { after } from 'node:test'
 import pg from 'pg'
 
 import { startApp } from '../../src/app.ts'
-import { readConfig } from '../../src/config.ts'
-import type { Config, DatabaseConfig, Env } from '../../src/config.ts'
-import { openDatabase } from '../../src/database/pool.ts'
-import type { Database } from '../../src/database/pool.ts'
+import { type Config, type DatabaseConfig, type Env, readConfig } from '../../src/config.ts'
+import { type Database, openDatabase } from '../../src/database/pool.ts'
 import { insertKey } from '../../src/keys/queries.ts'
 import { createLog } from '../../src/log.ts'
 import { cost, formatHash } from '../../src/passwords/hash.ts'
-import { insertUser } from '../../src/users/queries.ts'
-import type { NewUser } from '../../src/users/queries.ts'
+import { insertUser, type NewUser } from '../../src/users/queries.ts'
 import { checkDocumented } from './documented.ts'
 import { undo, undoAll } from './undo.ts'
 
@@ -27,7 +24,9 @@ export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
 const storedHash = { now: passwordHash }
 
-/** Has this file's passwords be hashed with a thousandth of the work, where that is not the point. */
+/**
+ * Has this file's passwords be hashed with a thousandth of the work, where that is not the point.
+ */
 export function hashCheaply() {
   cost.ln = 4
   const salt = Buffer.alloc(16)

@@ -13,7 +13,10 @@ import { undo } from './undo.ts'
 
 export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>
 
-/** A PostgreSQL to do harm to, below `parent`, with the service's database; `settings` beside those of production. */
+/**
+ * A PostgreSQL to do harm to, below `parent`, with the service's database; `settings` beside those
+ * of production.
+ */
 export async function startOwnPostgres(settings: Record<string, string> = {}, parent = tmpdir()) {
   const directory = mkdtempSync(join(parent, 'user-service-own-'))
   // Where it listens stays the same when it is started again.
@@ -62,7 +65,9 @@ export async function startOwnPostgres(settings: Record<string, string> = {}, pa
     socket: join(host, '.s.PGSQL.5432'),
     /** Runs one statement as the superuser. */
     sql: <Row>(text: string) => withDatabase(as('postgres'), (db) => db.query<Row>(text)),
-    /** Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown. */
+    /**
+     * Ends it as a loss of power would: with SIGKILL for all of it, or with an immediate shutdown.
+     */
     async crash(how: 'SIGKILL' | 'SIGQUIT' = 'SIGKILL') {
       signal(how, how === 'SIGKILL' ? familyOf(pid) : [pid])
       while (isAlive()) await sleep(10)

@@ -1,12 +1,14 @@
-import { connect, createServer } from 'node:net'
-import type { AddressInfo, Socket } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { undo } from './undo.ts'
 
 export type Proxy = Awaited<ReturnType<typeof startProxy>>
 
-/** A way over loopback to the server that listens on the Unix socket `path`, on which everything can go wrong. */
+/**
+ * A way over loopback to the server that listens on the Unix socket `path`, on which everything can
+ * go wrong.
+ */
 export async function startProxy(path: string) {
   const sockets = new Set<Socket>()
   let isDown = false

@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import { freePort, succeed, until } from './process.ts'
 
 /**
- * A real S3 server on loopback: OpenStack Swift with its s3api. Two accounts that may read and write
- * (backup:agent / backup-secret) and that may do nothing (backup:reader / reader-secret).
+ * A real S3 server on loopback: OpenStack Swift with its s3api. Two accounts that may read and
+ * write (backup:agent / backup-secret) and that may do nothing (backup:reader / reader-secret).
  */
 export async function startS3(directory: string) {
   const [proxy, object, container, account, memcached] = await Promise.all(

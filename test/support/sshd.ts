@@ -50,7 +50,8 @@ export async function startSshd(folder: string, settings: string[] = []) {
       '',
     ].join('\n'),
   )
-  // sshd under root drops its privileges in this folder, which is empty and does not survive a boot.
+  // sshd under root drops its privileges in this folder, which is empty and does not survive a
+  // boot.
   if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true })
   const sshd = spawn('/usr/sbin/sshd', ['-D', '-e', '-f', join(folder, 'sshd_config')], {
     stdio: 'ignore',

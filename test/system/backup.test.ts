@@ -1,5 +1,6 @@
 // Needs, of Debian: awscli, swift-proxy, swift-account, swift-container, swift-object, memcached,
-// postgresql (with its client programs), util-linux. It starts the rest: PostgreSQL and the S3 server.
+// postgresql (with its client programs), util-linux. It starts the rest: PostgreSQL and the S3
+// server.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'

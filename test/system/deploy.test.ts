@@ -2,8 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { chmod, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -37,7 +36,7 @@ for (const name of scripts) {
   })
 }
 
-test('every action of the workflows is pinned by its commit, and rights are given job by job', async () => {
+test('every action of the workflows is pinned by its commit', async () => {
   const folder = join(root, '.github/workflows')
   const files = await readdir(folder)
   for (const file of files) {

@@ -1,4 +1,5 @@
-// A disk that is full under PostgreSQL: first its tables cannot grow, then it cannot write its log and stops.
+// A disk that is full under PostgreSQL: first its tables cannot grow, then it cannot write its log
+// and stops.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import {
@@ -54,7 +55,10 @@ interface Told {
   code?: string
   details: { id: string; key: string; apiKeys: string[] }
 }
-/** Holds each answer to two seconds, and what a busy machine adds; what fails is a 503 that says when to come again. */
+/**
+ * Holds each answer to two seconds, and what a busy machine adds; what fails is a 503 that says
+ * when to come again.
+ */
 async function ask(method: string, path: string, key = '', body?: object) {
   const start = performance.now()
   const response = await fetch(service.url + path, {
@@ -85,7 +89,9 @@ const passes = async (each = key) => (await ask('GET', '/users/auth', each)).sta
 const read = async () => (await ask('GET', `/users/${id}`, key)).status
 const makeKey = () => ask('POST', `/users/${id}/keys`, key, { name: 'x'.repeat(100) })
 
-/** Every key that was given out, by a sign-up or as a further one; and how the last changes went. */
+/**
+ * Every key that was given out, by a sign-up or as a further one; and how the last changes went.
+ */
 const given: string[] = []
 let last: number[] = []
 let isOver = false
@@ -113,7 +119,7 @@ const untilServing = (what: string, isSo: () => unknown, seconds = 15) =>
     ),
   ])
 
-test('while its tables cannot grow keys pass, changes get 503; with room it goes on, by itself', async () => {
+test('while its tables cannot grow keys pass and changes get 503', async () => {
   await untilServing('under load', () => given.length > 200)
   fill(0)
   await untilServing('full', () => last.every((status) => status === 503))
@@ -128,8 +134,9 @@ test('while its tables cannot grow keys pass, changes get 503; with room it goes
   await untilServing('back', () => last.every((status) => status === 201), 3)
 })
 
-test('when it cannot write its log and stops answers are 503; with room and started it goes on', async () => {
-  // For tables, not for the 16 MB of the next segment of the log: changes are acknowledged to the last moment.
+test('when PostgreSQL cannot write its log and stops, answers are 503', async () => {
+  // For tables, not for the 16 MB of the next segment of the log: changes are acknowledged to the
+  // last moment.
   fill(4 << 20)
   await untilServing('stopped', async () => {
     await postgres.sql('select pg_switch_wal()').catch(() => {})

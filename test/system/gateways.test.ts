@@ -6,8 +6,7 @@ import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import http from 'node:http'
-import type { IncomingMessage } from 'node:http'
+import http, { type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -21,7 +20,9 @@ const folder = mkdtempSync(join(tmpdir(), 'gateways-'))
 chmodSync(folder, 0o755)
 undo.push(() => rmSync(folder, { recursive: true }))
 
-/** Starts a program and waits until its port answers; one that is not installed fails with its name. */
+/**
+ * Starts a program and waits until its port answers; one that is not installed fails with its name.
+ */
 async function start(port: number, file: string, args: string[], env: NodeJS.ProcessEnv = {}) {
   const child = spawn(file, args, {
     cwd: root,
@@ -454,7 +455,7 @@ for (const [name, startGateway] of Object.entries(gateways)) {
     assert.deepEqual([before.status, (await get('/', as(leaver))).status], [200, 401])
   })
 
-  test(`${name}: no way of writing a path passes without a key, or into an area that asks for more`, async () => {
+  test(`${name}: no way of writing a path passes without the key that it needs`, async () => {
     for (const path of tricks) {
       const { status, reached } = await get(path, [])
       assert.equal(reached, undefined, path)
@@ -466,7 +467,7 @@ for (const [name, startGateway] of Object.entries(gateways)) {
   })
 }
 
-test('when the service hangs or is down, each gateway says so within 3 seconds, and recovers', async () => {
+test('when the service hangs or is down, each gateway says so within 3 seconds', async () => {
   const ports = Object.entries(gateways as unknown as Record<string, number>)
   const observe = async () =>
     Object.fromEntries(

@@ -228,7 +228,7 @@ test('a first deployment that fails is removed again', async () => {
   assert.deepEqual(await observe(), before)
 })
 
-test('a deployment migrates, runs the service without rights, and renews the commands for cron', async () => {
+test('a deployment migrates and runs the service without rights', async () => {
   const { status, stderr } = await deploy(image('good'))
 
   assert.equal(status, 0, stderr)
@@ -257,7 +257,7 @@ test('a deployment migrates, runs the service without rights, and renews the com
   assert.match(key, /^usk_/)
 })
 
-test('what does not begin changes nothing: no such image, a wrong login, wrong options, readable secrets', async () => {
+test('a deployment that cannot begin changes nothing', async () => {
   const before = await observe()
   const missing = await deploy(image('nowhere'))
   const refused = await deploy(image('good'), { REGISTRY_PASSWORD: 'wrong' })
@@ -288,7 +288,7 @@ test('what does not begin changes nothing: no such image, a wrong login, wrong o
   assert.deepEqual(await observe(), before)
 })
 
-test('a migration that fails leaves the service untouched and takes back those before it', async () => {
+test('a migration that fails rolls back those before it and leaves the service untouched', async () => {
   await publish('half', [...createTable(next), ...addMigration(afterNext, 'create nonsense')])
   await publish('hanging', [...addMigration(next, 'select pg_sleep(3600)')])
   const before = await observe()
@@ -314,7 +314,7 @@ for (const [tag, what, lines] of [
   ['starting', 'that never says how it is', ['HEALTHCHECK --start-period=1h CMD false']],
   ['unchecked', 'without a health check', ['HEALTHCHECK NONE']],
 ] as const) {
-  test(`an image ${what} is replaced by what ran before, and its migration taken back`, async () => {
+  test(`an image ${what} is replaced by what ran before, and its migration rolled back`, async () => {
     await publish(tag, [...createTable(next), ...lines])
     const before = await observe()
     const { status, stderr } = await deploy(image(tag), { DEPLOY_WAIT: '10' })
@@ -325,7 +325,7 @@ for (const [tag, what, lines] of [
   })
 }
 
-test('a new version migrates; going back wants --yes, and brings the old container and schema', async () => {
+test('going back to the old container and schema needs --yes', async () => {
   await publish('better', createTable(next))
   const before = await observe()
   const deployed = await deploy(image('better'))
@@ -388,7 +388,8 @@ test('a deployment that was killed on the instance is undone by the next one', a
   const below = (pid: string): string[] =>
     processes.filter(([, parent]) => parent === pid).flatMap(([id]) => [id!, ...below(id!)])
   const exited = once(child, 'exit')
-  // Whole groups, so that nothing which started meanwhile goes on; what ended meanwhile is no matter.
+  // Whole groups, so that nothing which started meanwhile goes on; what ended meanwhile is no
+  // matter.
   await run('kill', ['-KILL', '--', ...below(String(sshd.pid)).flatMap((pid) => [pid, `-${pid}`])])
   await exited
   assert.equal((await observe()).containers.length, 2)
@@ -433,7 +434,7 @@ test('no password is an argument of any process during a deployment', async () =
   )
 })
 
-test('with a certificate the image is healthy over HTTPS, and SIGHUP has it serve a renewed one', async () => {
+test('with a certificate the image is healthy over HTTPS', async () => {
   const tls = join(folder, 'tls')
   const renew = () =>
     succeed('openssl', [

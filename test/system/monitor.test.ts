@@ -1,5 +1,5 @@
-// Needs a Docker engine that `docker` reaches, and of Debian: busybox-static. The service is played by
-// busybox in a container of the host's network.
+// Needs a Docker engine that `docker` reaches, and of Debian: busybox-static. The service is played
+// by busybox in a container of the host's network.
 import assert from 'node:assert/strict'
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

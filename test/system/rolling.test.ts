@@ -1,4 +1,5 @@
-// Needs haproxy. Several instances on one database: replaced one by one under load, and started during a migration.
+// Needs haproxy. Several instances on one database: replaced one by one under load, and started
+// during a migration.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -10,10 +11,8 @@ import { test } from 'node:test'
 import { createKey } from '../../src/keys/format.ts'
 import { undo } from '../support/helpers.ts'
 import { startOwnPostgres } from '../support/postgres.ts'
-import { startService } from '../support/service.ts'
-import type { Service } from '../support/service.ts'
-import { createClient } from '../soak/client.ts'
-import type { Slot } from '../soak/client.ts'
+import { type Service, startService } from '../support/service.ts'
+import { createClient, type Slot } from '../soak/client.ts'
 import { createLoad } from '../soak/load.ts'
 import { verify } from '../soak/verify.ts'
 import { freePort, root, run, until } from '../support/process.ts'
@@ -98,7 +97,7 @@ ${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`,
 
 const column = { '0003_more': 'alter table user_service_schema.users add column more text' }
 
-test('two instances are replaced by a version that migrates, under load, and no request fails', async (t) => {
+test('under load two instances are replaced by a migrating version and no request fails', async (t) => {
   const next = makeVersion('next', column)
   const ports = await Promise.all(Array.from({ length: 4 }, freePort))
   const old = [await start(root, ports[0]), await start(root, ports[1])]
@@ -144,7 +143,8 @@ test('two instances are replaced by a version that migrates, under load, and no 
   const { changes, revoked } = await verify(client, slots, load, admin)
   const { requests } = client.figures
   t.diagnostic(`${requests} requests, ${changes} changes found, ${revoked} revoked keys refused`)
-  // What a health check says of an instance that stops is for the balancer, but the load asks it, too.
+  // What a health check says of an instance that stops is for the balancer, but the load asks it,
+  // too.
   assert.deepEqual(
     client.wrong.filter((what) => !what.endsWith('GET /healthcheck at the balancer: 503 stopping')),
     [],
@@ -157,7 +157,7 @@ test('two instances are replaced by a version that migrates, under load, and no 
   for (const each of instances) assert.equal(await each.kill(), 0)
 })
 
-test('who starts during a migration ends and says so, who knows no more than what is applied serves', async () => {
+test('an instance that starts during a migration says so and ends', async () => {
   const next = makeVersion('serving', column)
   await migrate(next)
   const goOn = `user_service_schema.login_failures where client = 'go on'`

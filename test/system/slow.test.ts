@@ -39,14 +39,18 @@ const slowRefused = dribble(`POST /v1/nowhere HTTP/1.1\r\n${h}${chunked}`)
 const slowReader = readSlowly()
 const idle = exchange(service.url, good, { limitMs: 90_000 })
 
-/** Asks for some 30 MB and takes nothing of it; resolves with when the service gave up, and what was sent. */
+/**
+ * Asks for some 30 MB and takes nothing of it; resolves with when the service gave up, and what was
+ * sent.
+ */
 async function readSlowly() {
   const socket = open(service.url)
   await once(socket, 'connect')
   socket.pause()
   socket.write(`GET /v1/openapi.json HTTP/1.1\r\n${h}\r\n`.repeat(500))
   const start = performance.now()
-  // The end of the service, established (01). What it has sent is the kernel's to deliver, for ever.
+  // The end of the service, established (01). What it has sent is the kernel's to deliver, for
+  // ever.
   const hex = (port: string | number) => Number(port).toString(16).toUpperCase().padStart(4, '0')
   const held = new RegExp(`:${hex(new URL(service.url).port)} \\w+:${hex(socket.localPort!)} 01 `)
   while (held.test(readFileSync('/proc/net/tcp', 'utf8')) && performance.now() - start < limitMs)

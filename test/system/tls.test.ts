@@ -46,7 +46,8 @@ test('sslscan finds TLS 1.2 and 1.3 alone, with authenticated ciphers and forwar
   )
 })
 
-// Protocols, ciphers, their order, headers and attacks on them. Not the certificate: it is not ours.
+// Protocols, ciphers, their order, headers and attacks on them. Not the certificate: it is not
+// ours.
 const checks = ['-p', '-s', '-f', '-P', '-h', '-H', '-T', '-R', '-C', '-B', '-L']
 
 test('testssl.sh finds nothing above LOW', async () => {
