@@ -160,6 +160,10 @@ test('the first admin has the key in the file, is made once, and needs no file l
   )
 
   writeFileSync(file, (await run('admin.js', ['generate'])).stdout)
+  await assert.rejects(startTestApp({ ...env, BOOTSTRAP_ADMIN_EMAIL: 'first' }, database), {
+    status: 2,
+    message: 'BOOTSTRAP_ADMIN_EMAIL cannot be used: Invalid email',
+  })
   const key = readFileSync(file, 'utf8').trim()
   const apps = await Promise.all([start(), start(), start()])
   rmSync(file)

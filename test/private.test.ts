@@ -124,9 +124,9 @@ test('ends when its owner was killed, and finds its data again', async () => {
   const owner = await startElsewhere(directory)
   assert.equal(owner.said, 'owns')
   await ask(findPrivatePostgres(directory), 'create table kept as select 7 as answer')
+  const { socketDirectory } = findPrivatePostgres(directory)!
   await killOwner(owner)
-  const pidFile = join(directory, 'postgres', 'postmaster.pid')
-  await until('it has ended', () => !fs.existsSync(pidFile))
+  await until('it has ended', () => !fs.existsSync(socketDirectory))
 
   const next = await start(directory)
   assert.equal(await ask(next, 'select answer from kept'), 7)

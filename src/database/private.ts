@@ -178,15 +178,26 @@ function accountOf(data: string): RunAs {
   return { ...ourselves, uid: Number(entry?.[1] ?? 65534), gid: Number(entry?.[2] ?? 65534) }
 }
 
-// Becomes PostgreSQL, and leaves behind a process that waits for the end of the owner's pipe, then
-// sends PostgreSQL what it takes for a fast shutdown. Not before the pid file names it: as long as
-// it starts it may not heed that; and if it has ended, its id may be somebody else's.
+// Becomes PostgreSQL, and leaves behind a guard that waits for the end of the owner's pipe, then
+// signals a fast shutdown until PostgreSQL has ended, and removes the directory of its socket. It
+// signals only while the pid file names PostgreSQL: before, the signal might be lost, and later the
+// id may be another process's.
 const guarded = `
-  ( ( read -r _ <&3
-      for _ in 1 2 3 4 5; do
-        read -r pid <"$0" && [ "$pid" = $$ ] && kill -INT $$ && exit
-        sleep 1
-      done ) >/dev/null 2>&1 & )
+  guard() {
+    read -r _ <&3
+    for _ in $(seq 100); do
+      pid=
+      read -r pid <"$0"
+      if [ "$pid" = $$ ]; then
+        kill -INT $$
+      elif [ ! -d "$1" ] || rmdir "$1"; then
+        break
+      fi
+      sleep 0.1
+    done
+  }
+  ( guard "$1" >/dev/null 2>&1 & )
+  shift
   exec "$@" 3<&-`
 
 /** Starts PostgreSQL; `lastPid`: the process that postmaster.pid still names. */
@@ -207,7 +218,8 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
   const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  const program = [join(data, 'postmaster.pid'), join(bin, 'postgres'), '-D', data, ...args]
+  const files = [join(data, 'postmaster.pid'), socketDirectory]
+  const program = [...files, join(bin, 'postgres'), '-D', data, ...args]
   const child = spawn('sh', ['-c', guarded, ...program], {
     ...as,
     // PostgreSQL refuses to start if the pid in postmaster.pid is alive, unless it is its parent or

@@ -4,7 +4,7 @@ import { createKey, isKey } from '../keys/format.ts'
 import { insertEvent } from '../audit/queries.ts'
 import { locks } from '../database/codes.ts'
 import type { Database } from '../database/pool.ts'
-import { ExitError } from '../errors.ts'
+import { AppError, ExitError } from '../errors.ts'
 import { insertKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
 import { insertUser } from './queries.ts'
@@ -33,18 +33,35 @@ export const createAdmin = (db: Database, address: string, readFirstKey?: () => 
 /** `makesFile`: the file is made, with a new key, where there is none. */
 export type FirstAdmin = { email: string; keyFile: string; makesFile?: true }
 
-/** Creates the first admin, once, however many instances start, or throws; where there is one, no file is needed. */
-export const bootstrap = (db: Database, { email, keyFile, makesFile }: FirstAdmin) =>
-  createAdmin(db, email, () => {
+/**
+ * Creates the first admin, once, however many instances start; where there is one, no file is
+ * needed. Throws with status 2 where a setting cannot be used.
+ */
+export async function bootstrap(db: Database, { email, keyFile, makesFile }: FirstAdmin) {
+  try {
+    return await createAdmin(db, email, () => readKey(keyFile, makesFile === true))
+  } catch (error) {
+    const isOfAddress =
+      error instanceof AppError && ['invalid_email', 'email_in_use'].includes(error.code)
+    if (isOfAddress)
+      throw new ExitError(`BOOTSTRAP_ADMIN_EMAIL cannot be used: ${error.message}`, 2)
+    throw error
+  }
+}
+
+function readKey(keyFile: string, makesFile: boolean): string {
+  let key: string
+  try {
     if (makesFile && !existsSync(keyFile))
       writeFileSync(keyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
-    const key = readFileSync(keyFile, 'utf8').trim()
-    if (!isKey(key)) throw new Error('the file must hold a key: node bin/admin.js generate > FILE')
-    return key
-  }).catch(({ code, message }: { code?: string; message: string }) => {
-    // Not the message of readFileSync: it has the path, which may be the key by mistake.
-    throw new ExitError(
-      `BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${code ?? message}`,
-      2,
-    )
-  })
+    key = readFileSync(keyFile, 'utf8').trim()
+  } catch (error) {
+    // Not its message, which has the path: that may be the key by mistake.
+    throw unusable((error as { code?: string }).code ?? 'it cannot be read')
+  }
+  if (!isKey(key)) throw unusable('the file must hold a key: node bin/admin.js generate > FILE')
+  return key
+}
+
+const unusable = (reason: string) =>
+  new ExitError(`BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`, 2)
