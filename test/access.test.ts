@@ -10,202 +10,224 @@ import { createKey } from '../src/keys/format.ts'
 import type { Access, Route } from '../src/http/route.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
-import { type Answer, hashCheaply, password, startTestApp } from './support/helpers.ts'
+import {
+  type Answer,
+  brief,
+  hashCheaply,
+  nobody,
+  password,
+  startTestApp,
+} from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp()
-const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
-const [victim, formerAdmin, admin, another] = await Promise.all([
+const [victim, formerAdmin, admin, another, gone, disabled] = await Promise.all([
   app.user(),
   app.admin(),
   app.admin(),
   app.user(),
+  app.admin(),
+  app.user({ role: 'admin', enabled: false }),
 ])
 
-const keyOf = (userId: string) => insertKey(app.db, { userId, kind: 'api', name: 'test' })
-const changed = async (userId: string, change: string) => {
-  const { id, key } = await keyOf(userId)
-  return app.db.query(`update api_keys set ${change} where id = $1`, [id]).then(() => key)
+const makeKey = (userId: string) => insertKey(app.db, { userId, kind: 'api', name: 'test' })
+
+async function makeChangedKey(userId: string, change: string) {
+  const { id, key } = await makeKey(userId)
+  await app.db.query(`update api_keys set ${change} where id = $1`, [id])
+  return key
 }
-const session = async (userId: string) =>
-  (await insertKey(app.db, { userId, kind: 'session', name: 'session', seconds: 600 })).key
-const done = async (method: string, path: string, key = admin.key) =>
-  assert.ok((await app.request(method, path, { key })).status < 300, `${method} ${path}`)
+
+async function makeSession(userId: string) {
+  const made = { userId, kind: 'session', name: 'session', seconds: 600 } as const
+  return (await insertKey(app.db, made)).key
+}
+
+async function mustSucceed(method: string, path: string, key = admin.key) {
+  const { status } = await app.request(method, path, { key })
+  assert.ok(status < 300, `${method} ${path}: ${status}`)
+}
+
+type Kind = 'none' | 'bad' | 'self' | 'another' | 'admin'
+interface Caller {
+  kind: Kind
+  name: string
+  key?: string
+}
+const badKey = (name: string, key: string): Caller => ({ kind: 'bad', name, key })
 
 /** Keys that opened something once, each of an owner who may do it still. */
-async function spoil(what: string, { id }: { id: string }) {
-  const [ended, everywhere] = [await session(id), await session(id)]
-  const [deleted, rotated] = [await keyOf(id), await keyOf(id)]
-  await done('DELETE', '/users/sessions', ended)
-  await done('DELETE', `/users/sessions/${id}`)
-  await done('DELETE', `/users/${id}/keys/${deleted.id}`)
-  await done('POST', `/users/${id}/keys/${rotated.id}/rotate`)
+async function makeSpoiltKeys(owner: string, { id }: { id: string }): Promise<Caller[]> {
+  const ended = await makeSession(id)
+  const endedEverywhere = await makeSession(id)
+  const deleted = await makeKey(id)
+  const rotated = await makeKey(id)
+  await mustSucceed('DELETE', '/users/sessions', ended)
+  await mustSucceed('DELETE', `/users/sessions/${id}`)
+  await mustSucceed('DELETE', `/users/${id}/keys/${deleted.id}`)
+  await mustSucceed('POST', `/users/${id}/keys/${rotated.id}/rotate`)
   return [
-    bad(`a disabled key of ${what}`, await changed(id, 'enabled = false')),
-    bad(`an expired key of ${what}`, await changed(id, 'valid_until = now()')),
-    bad(`a session of ${what} after its log-out`, ended),
-    bad(`a session of ${what} after log-out everywhere`, everywhere),
-    bad(`a deleted key of ${what}`, deleted.key),
-    bad(`a rotated key of ${what}`, rotated.key),
+    badKey(`a disabled key of ${owner}`, await makeChangedKey(id, 'enabled = false')),
+    badKey(`an expired key of ${owner}`, await makeChangedKey(id, 'valid_until = now()')),
+    badKey(`a session of ${owner} after its log-out`, ended),
+    badKey(`a session of ${owner} after log-out everywhere`, endedEverywhere),
+    badKey(`a deleted key of ${owner}`, deleted.key),
+    badKey(`a rotated key of ${owner}`, rotated.key),
   ]
 }
-const [gone, disabled] = [await app.admin(), await app.user({ role: 'admin', enabled: false })]
-const sessionOfGone = await session(gone.id)
-await done('DELETE', `/users/${gone.id}`)
-type Kind = 'none' | 'bad' | 'self' | 'another' | 'admin'
-const bad = (name: string, key: string) => ['bad', name, key] as const
-const strangers: (readonly [kind: Kind, name: string, key: string | undefined])[] = [
-  ['none', 'nobody', undefined],
-  bad('a malformed key', 'usk_x'),
-  bad(
-    'a key with a wrong checksum',
-    victim.key.slice(0, -1) + (victim.key.endsWith('0') ? '1' : '0'),
-  ),
-  bad('a well-formed key that nobody has', createKey()),
-  bad('another case of a key', victim.key.toLowerCase()),
-  bad('a key of a disabled admin', disabled.key),
-  bad('a session of a disabled admin', await session(disabled.id)),
-  bad('a key of a deleted admin', gone.key),
-  bad('a session of a deleted admin', sessionOfGone),
-  ...(await spoil('the user itself', victim)),
-  ...(await spoil('an admin', formerAdmin)),
-  ['another', 'another user', another.key],
+
+const sessionOfGone = await makeSession(gone.id)
+await mustSucceed('DELETE', `/users/${gone.id}`)
+const otherEnd = victim.key.endsWith('0') ? '1' : '0'
+const strangers: Caller[] = [
+  { kind: 'none', name: 'nobody' },
+  badKey('a malformed key', 'usk_x'),
+  badKey('a key with a wrong checksum', victim.key.slice(0, -1) + otherEnd),
+  badKey('a well-formed key that nobody has', createKey()),
+  badKey('another case of a key', victim.key.toLowerCase()),
+  badKey('a key of a disabled admin', disabled.key),
+  badKey('a session of a disabled admin', await makeSession(disabled.id)),
+  badKey('a key of a deleted admin', gone.key),
+  badKey('a session of a deleted admin', sessionOfGone),
+  ...(await makeSpoiltKeys('the user itself', victim)),
+  ...(await makeSpoiltKeys('an admin', formerAdmin)),
+  { kind: 'another', name: 'another user', key: another.key },
 ]
 
 /** What a kind of caller must get; null: it may. `isOwn`: the id in the path is its own. */
-function refusal(
-  access: Access,
-  kind: Kind,
-  isOwn: boolean,
-): [status: number, code: string] | null {
-  if (access === 'anyone' || (access === 'optional' && kind === 'none')) return null
-  if (kind === 'none') return [401, 'key_missing']
-  if (kind === 'bad') return [401, 'key_invalid']
-  if (access === 'admin') return kind === 'admin' ? null : [403, 'forbidden']
-  return access !== 'self' || kind === 'admin' || isOwn ? null : [403, 'forbidden']
+function refusal(access: Access, kind: Kind, isOwn: boolean) {
+  if (access === 'anyone') return null
+  if (access === 'optional' && kind === 'none') return null
+  if (kind === 'none') return { status: 401, code: 'key_missing' }
+  if (kind === 'bad') return { status: 401, code: 'key_invalid' }
+  if (kind === 'admin' || (access === 'self' && isOwn)) return null
+  if (access === 'admin' || access === 'self') return { status: 403, code: 'forbidden' }
+  return null
 }
 
-const state = () =>
-  app.db
-    .query(`select (select count(*) from audit_events), (select json_agg(u order by id) from users u),
-  (select json_agg(json_build_array(id, user_id, digest, enabled, valid_until, name) order by id) from api_keys)`)
+const readState = () =>
+  app.db.query(`
+    select
+      (select count(*) from audit_events),
+      (select json_agg(u order by id) from users u),
+      (select json_agg(
+        json_build_array(id, user_id, digest, enabled, valid_until, name) order by id
+      ) from api_keys)`)
+
 /** All of an answer that does not differ from one request to the next. */
-const same = ({ status, headers, body }: Answer) => [
+const comparable = ({ status, headers, body }: Answer) => ({
   status,
-  { ...body, requestId: '' },
-  [...headers].filter(([name]) => !['date', 'x-request-id'].includes(name)),
-]
+  body: { ...body, requestId: '' },
+  headers: [...headers].filter(([name]) => !['date', 'x-request-id'].includes(name)),
+})
 
-async function holds(route: Route, on = app) {
-  const expect = async (
-    kind: Kind,
-    name: string,
-    key: string | undefined,
-    id: string,
-    keyId: string,
-    isOwn = false,
-  ) => {
-    const path = route.path.replace('{id}', id).replace('{keyId}', keyId).replace('*', 'x')
-    const answer = await on.request(route.method.replace('ANY', 'POST'), path, {
-      ...(key !== undefined && { key }),
-      ...(route.body && { body: { '?': 1 } }),
-    })
-    const no = refusal(route.access, kind, isOwn)
-    const yes = route.body ? 400 : id === unknownId ? 404 : Number(Object.keys(route.replies)[0])
-    assert.deepEqual(
-      [answer.status, no && answer.body.code],
-      no ?? [yes, null],
-      `${name}, ${id === unknownId ? 'unknown' : 'known'} id`,
-    )
-    return answer
-  }
-  const ids = route.path.includes('{id}') ? [victim.id, unknownId] : [victim.id]
-  const callers = [
+/** What is asked of a route: about whom, and whether that is the caller. */
+interface Asked {
+  id: string
+  keyId: string
+  isOwn?: boolean
+}
+const aboutNobody: Asked = { id: nobody, keyId: nobody }
+
+/** What a caller who may use the route gets for what is sent: a body that is refused. */
+function expectedOf(route: Route, id: string) {
+  if (route.body) return 400
+  return id === nobody ? 404 : Number(Object.keys(route.replies)[0])
+}
+
+/** Calls the route and compares with what its access has for such a caller. */
+async function checkCall(route: Route, caller: Caller, asked: Asked & { on?: typeof app }) {
+  const { id, keyId, isOwn = false, on = app } = asked
+  const path = route.path.replace('{id}', id).replace('{keyId}', keyId).replace('*', 'x')
+  const answer = await on.request(route.method.replace('ANY', 'POST'), path, {
+    ...(caller.key !== undefined && { key: caller.key }),
+    ...(route.body && { body: { '?': 1 } }),
+  })
+  const refused = refusal(route.access, caller.kind, isOwn)
+  const what = `${caller.name}, ${id === nobody ? 'unknown' : 'known'} id`
+  if (refused === null) assert.equal(answer.status, expectedOf(route, id), what)
+  else assert.deepEqual(brief(answer), refused, what)
+  return answer
+}
+
+/** Calls the route as everybody who may and who may not, with ids that exist and that do not. */
+async function checkRoute(route: Route, on = app) {
+  const hasId = route.path.includes('{id}')
+  const known = { id: victim.id, keyId: victim.keyId, on }
+  const unknown = { ...aboutNobody, on }
+  const session = await makeSession(another.id)
+  const callers: Caller[] = [
     ...strangers,
-    ['another', 'a session of another user', await session(another.id)] as const,
+    { kind: 'another', name: 'a session of another user', key: session },
   ]
-  const isRefused = ([kind]: (typeof callers)[number]) =>
-    refusal(route.access, kind, false) !== null
-  const before = await state()
-  for (const [kind, name, key] of callers.filter(isRefused)) {
-    const answers = await Promise.all(
-      ids.map((id) => expect(kind, name, key, id, id === unknownId ? id : victim.keyId)),
-    )
-    for (const answer of answers)
-      assert.deepEqual(same(answer), same(answers[0]!), `${name} can tell whether the id exists`)
-  }
-  assert.deepEqual(await state(), before)
-  for (const [kind, name, key] of callers)
-    if (!isRefused([kind, name, key])) await expect(kind, name, key, victim.id, victim.keyId)
+  const isRefused = ({ kind }: Caller) => refusal(route.access, kind, false) !== null
 
-  // Who may, each with a user of its own: some of it ends users and keys.
-  for (const known of ids.map((id) => id === victim.id)) {
-    const [one, two] = await Promise.all([app.user(), app.user()])
-    await expect(
-      'self',
-      'the user itself',
-      one.key,
-      known ? one.id : unknownId,
-      known ? one.keyId : unknownId,
-      known,
-    )
-    await expect(
-      'admin',
-      'an admin',
-      admin.key,
-      known ? two.id : unknownId,
-      known ? two.keyId : unknownId,
-    )
+  const before = await readState()
+  for (const caller of callers.filter(isRefused)) {
+    const answer = await checkCall(route, caller, known)
+    if (!hasId) continue
+    const other = await checkCall(route, caller, unknown)
+    const what = `${caller.name} can tell whether the id exists`
+    assert.deepEqual(comparable(other), comparable(answer), what)
   }
+  assert.deepEqual(await readState(), before)
+  for (const caller of callers) if (!isRefused(caller)) await checkCall(route, caller, known)
+
+  // Each with users of its own: some routes end users and keys.
+  const [self, managed] = await Promise.all([app.user(), app.user()])
+  const own = { ...self, isOwn: true, on }
+  await checkCall(route, { kind: 'self', name: 'the user itself', key: self.key }, own)
+  const adminCaller: Caller = { kind: 'admin', name: 'an admin', key: admin.key }
+  await checkCall(route, adminCaller, { ...managed, on })
+  if (!hasId) return
+  const stranger = await app.user()
+  const strangerCaller: Caller = { kind: 'self', name: 'a user', key: stranger.key }
+  await checkCall(route, strangerCaller, unknown)
+  await checkCall(route, adminCaller, unknown)
 }
 
 const tableOf = (signup: 'open' | 'admin') =>
   allRoutes({ signup, basePath: '/v1', passwordMinLength: 8 } as Deps)
 for (const route of tableOf('open')) {
-  test(`${route.method} ${route.path} is for ${route.access}`, () =>
-    holds(route))
+  test(`${route.method} ${route.path} is for ${route.access}`, () => checkRoute(route))
 }
 
 test('with SIGNUP=admin, POST /users is for admin', async () => {
   const signUp = tableOf('admin').find(
     ({ method, path }) => method === 'POST' && path === '/users',
   )!
-  await holds(signUp, await startTestApp({ SIGNUP: 'admin' }, app.database))
+  await checkRoute(signUp, await startTestApp({ SIGNUP: 'admin' }, app.database))
 })
 
 test('the keys of another cannot be told from keys that nobody has', async () => {
-  const before = await state()
-  for (const [method, end, body] of [
-    ['PATCH', '', { enabled: false }],
-    ['PATCH', '', { validUntil: null }],
-    ['DELETE', '', undefined],
-    ['POST', '/rotate', {}],
-  ] as const) {
-    const [of, none] = await Promise.all(
-      [victim.keyId, unknownId].map((keyId) =>
-        app.request(method, `/users/${another.id}/keys/${keyId}${end}`, { key: another.key, body }),
-      ),
-    )
-    assert.deepEqual([of!.status, of!.body.code, same(of!)], [404, 'key_not_found', same(none!)])
+  const before = await readState()
+  const { key, id } = another
+  for (const { method, end, body } of [
+    { method: 'PATCH', end: '', body: { enabled: false } },
+    { method: 'PATCH', end: '', body: { validUntil: null } },
+    { method: 'DELETE', end: '', body: undefined },
+    { method: 'POST', end: '/rotate', body: {} },
+  ]) {
+    const ask = (keyId: string) =>
+      app.request(method, `/users/${id}/keys/${keyId}${end}`, { key, body })
+    const ofVictim = await ask(victim.keyId)
+    assert.deepEqual(brief(ofVictim), { status: 404, code: 'key_not_found' })
+    assert.deepEqual(comparable(ofVictim), comparable(await ask(nobody)))
   }
-  const list = await app.request('GET', `/users/${another.id}/keys?after=${victim.keyId}`, {
-    key: another.key,
-  })
+  const list = await app.request('GET', `/users/${id}/keys?after=${victim.keyId}`, { key })
   assert.doesNotMatch(list.text, new RegExp(victim.keyId))
-  assert.deepEqual(await state(), before)
+  assert.deepEqual(await readState(), before)
 })
 
-/**
- * Sends the headers of a request, waits until the body is asked for, does `meanwhile`, and sends
- * the body.
- */
-async function hold(
-  method: string,
-  path: string,
-  key: string,
-  body: object,
-  meanwhile: () => Promise<unknown>,
-) {
+interface Slow {
+  key: string
+  body: object
+  /** Runs once the service has asked for the body. */
+  meanwhile: () => Promise<unknown>
+}
+
+/** Sends the headers of a request, and its body only after `meanwhile`; returns the status. */
+async function sendSlowly(method: string, path: string, { key, body, meanwhile }: Slow) {
   const text = JSON.stringify(body)
   const request = http.request(`${app.url}/v1${path}`, {
     method,
@@ -224,69 +246,78 @@ async function hold(
   return response.resume().statusCode
 }
 
-test('who may not act any more does not, also with a request that began before', async () => {
-  const [boss, one, two, user] = [
-    await app.admin(),
-    await app.admin(),
-    await app.admin(),
-    await app.user(),
-  ]
-  const as = (method: string, path: string, body?: object) =>
+test('a right that is taken while a request is sent does not count for it', async () => {
+  const [boss, one, two, three, user] = await Promise.all([
+    app.admin(),
+    app.admin(),
+    app.admin(),
+    app.admin(),
+    app.user(),
+  ])
+  const ask = (method: string, path: string, body?: object) =>
     app.request(method, path, { key: boss.key, body })
   const take = (id: string, body: object) => async () =>
-    assert.equal((await as('PATCH', `/users/${id}`, body)).status, 200)
+    assert.equal((await ask('PATCH', `/users/${id}`, body)).status, 200)
 
-  assert.equal(
-    await hold(
-      'PATCH',
-      `/users/${one.id}`,
-      one.key,
-      { role: 'admin', enabled: true },
-      take(one.id, { role: 'user', enabled: false }),
-    ),
-    401,
-  )
-  const { role, enabled } = (await as('GET', `/users/${one.id}`)).details
-  assert.deepEqual([role, enabled], ['user', false])
+  const ofDisabled = await sendSlowly('PATCH', `/users/${one.id}`, {
+    key: one.key,
+    body: { role: 'admin', enabled: true },
+    meanwhile: take(one.id, { role: 'user', enabled: false }),
+  })
+  assert.equal(ofDisabled, 401)
+  const { role, enabled } = (await ask('GET', `/users/${one.id}`)).details
+  assert.deepEqual({ role, enabled }, { role: 'user', enabled: false })
 
+  const ofDemoted = await sendSlowly('PATCH', `/users/${user.id}`, {
+    key: two.key,
+    body: { role: 'admin' },
+    meanwhile: take(two.id, { role: 'user' }),
+  })
+  assert.equal(ofDemoted, 403)
   const address = 'made-late@example.org'
-  assert.equal(
-    await hold(
-      'PATCH',
-      `/users/${user.id}`,
-      two.key,
-      { role: 'admin' },
-      take(two.id, { role: 'user' }),
-    ),
-    403,
-  )
-  assert.equal(
-    await hold(
-      'POST',
-      '/users',
-      two.key,
-      { email: address, password },
-      take(two.id, { enabled: false }),
-    ),
-    401,
-  )
-  assert.deepEqual((await as('GET', `/users?email=${address}`)).details, [])
+  const signUp = await sendSlowly('POST', '/users', {
+    key: three.key,
+    body: { email: address, password },
+    meanwhile: take(three.id, { enabled: false }),
+  })
+  assert.equal(signUp, 401)
+  assert.deepEqual((await ask('GET', `/users?email=${address}`)).details, [])
+})
 
-  const {
-    details: { key: session },
-  } = await app.request('POST', '/users/sessions', { body: { email: user.email, password } })
-  assert.equal(
-    await hold(
-      'POST',
-      `/users/${user.id}/keys`,
-      session,
-      { name: 'late' },
-      take(user.id, { password: 'a new and longer one' }),
-    ),
-    401,
-  )
+test('a session that a new password ends while a request is sent makes no key', async () => {
+  const user = await app.user()
+  const session = await app.request('POST', '/users/sessions', {
+    body: { email: user.email, password },
+  })
+  const made = await sendSlowly('POST', `/users/${user.id}/keys`, {
+    key: session.details.key,
+    body: { name: 'late' },
+    meanwhile: () =>
+      app.request('PATCH', `/users/${user.id}`, {
+        key: admin.key,
+        body: { password: 'a new and longer one' },
+      }),
+  })
+  assert.equal(made, 401)
+  const { details: keys } = await app.request('GET', `/users/${user.id}/keys`, { key: admin.key })
   assert.deepEqual(
-    (await as('GET', `/users/${user.id}/keys`)).details.map(({ name }: { name: string }) => name),
+    keys.map(({ name }: { name: string }) => name),
     ['test'],
   )
 })
+
+for (const { what, change } of [
+  { what: 'disabled', change: 'enabled = false' },
+  { what: 'expired', change: 'valid_until = now()' },
+]) {
+  test(`a key that is ${what} while a request is sent does not count for it`, async () => {
+    const { id } = await app.user()
+    const { id: keyId, key } = await makeKey(id)
+    const made = await sendSlowly('POST', `/users/${id}/keys`, {
+      key,
+      body: { name: 'late' },
+      meanwhile: () => app.db.query(`update api_keys set ${change} where id = $1`, [keyId]),
+    })
+    assert.equal(made, 401)
+  })
+}
