@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 
 /** Of the service and of its commands. */
-const settings = [
+export const settings = [
   'ADMIN_PASSWORD',
   'BOOTSTRAP_ADMIN_EMAIL',
   'BOOTSTRAP_ADMIN_KEY_FILE',
@@ -19,8 +19,11 @@ const settings = [
   'DATABASE_URL',
   'DATABASE_USER',
   'DRAIN_SECONDS',
+  'EMAIL_CHANGE',
+  'FRESH_SECONDS',
   'GIT_COMMIT_HASH',
   'IAM_ROLE',
+  'KEYS_PER_USER',
   'LOG_LEVEL',
   'MANAGER_PASSWORD',
   'MONITOR_COOLDOWN',
@@ -28,6 +31,7 @@ const settings = [
   'PASSWORD_MIN_LENGTH',
   'RATE_LIMIT',
   'RATE_LIMIT_BURST',
+  'RESET_SECONDS',
   'S3_BUCKET',
   'SERVER_BASE_PATH',
   'SERVER_HOST',
@@ -36,6 +40,8 @@ const settings = [
   'SERVICE_NAME',
   'SERVICE_PORT',
   'SERVICE_URL',
+  'SESSIONS_PER_USER',
+  'SESSION_IDLE_SECONDS',
   'SESSION_SECONDS',
   'SHUTDOWN_SECONDS',
   'SIGNUP',
@@ -43,6 +49,7 @@ const settings = [
   'TLS_KEY_FILE',
   'TRUSTED_PROXIES',
   'USER_PASSWORD',
+  'VERIFICATION_SECONDS',
 ]
 const ourPrefix = /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK)_|^(RATE_LIMIT|SESSION)/
 /** Set by desktops, not by whoever configures a service. */
