@@ -5,6 +5,7 @@ export interface JsonSchema {
   [keyword: string]: unknown
   description?: string
   examples?: unknown[]
+  pattern?: string
   enum?: (string | null)[]
   properties?: Record<string, JsonSchema>
   required?: string[]

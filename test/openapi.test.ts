@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { text as readText } from 'node:stream/consumers'
 import { test } from 'node:test'
 
+import type { Fault } from '../src/errors.ts'
 import type { Route } from '../src/http/route.ts'
 import { openApi } from '../src/operation/openapi.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
@@ -280,6 +281,21 @@ for (const route of routes.filter(({ body }) => body)) {
     }
   })
 }
+
+test('the pattern of an address refuses every character that the check refuses', () => {
+  const { schema } = document.paths['/users'].post.requestBody.content['application/json']
+  const pattern = new RegExp(resolve(schema).properties.email.pattern)
+  const { body } = routes.find(({ operationId }) => operationId === 'createUser')!
+  const different: string[] = []
+  for (let code = 0; code < 0x10000; code++) {
+    if (code >= 0xd800 && code < 0xe000) continue
+    const email = `a${String.fromCharCode(code)}a@b`
+    const faults: Fault[] = []
+    body!.check({ email, password }, '', faults)
+    if (pattern.test(email) !== (faults.length === 0)) different.push(code.toString(16))
+  }
+  assert.deepEqual(different, [])
+})
 
 test('what has more characters than the document allows is refused', async () => {
   for (const { name, operation } of operations) {

@@ -15,7 +15,7 @@ import {
 export const name = text({
   min: 1,
   max: 100,
-  pattern: /^[^\u0000-\u001f\u007f-\u009f]*$/,
+  pattern: /^[^\x00-\x1f\x7f-\x9f]*$/,
   message: 'must have 1 to 100 characters, none of them a control character',
   example: 'laptop',
 })

@@ -21,10 +21,14 @@ export function envelope(details: JsonSchema, operation: string): JsonSchema {
   return closed(title, members, Object.keys(members))
 }
 
-/** Clients make sets of what is unique, and sets have no order: of an answer it is not told. */
+/**
+ * What clients take too seriously is left out of answers: they make sets, which have no order, of
+ * what is unique, and Go's refuse all text whose pattern has an escape that RE2 does not know.
+ */
 function asAnswered(schema: JsonSchema): JsonSchema {
-  const { uniqueItems: _, items, oneOf: forms, properties, ...rest } = schema
+  const { uniqueItems: _, pattern, items, oneOf: forms, properties, ...rest } = schema
   const answered: JsonSchema = rest
+  if (pattern && !pattern.includes('\\u')) answered.pattern = pattern
   if (items) answered.items = asAnswered(items)
   if (forms) answered.oneOf = forms.map(asAnswered)
   if (properties) {

@@ -25,7 +25,8 @@ import { anyEmailSchema, email, isEmail, members, notTheEmail } from './rules.ts
 import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
 
 const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
-const idsOrUsers = { type: 'array', maxItems: 1000, items: { oneOf: [uuidSchema.json, user] } }
+const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
+const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
 const newUser = { title: 'CreatedUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
 
 type Deps = {
