@@ -8,6 +8,7 @@ import { explain, isHopeless } from './database/explain.ts'
 import { checkSchema, migrateUp } from './database/migrate.ts'
 import { openDatabase, ping, withDatabase, type Database } from './database/pool.ts'
 import { startPrivatePostgres } from './database/private.ts'
+import { checkRights } from './database/rights.ts'
 import { createDatabase } from './database/setup.ts'
 import { AppError } from './errors.ts'
 import { createClientReader } from './http/address.ts'
@@ -79,6 +80,7 @@ export async function startApp(
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     const pools = openPools(database, log, undo)
     await waitForDatabase(pools.db, log, signal)
+    for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
     await checkSchema(pools.db)
     signal.throwIfAborted()
     if (admin !== null && (await bootstrap(pools.db, admin)))

@@ -6,9 +6,11 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
+import { readMigrations } from '../src/database/migrate.ts'
 import { connectTo, createTestDatabase, startTestApp, undo } from './support/helpers.ts'
 import { loader } from './support/process.ts'
 
+const names = readMigrations().map(({ name }) => name)
 const bin = fileURLToPath(new URL('../bin/', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'user-service-commands-'))
 undo.push(() => rmSync(directory, { recursive: true }))
@@ -51,6 +53,7 @@ for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monito
 for (const words of [
   ['migrate', 'down'],
   ['migrate', 'up', '--force'],
+  ['migrate', 'up', '--timeout', 'soon'],
   ['database', 'drop'],
   ['database', 'create'],
   ['admin', 'create'],
@@ -99,9 +102,12 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
 
     assert.equal(
       (await run(link, ['status'], env)).stdout,
-      '0001_users pending\n0002_audit pending\n',
+      names.map((name) => `${name} pending\n`).join(''),
     )
-    assert.equal((await run(link, ['up'], env)).stdout, '0001_users applied\n0002_audit applied\n')
+    assert.equal(
+      (await run(link, ['up'], env)).stdout,
+      names.map((name) => `${name} applied\n`).join(''),
+    )
     assert.equal((await run(link, ['up'], env)).stdout, 'Nothing to do\n')
 
     const made = await run('admin.js', ['create', 'root@example.org'], env)
@@ -125,7 +131,7 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
     await app.stop()
     assert.equal(
       (await run('migrate.js', ['down', '--yes'], env)).stdout,
-      '0002_audit rolled back\n',
+      `${names.at(-1)} rolled back\n`,
     )
   } finally {
     assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
@@ -141,6 +147,16 @@ test('a host that is not this one is a wrong setting, and not echoed', async () 
       status: 2,
     })
   }
+})
+
+test('who starts as the owner is warned, and the service runs', async () => {
+  const app = await startTestApp({ DATABASE_USER: 'user_service_admin' })
+  const warnings = app.log.map((line) => JSON.parse(line)).filter(({ level }) => level === 'warn')
+  assert.deepEqual(
+    warnings.map(({ message }) => message),
+    ['user_service_admin may change the audit: connect as user_service_manager'],
+  )
+  assert.equal((await app.request('GET', '/healthcheck')).status, 200)
 })
 
 test('the first admin has the key in the file, is made once, and needs no file later', async () => {

@@ -1,20 +1,23 @@
 // What can go wrong with the database and with the process, brought about for real.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { openSync, writeFileSync } from 'node:fs'
+import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
 
 import { createKey } from '../src/keys/format.ts'
 import { type Db, openDatabase, withDatabase } from '../src/database/pool.ts'
+import { createDatabase } from '../src/database/setup.ts'
 import { createCertificate } from './support/certificate.ts'
 import { password, startTestApp, undo } from './support/helpers.ts'
 import { startOwnPostgres } from './support/postgres.ts'
 import { startProxy } from './support/proxy.ts'
+import { until } from './support/process.ts'
 import { open } from './support/raw.ts'
 import { type Service, startService } from './support/service.ts'
 
@@ -469,7 +472,11 @@ test('settings of the database and of the role change nothing', async () => {
     [one.id, two.id],
   ))
     await app.db.query(`update users set role = 'user' where id = $1`, [each.id])
-  const whom = ['database db_user_service', 'role user_service_manager']
+  const whom = [
+    'database db_user_service',
+    'role user_service_manager',
+    'role user_service_manager in database db_user_service',
+  ]
   for (const each of whom) await set(each)
   await endConnections()
   try {
@@ -483,7 +490,7 @@ test('settings of the database and of the role change nothing', async () => {
     assert.deepEqual(demoted.map(({ status }) => status).sort(), [200, 409])
   } finally {
     for (const each of whom) await db.query(`alter ${each} reset all`)
-    await db.query('alter database db_user_service set search_path = user_service_schema')
+    await createDatabase(postgres.as('postgres'))
   }
   await endConnections()
   await isBack()
@@ -496,6 +503,27 @@ test('a command may take longer than the database or its role lets statements ta
   )
   assert.deepEqual(await slept, [{ slept: '' }])
   await db.query('alter role user_service_admin reset statement_timeout')
+})
+
+test('a role’s password may have characters that nobody sees', async () => {
+  const given = 'pass\u00adword\u200b \u00a0\ufb01e\u0301\u{1f511}'
+  await createDatabase(postgres.as('postgres'), { user_service_user: given })
+  const hba = join(postgres.directory, 'postgres/pg_hba.conf')
+  const before = readFileSync(hba, 'utf8')
+  const logIn = (password: string) =>
+    findFailure(
+      withDatabase({ ...postgres.as('user_service_user'), password }, (own) =>
+        own.query('select 1'),
+      ),
+    )
+  writeFileSync(hba, `local all user_service_user scram-sha-256\n${before}`)
+  await db.query('select pg_reload_conf()')
+  await until('a password is asked for', async () => (await logIn('wrong')) !== 'none')
+  assert.equal(await logIn(given), 'none')
+  assert.match(await logIn('wrong'), /28P01/)
+  writeFileSync(hba, before)
+  await db.query('select pg_reload_conf()')
+  await db.query('alter role user_service_user password null')
 })
 
 test('row-level security that somebody switched on is no 401', async () => {

@@ -680,6 +680,7 @@ test('the top level holds what was agreed', () => {
     '.ci',
     '.dockerignore',
     '.editorconfig',
+    '.gitattributes',
     '.github',
     '.gitignore',
     'Dockerfile',

@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 
+import { locks } from '../src/database/codes.ts'
 import {
   checkSchema,
   migrateDown,
@@ -10,6 +15,7 @@ import {
   readStatus,
 } from '../src/database/migrate.ts'
 import { type Database, openDatabase, withDatabase } from '../src/database/pool.ts'
+import { checkRights, rights } from '../src/database/rights.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, undo } from './support/helpers.ts'
 
@@ -74,25 +80,32 @@ test('up, down and up again gives the same schema', async () => {
   assert.equal(await describeSchema(db), first)
 })
 
-test('the service’s role can do its work and no more, the backup’s can read all of it', async () => {
-  const db = await createEmpty()
-  await migrateUp(db)
+/** Of the roles that are not the owner: role, table, rights. */
+async function readRights(db: Database) {
   const rows = await db.query<{ grantee: string; table_name: string; rights: string }>(`
     select grantee, table_name, string_agg(privilege_type, ' ' order by privilege_type) as rights
     from information_schema.role_table_grants where table_schema = 'user_service_schema'
       and grantee <> 'user_service_admin' group by 1, 2 order by 1, 2`)
-  const all = 'DELETE INSERT SELECT UPDATE'
-  const tables = ['api_keys', 'audit_events', 'login_failures', 'schema_migrations', 'users']
+  return rows.map(({ grantee, table_name, rights }) => [grantee, table_name, rights])
+}
+
+const tables = Object.keys(rights).sort()
+const expectedRights = [
+  ...tables.map((table) => [
+    'user_service_manager',
+    table,
+    rights[table]!.toSorted().join(' ').toUpperCase(),
+  ]),
+  ...tables.map((table) => ['user_service_user', table, 'SELECT']),
+]
+
+test('the service’s role can do its work and no more, the backup’s can read all of it', async () => {
+  const db = await createEmpty()
+  await migrateUp(db)
+  assert.deepEqual(await readRights(db), expectedRights)
   assert.deepEqual(
-    rows.map(({ grantee, table_name, rights }) => [grantee, table_name, rights]),
-    [
-      ...tables.map((table) => [
-        'user_service_manager',
-        table,
-        table === 'audit_events' ? 'INSERT SELECT' : table === 'schema_migrations' ? 'SELECT' : all,
-      ]),
-      ...tables.map((table) => ['user_service_user', table, 'SELECT']),
-    ],
+    [rights['audit_events'], rights['schema_migrations']],
+    [['select', 'insert'], ['select']],
   )
 })
 
@@ -100,11 +113,11 @@ test('an empty database is behind, and the message names the command', async () 
   const db = await createEmpty()
   assert.match(
     await failure(checkSchema(db)),
-    /^The database is behind: 2 migrations .* Run: node bin\/migrate\.js up$/,
+    /^The database is behind: \d+ migrations .* Run: node bin\/migrate\.js up$/,
   )
   assert.deepEqual(
     await readStatus(db),
-    names.map((name) => ({ name, applied: false })),
+    names.map((name) => ({ name, state: 'pending' })),
   )
 })
 
@@ -113,9 +126,11 @@ test('a database that knows more than the code is ahead, and refused', async () 
   await migrateUp(db)
   const older = readMigrations().slice(0, -1)
   for (const message of await Promise.all(
-    [migrateUp(db, older), migrateDown(db, 1, older), readStatus(db, older)].map(failure),
+    [migrateUp(db, { all: older }), migrateDown(db, 1, { all: older }), checkSchema(db, older)].map(
+      failure,
+    ),
   )) {
-    assert.match(message, /^The database is ahead: 0002_audit is not known/)
+    assert.match(message, RegExp(`^The database is ahead: ${names.at(-1)} is not known`))
   }
 })
 
@@ -125,10 +140,212 @@ test('a file that was edited after it was applied is refused', async () => {
   const [first, ...rest] = readMigrations()
   const edited = [{ ...first!, hash: 'other' }, ...rest]
   for (const message of await Promise.all(
-    [migrateUp(db, edited), migrateDown(db, 1, edited), readStatus(db, edited)].map(failure),
+    [
+      migrateUp(db, { all: edited }),
+      migrateDown(db, 1, { all: edited }),
+      checkSchema(db, edited),
+    ].map(failure),
   )) {
     assert.match(message, /^The file sql\/0001_users\.up\.sql is not the one that was applied/)
   }
+})
+
+test('status lists what is applied, pending, edited and unknown, also where up refuses', async () => {
+  const db = await createEmpty()
+  await migrateUp(db)
+  const [first, second, ...rest] = readMigrations()
+  const more = { ...first!, name: '9999_more' }
+  const all = [{ ...first!, hash: 'other' }, ...rest, more]
+  assert.deepEqual(await readStatus(db, all), [
+    { name: first!.name, state: 'edited' },
+    { name: second!.name, state: 'unknown' },
+    ...rest.map(({ name }) => ({ name, state: 'applied' })),
+    { name: more.name, state: 'pending' },
+  ])
+})
+
+test('a checkout with other line ends has the same files', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-sql-'))
+  undo.push(() => rmSync(directory, { recursive: true }))
+  const sql = new URL('../sql/', import.meta.url)
+  for (const file of readdirSync(sql)) {
+    const text = readFileSync(new URL(file, sql), 'utf8').replaceAll('\n', '\r\n')
+    writeFileSync(join(directory, file), text)
+  }
+  assert.deepEqual(readMigrations(pathToFileURL(`${directory}/`)), readMigrations())
+})
+
+test('addresses are compared by their bytes, and getting there rewrites no table', async () => {
+  const db = await createEmpty()
+  const fileOf = () => db.query(`select pg_relation_filenode('users') as file`)
+  const collation = () =>
+    db.query(`select attrelid::regclass::text as table, collname as collation from pg_attribute
+      join pg_collation on pg_collation.oid = attcollation
+      where (attrelid, attname) in (('users'::regclass, 'email_lower'),
+        ('login_failures'::regclass, 'client')) order by 1`)
+  await migrateUp(db, { all: readMigrations().slice(0, 2) })
+  const before = await fileOf()
+  await migrateUp(db)
+  assert.deepEqual(await fileOf(), before)
+  assert.deepEqual(await collation(), [
+    { table: 'login_failures', collation: 'C' },
+    { table: 'users', collation: 'C' },
+  ])
+})
+
+test('a database of another service is left as it is, and the message says what to do', async () => {
+  const name = `test_migrate_${process.pid}_${++made}`
+  const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
+  await server.query(`create database ${name} owner user_service_admin`)
+  const db = openDatabase(connectTo(name, 'user_service_admin'), () => {})
+  undo.push(async () => {
+    await db.stop()
+    await server.query(`drop database ${name} with (force)`)
+    await server.stop()
+  })
+  await db.query(`create schema user_service_schema;
+    create table user_service_schema.schema_migrations (version bigint, dirty boolean);
+    create table user_service_schema.api_user (id uuid)`)
+  const passwords = { user_service_admin: 'x', user_service_manager: 'x', user_service_user: 'x' }
+  for (const message of await Promise.all(
+    [
+      createDatabase(connectTo(name, 'postgres'), passwords),
+      migrateUp(db),
+      migrateDown(db, 1),
+      readStatus(db),
+      checkSchema(db),
+    ].map(failure),
+  )) {
+    assert.match(
+      message,
+      /^The schema user_service_schema holds tables of another service \(api_user, schema_migrations\).*Moving over/,
+    )
+  }
+  const changed = await server.query(
+    `select from pg_db_role_setting join pg_database on pg_database.oid = setdatabase
+     where datname = $1`,
+    [name],
+  )
+  assert.deepEqual(changed, [])
+})
+
+test('a role that may create roles and databases is enough to create and to drop', async () => {
+  const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
+  const creator = `test_creator_${process.pid}`
+  await server.query(`create role ${creator} login createrole createdb`)
+  const config = connectTo(`test_migrate_${process.pid}_${++made}`, creator)
+  const owner = { ...config, user: 'user_service_admin' }
+  try {
+    for (const count of [names.length, 0]) {
+      await createDatabase(config)
+      const applied = await withDatabase(owner, (db) => migrateUp(db))
+      assert.equal(applied.length, count)
+    }
+  } finally {
+    await dropDatabase(config)
+    await server.query(`drop role ${creator}`)
+    await server.stop()
+  }
+})
+
+test('default privileges that somebody left give the service no more than it needs', async () => {
+  const db = await createEmpty()
+  await db.query(`
+    alter default privileges grant all on tables to user_service_manager, public;
+    alter default privileges in schema user_service_schema
+      grant all on tables to user_service_manager`)
+  await migrateUp(db, { all: readMigrations().slice(0, 2) })
+  await migrateUp(db)
+  assert.deepEqual(await readRights(db), expectedRights)
+})
+
+const readWarnings = (user: string, hosts = ['one']) =>
+  withDatabase(connectTo(`test_migrate_${process.pid}_${made}`, user), (db) =>
+    checkRights(db, hosts),
+  )
+
+test('the start says what the role cannot do, what it should not, and which command mends it', async () => {
+  const db = await createEmpty()
+  const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')
+  assert.deepEqual(await readWarnings('user_service_manager'), [])
+  await migrateUp(db)
+  assert.deepEqual(await readWarnings('user_service_manager'), [])
+  for (const user of ['user_service_admin', 'postgres'])
+    assert.deepEqual(await readWarnings(user), [
+      `${user} may change the audit: connect as user_service_manager`,
+    ])
+  assert.match(
+    await failure(readWarnings('user_service_user')),
+    /^user_service_user may not insert, update, delete in the table api_keys\. Connect as user_service_manager/,
+  )
+  for (const [harm, message] of [
+    ['revoke insert on audit_events from user_service_manager', /may not insert in .*audit_events/],
+    ['revoke all on schema_migrations from user_service_manager', /may not select in/],
+    [
+      'revoke usage on schema user_service_schema from user_service_manager',
+      /^user_service_manager may not use the schema/,
+    ],
+  ] as const) {
+    await db.query(harm)
+    const told = await failure(readWarnings('user_service_manager'))
+    assert.match(told, message)
+    assert.match(told, /Run: node bin\/database\.js create$/)
+    await createDatabase(config)
+    assert.deepEqual(await readWarnings('user_service_manager'), [])
+  }
+  await db.query('grant update on audit_events to user_service_manager')
+  assert.deepEqual(await readWarnings('user_service_manager'), [
+    'user_service_manager may change the audit: connect as user_service_manager',
+  ])
+  await createDatabase(config)
+  await db.query('alter table users enable row level security')
+  assert.match(
+    await failure(readWarnings('user_service_manager')),
+    /^Row-level security .* Run: alter table user_service_schema\.users disable row level security$/,
+  )
+  await db.query('alter table users disable row level security')
+  await db.query(`alter database ${config.name} set default_transaction_read_only = on`)
+  assert.deepEqual(await readWarnings('user_service_manager'), [
+    'the database is read-only: every change will fail',
+  ])
+})
+
+test('the start refuses a database in another encoding', async () => {
+  const name = `test_migrate_${process.pid}_${++made}`
+  const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
+  await server.query(
+    `create database ${name} encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0`,
+  )
+  assert.match(
+    await failure(readWarnings('postgres')),
+    /^The database is encoded in LATIN1; it has to be UTF8\..*Run: node bin\/database\.js create$/,
+  )
+  await server.query(`drop database ${name} with (force)`)
+  await server.stop()
+})
+
+test('a migration that waits says for whom, and gives up in time', async () => {
+  const db = await createEmpty()
+  await migrateUp(db)
+  const all = [
+    ...readMigrations(),
+    { name: '9999_more', hash: 'more', up: 'lock table users', down: '' },
+  ]
+  const told: string[] = []
+  const options = { all, timeoutMs: 6500, say: (line: string) => void told.push(line) }
+  const gaveUp = await db.transaction(async (tx) => {
+    await tx.query('select from users')
+    return failure(migrateUp(db, options))
+  })
+  const who = /pid \d+ \(user_service_admin, user-service, in a transaction for [5-9] s\)$/
+  assert.equal(told.length, 1)
+  assert.match(told[0]!, RegExp(`^Waiting for ${who.source}`))
+  assert.match(gaveUp, RegExp(`^Gave up after 6.5 s: waited for ${who.source}`))
+  const behindAnother = await db.transaction(async (tx) => {
+    await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
+    return failure(migrateUp(db, { all, timeoutMs: 100 }))
+  })
+  assert.match(behindAnother, /^Gave up after 0.1 s: waited for pid \d+ \(user_service_admin/)
 })
 
 test('a file that fails is named with its line, and leaves nothing behind', async () => {
@@ -141,15 +358,15 @@ test('a file that fails is named with its line, and leaves nothing behind', asyn
     up: 'create table left_over ();\n\nselect nonsense;',
   }
   assert.match(
-    await failure(migrateUp(db, [first!, broken])),
+    await failure(migrateUp(db, { all: [first!, broken] })),
     /^sql\/0002_broken, line 3: column "nonsense" does not exist/,
   )
   assert.deepEqual(await db.query(`select to_regclass('user_service_schema.left_over') as it`), [
     { it: null },
   ])
   assert.deepEqual(
-    (await readStatus(db, [first!, broken])).map(({ applied }) => applied),
-    [true, false],
+    (await readStatus(db, [first!, broken])).map(({ state }) => state),
+    ['applied', 'pending'],
   )
 })
 
@@ -158,7 +375,9 @@ test('a migration may take longer than a request', async () => {
   const [first] = readMigrations()
   const slow = { ...first!, up: `${first!.up}; select pg_sleep(2.5);` }
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin')
-  assert.deepEqual(await withDatabase(config, (db) => migrateUp(db, [slow])), ['0001_users'])
+  assert.deepEqual(await withDatabase(config, (db) => migrateUp(db, { all: [slow] })), [
+    '0001_users',
+  ])
 })
 
 test('a migration that waits for the end of a dump holds up no request', async () => {
@@ -175,7 +394,7 @@ test('a migration that waits for the end of a dump holds up no request', async (
   const [owner, backup] = [open('user_service_admin', 0), open('user_service_user', 0)]
   const service = open('user_service_manager')
   const more = {
-    name: '0003_more',
+    name: '9999_more',
     hash: 'more',
     up: 'alter table users add column more text',
     down: '',
@@ -183,7 +402,7 @@ test('a migration that waits for the end of a dump holds up no request', async (
   let migrating
   await backup.transaction(async (dump) => {
     await dump.query('select from users')
-    migrating = migrateUp(owner, [...readMigrations(), more])
+    migrating = migrateUp(owner, { all: [...readMigrations(), more] })
     const waiting = `select from pg_locks where relation = 'users'::regclass and not granted`
     for (let tries = 0; (await backup.query(waiting)).length === 0; tries++) {
       assert.ok(tries < 300, 'nobody waits')
@@ -191,5 +410,5 @@ test('a migration that waits for the end of a dump holds up no request', async (
     }
     await service.query('select from users')
   })
-  assert.deepEqual(await migrating, ['0003_more'])
+  assert.deepEqual(await migrating, ['9999_more'])
 })

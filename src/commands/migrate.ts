@@ -1,36 +1,54 @@
-import { migrateDown, migrateUp, readStatus } from '../database/migrate.ts'
+import { migrateDown, migrateUp, readStatus, type MigrateOptions } from '../database/migrate.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
-import { command, readCommandDatabase } from './command.ts'
+import { command, misuse, parseDuration, readCommandDatabase } from './command.ts'
 
 const usage = `  up      applies every pending migration
   down    rolls back the last N (default 1), with the data they hold
-  status  one line for each migration: its name, then "applied" or "pending"
+  status  one line for each migration: its name, then "applied", "pending", "edited" after it was
+          applied, or "unknown" to this version
 
-Connects as user_service_admin unless DATABASE_USER names another role; DATABASE_URL or
-DATABASE_HOST, _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.`
+  --timeout  give up after waiting that long for a lock (90s, 15m, 1h); without it, wait on
+
+After five seconds it says whom it waits for. Connects as user_service_admin unless DATABASE_USER
+names another role; DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _PASSWORD as for the server.
+Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'migrate',
-  synopsis: 'up | down [N] --yes | status',
+  synopsis: 'up [--timeout 10m] | down [N] --yes [--timeout 10m] | status',
   usage,
-  pattern: /^ (up|status|down( [1-9]\d{0,3})? --yes)$/,
-  async run({ positionals, env }) {
+  pattern: /^ (up( --timeout)?|status|down( [1-9]\d{0,3})?( --timeout)? --yes)$/,
+  async run({ positionals, values, env }) {
     const [action = '', count = '1'] = positionals
+    const options: MigrateOptions = { say: (line) => console.error(`migrate: ${line}`) }
+    if (values.timeout !== undefined) {
+      const timeoutMs = parseDuration(values.timeout)
+      if (timeoutMs === undefined) throw misuse('--timeout takes a duration such as 90s, 15m or 1h')
+      options.timeoutMs = timeoutMs
+    }
     const database = readCommandDatabase(env, 'user_service_admin')
-    const lines = await withDatabase(database, (db) => migrate(db, action, Number(count)))
+    const lines = await withDatabase(database, (db) =>
+      migrate(db, { action, count: Number(count), options }),
+    )
     console.log(lines.join('\n') || 'Nothing to do')
   },
 })
 
-async function migrate(db: Database, action: string, count: number): Promise<string[]> {
+interface Call {
+  action: string
+  count: number
+  options: MigrateOptions
+}
+
+async function migrate(db: Database, { action, count, options }: Call): Promise<string[]> {
   if (action === 'up') {
-    const names = await migrateUp(db)
+    const names = await migrateUp(db, options)
     return names.map((name) => `${name} applied`)
   }
   if (action === 'down') {
-    const names = await migrateDown(db, count)
+    const names = await migrateDown(db, count, options)
     return names.map((name) => `${name} rolled back`)
   }
   const migrations = await readStatus(db)
-  return migrations.map(({ name, applied }) => `${name} ${applied ? 'applied' : 'pending'}`)
+  return migrations.map(({ name, state }) => `${name} ${state}`)
 }

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
 import { locks, sqlState } from './codes.ts'
-import type { Database, Db } from './pool.ts'
+import { one, type Database, type Db } from './pool.ts'
 
 /** A pair of files. */
 export interface Migration {
@@ -30,39 +30,46 @@ const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
-export function readMigrations(): Migration[] {
-  const files = readdirSync(folder).filter((file) => file.endsWith('.up.sql'))
+export function readMigrations(from = folder): Migration[] {
+  const files = readdirSync(from).filter((file) => file.endsWith('.up.sql'))
   return files.sort().map((file, index) => {
     const number = index + 1
     if (parseInt(file) !== number)
       throw new ExitError(`sql: ${file} should have the number ${number}`)
-    return readMigration(file.replace('.up.sql', ''))
+    return readMigration(from, file.replace('.up.sql', ''))
   })
 }
 
-function readMigration(name: string): Migration {
-  const read = (file: string) => readFileSync(new URL(file, folder), 'utf8')
+function readMigration(from: URL, name: string): Migration {
+  // A checkout on Windows may have other line ends: it is the same file.
+  const read = (file: string) => readFileSync(new URL(file, from), 'utf8').replaceAll('\r\n', '\n')
   const up = read(`${name}.up.sql`)
   const hash = createHash('sha256').update(up).digest('hex')
   return { name, hash, up, down: read(`${name}.down.sql`) }
 }
 
-/** Applies what is pending and returns the names; throws when the history was changed. */
-export async function migrateUp(db: Database, all = readMigrations()): Promise<string[]> {
-  return repeat(Infinity, () => takeStep(db, all, 'up'))
+/** How migrations are applied or rolled back. */
+export interface MigrateOptions {
+  all?: Migration[]
+  /** How long one may wait for locks, before it is given up. */
+  timeoutMs?: number
+  /** Called once for each that waits for more than five seconds. */
+  say?(line: string): void
 }
 
 /**
- * Rolls the last `count` migrations back and returns their names, the last applied first; throws
- * when the history was changed.
+ * Applies what is pending and returns the names; throws when the history was changed, in a database
+ * of another service, and when locks were not to be had in time.
  */
-export async function migrateDown(
+export const migrateUp = (db: Database, options: MigrateOptions = {}): Promise<string[]> =>
+  repeat(Infinity, () => takeStep(db, 'up', options))
+
+/** Rolls the last `count` migrations back; returns and throws as `migrateUp`, the last one first. */
+export const migrateDown = (
   db: Database,
   count: number,
-  all = readMigrations(),
-): Promise<string[]> {
-  return repeat(count, () => takeStep(db, all, 'down'))
-}
+  options: MigrateOptions = {},
+): Promise<string[]> => repeat(count, () => takeStep(db, 'down', options))
 
 /** Takes `count` steps, or as many as there are. */
 async function repeat(count: number, step: () => Promise<string | null>): Promise<string[]> {
@@ -75,37 +82,86 @@ async function repeat(count: number, step: () => Promise<string | null>): Promis
   return done
 }
 
+type Way = 'up' | 'down'
+
+/** What an attempt came to: a migration's name, null when there is none, or who was in the way. */
+type Attempt = { name: string | null } | { blockers: string }
+
 /** Applies or rolls back one migration, as soon as its locks are free; null: there is none. */
-async function takeStep(
-  db: Database,
-  all: Migration[],
-  way: 'up' | 'down',
-): Promise<string | null> {
+async function takeStep(db: Database, way: Way, options: MigrateOptions): Promise<string | null> {
+  const { all = readMigrations(), timeoutMs = Infinity, say } = options
+  const start = performance.now()
+  let pauseMs = 200
+  let isTold = false
   while (true) {
-    try {
-      return await db.transaction((tx) => tryStep(tx, all, way))
-    } catch (error) {
-      if (causeOf(error).code !== sqlState.lockTimeout) throw error
-      await sleep(2000)
+    const attempt = await tryStep(db, way, all)
+    if ('name' in attempt) return attempt.name
+    const waitedMs = performance.now() - start
+    if (waitedMs >= timeoutMs)
+      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${attempt.blockers}`)
+    if (waitedMs >= 5000 && !isTold) {
+      say?.(`Waiting for ${attempt.blockers}`)
+      isTold = true
     }
+    await sleep(Math.min(pauseMs, timeoutMs - waitedMs))
+    // Requests queue behind each attempt: the longer it takes, the rarer they are.
+    pauseMs = Math.min(pauseMs * 2, 5000)
   }
 }
 
-async function tryStep(tx: Db, all: Migration[], way: 'up' | 'down'): Promise<string | null> {
-  await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
-  // Requests queue behind a pending lock (during a dump, say). Wait less than a request can, but
-  // more than `deadlock_timeout` (1 s), after which autovacuum yields.
-  await tx.query(`set local lock_timeout = '1100ms'`)
-  const applied = await countApplied(tx, all)
-  const migration = all[way === 'up' ? applied : applied - 1]
-  if (migration === undefined) return null
-  await runFile(tx, migration.name, migration[way])
-  const note =
-    way === 'up'
-      ? `insert into ${table} (name, hash) values ($1, $2)`
-      : `delete from ${table} where name = $1 and hash = $2`
-  await tx.query(note, [migration.name, migration.hash])
-  return migration.name
+/** Tries one migration in a transaction that waits for no lock longer than a request can. */
+async function tryStep(db: Database, way: Way, all: Migration[]): Promise<Attempt> {
+  let watching = Promise.resolve('another session')
+  try {
+    return await db.transaction(async (tx) => {
+      const session = await one<{ pid: number; isLocked: boolean }>(
+        tx,
+        `select pg_backend_pid() as pid, pg_try_advisory_xact_lock($1) as "isLocked"`,
+        [locks.migrations],
+      )
+      if (!session.isLocked) return { blockers: await describeSessions(db, migrating) }
+      // Requests queue behind a pending lock (during a dump, say). Wait less than a request can,
+      // but more than `deadlock_timeout` (1 s), after which autovacuum yields.
+      await tx.query(`set local lock_timeout = '1100ms'`)
+      const applied = await countApplied(tx, all)
+      const migration = all[way === 'up' ? applied : applied - 1]
+      if (migration === undefined) return { name: null }
+      watching = watch(db, session.pid)
+      await runFile(tx, migration.name, migration[way])
+      const note =
+        way === 'up'
+          ? `insert into ${table} (name, hash) values ($1, $2)`
+          : `delete from ${table} where name = $1 and hash = $2`
+      await tx.query(note, [migration.name, migration.hash])
+      return { name: migration.name }
+    })
+  } catch (error) {
+    if (causeOf(error).code !== sqlState.lockTimeout) throw error
+    return { blockers: await watching }
+  }
+}
+
+/** Who holds the lock of migrations; in `pg_locks` its number is in two halves. */
+const migrating = `select pid from pg_locks where locktype = 'advisory' and granted
+  and classid = 0 and objid = ${locks.migrations} and objsubid = 1`
+
+/** Describes, shortly before the session `pid` gives up a lock, who is in its way. */
+async function watch(db: Db, pid: number): Promise<string> {
+  await sleep(800)
+  return describeSessions(db, `select unnest(pg_blocking_pids(${pid}))`)
+}
+
+async function describeSessions(db: Db, pids: string): Promise<string> {
+  try {
+    const sessions = await db.query<{ text: string }>(
+      `select format('pid %s (%s%s%s)', pid, usename, ', ' || nullif(application_name, ''),
+         ', in a transaction for ' || extract(epoch from now() - xact_start)::int || ' s') as text
+       from pg_stat_activity where pid in (${pids})`,
+    )
+    return sessions.map(({ text }) => text).join(', ') || 'another session'
+  } catch {
+    return 'another session'
+  }
 }
 
 async function runFile(tx: Db, name: string, text: string) {
@@ -125,15 +181,30 @@ function causeOf(error: unknown): ServerError {
   return (cause ?? error) as ServerError
 }
 
-/** Which migrations are applied; throws when the history was changed. */
-export async function readStatus(db: Db, all = readMigrations()) {
-  const applied = await countApplied(db, all)
-  return all.map(({ name }, index) => ({ name, applied: index < applied }))
+/** What a migration is: `edited` after it was applied, or applied but `unknown` to this version. */
+export type State = 'applied' | 'pending' | 'edited' | 'unknown'
+
+/** Every migration, of this version or applied, and what it is; in order. */
+export async function readStatus(
+  db: Db,
+  all = readMigrations(),
+): Promise<{ name: string; state: State }[]> {
+  const hashes = new Map<string, string>()
+  for (const { name, hash } of await readHistory(db)) hashes.set(name, hash)
+  const status: { name: string; state: State }[] = []
+  for (const { name, hash } of all) {
+    const applied = hashes.get(name)
+    if (applied === undefined) status.push({ name, state: 'pending' })
+    else status.push({ name, state: applied === hash ? 'applied' : 'edited' })
+    hashes.delete(name)
+  }
+  for (const name of hashes.keys()) status.push({ name, state: 'unknown' })
+  return status.sort((a, b) => (a.name < b.name ? -1 : 1))
 }
 
 /** Throws, with the command to run, unless the database is exactly at this version's schema. */
-export async function checkSchema(db: Db): Promise<void> {
-  const pending = (await readStatus(db)).filter(({ applied }) => !applied).length
+export async function checkSchema(db: Db, all = readMigrations()): Promise<void> {
+  const pending = all.length - (await countApplied(db, all))
   if (pending === 0) return
   throw new ExitError(
     `The database is behind: ${pending} migrations are to be applied. Run: node bin/migrate.js up`,
@@ -142,8 +213,7 @@ export async function checkSchema(db: Db): Promise<void> {
 
 /** How many migrations are applied; throws when they are not the first of `all`. */
 async function countApplied(db: Db, all: Migration[]): Promise<number> {
-  if ((await db.query(`select where to_regclass('${table}') is not null`)).length === 0) return 0
-  const history = await db.query<Migration>(`select name, hash from ${table} order by name`)
+  const history = await readHistory(db)
   for (const [index, { name, hash }] of history.entries()) {
     const known = all[index]
     if (!known)
@@ -159,3 +229,37 @@ async function countApplied(db: Db, all: Migration[]): Promise<number> {
   }
   return history.length
 }
+
+/** What was applied, in order; throws in a database of another service. */
+async function readHistory(db: Db): Promise<{ name: string; hash: string }[]> {
+  const tables = await readTables(db)
+  if (tables.some(({ isHistory }) => isHistory))
+    return db.query(`select name, hash from ${table} order by name collate "C"`)
+  refuseForeign(tables)
+  return []
+}
+
+/** Throws in a database whose schema holds tables of another service. */
+export async function checkForeign(db: Db): Promise<void> {
+  const tables = await readTables(db)
+  if (!tables.some(({ isHistory }) => isHistory)) refuseForeign(tables)
+}
+
+function refuseForeign(tables: { name: string }[]): void {
+  if (tables.length === 0) return
+  const names = tables.map(({ name }) => name).join(', ')
+  throw new ExitError(
+    `The schema user_service_schema holds tables of another service (${names}), as a database of ` +
+      'the Go service does. Rename that database, create one, and see README.md, "Moving over"',
+  )
+}
+
+/** The tables of the schema, and which is ours for the history; from the catalogue alone. */
+const readTables = (db: Db): Promise<{ name: string; isHistory: boolean }[]> =>
+  db.query(`
+    select relname::text as name, relname = 'schema_migrations' and exists (
+      select from pg_attribute where attrelid = pg_class.oid and attname = 'hash') as "isHistory"
+    from pg_class
+    where relnamespace = (select oid from pg_namespace where nspname = 'user_service_schema')
+      and relkind in ('r', 'p')
+    order by relname`)

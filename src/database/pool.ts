@@ -240,12 +240,12 @@ function toIso(text: string, parse: (text: string) => unknown): string | null {
   return parsed instanceof Date ? parsed.toJSON() : null
 }
 
-/** Opens one connection for the duration of `work`, whose statements may take any time. */
+/** Opens a database for the duration of `work`, whose statements may take any time. */
 export async function withDatabase<T>(
   config: DatabaseConfig,
   work: (db: Database) => Promise<T>,
 ): Promise<T> {
-  const database = openDatabase({ ...config, poolSize: 1 }, () => {}, 0)
+  const database = openDatabase({ ...config, poolSize: 2 }, () => {}, 0)
   try {
     return await work(database)
   } finally {

@@ -4,7 +4,10 @@ import pg from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { sqlState } from './codes.ts'
+import { checkForeign } from './migrate.ts'
 import { withDatabase, type Db } from './pool.ts'
+import { rights } from './rights.ts'
+import { serviceSettings } from './session.ts'
 
 /** The owner, the service and the backup. */
 const roles = ['user_service_admin', 'user_service_manager', 'user_service_user'] as const
@@ -14,14 +17,22 @@ type Passwords = Partial<Record<Role, string>>
 
 /**
  * Creates the roles, the database `config.name` and its schema, or those of them that are missing,
- * as the superuser that `config` connects as. A role without a password cannot log in with one.
+ * and grants what the service needs. Connects as a superuser, or as a role that may create roles
+ * and databases; that becomes a member of the owner. A role without a password cannot log in with
+ * one. Throws in a database that holds something else, before anything is changed.
  */
 export async function createDatabase(config: DatabaseConfig, passwords: Passwords = {}) {
   await withDatabase({ ...config, name: 'postgres' }, async (db) => {
+    const existing = await db.query('select from pg_database where datname = $1', [config.name])
+    if (existing.length > 0) await withDatabase(config, checkForeign)
     for (const role of roles) await createRole(db, role, passwords[role])
+    await joinOwner(db)
     await createEmptyDatabase(db, pg.escapeIdentifier(config.name))
   })
-  await withDatabase(config, createSchema)
+  await withDatabase(config, async (db) => {
+    await createSchema(db)
+    await grantRights(db)
+  })
 }
 
 /** Drops the database, ends its connections, and drops the roles that nothing else needs. */
@@ -40,22 +51,42 @@ async function createRole(db: Db, role: Role, password: string | undefined) {
   await db.query(`alter role ${role} password '${verifier(password)}'`)
 }
 
+/** Only a member may make an owner of a role. */
+const joinOwner = (db: Db) =>
+  db.query(`
+    do $$ begin
+      if not pg_has_role('user_service_admin', 'usage') then
+        grant user_service_admin to current_user;
+      end if;
+    end $$`)
+
 async function createEmptyDatabase(db: Db, name: string) {
   await unless(sqlState.duplicateDatabase, () =>
     db.query(`create database ${name} owner user_service_admin encoding 'UTF8' template template0`),
   )
+  // Each connection of ours sets them itself; here they are for poolers, behind which that may not
+  // reach each connection to the server.
+  const settings = await knownSettings(db)
+  const assigned = settings.map(
+    (setting) => `alter role user_service_manager in database ${name} set ${setting};`,
+  )
   await db.query(`
-    -- Shorter than the service's own timeout; otherwise a statement waiting for a lock would
-    -- outlive its request and hold the session.
-    alter role user_service_manager set statement_timeout = '1800ms';
-    alter role user_service_manager set idle_in_transaction_session_timeout = '10s';
-    -- To plan the look-up of a key each time would cost more than the look-up.
-    alter role user_service_manager set plan_cache_mode = force_generic_plan;
-    -- The zone in which timestamps are read fastest.
-    alter role user_service_manager set timezone = 'UTC';
-    alter database ${name} set search_path = user_service_schema;
+    ${assigned.join('\n')}
+    alter role user_service_admin in database ${name} set search_path = user_service_schema;
+    alter role user_service_user in database ${name} set search_path = user_service_schema;
+    -- Not for everybody: what others create without naming a schema is not ours.
+    alter database ${name} reset search_path;
     revoke all on database ${name} from public;
     grant connect on database ${name} to ${roles.join(', ')}`)
+}
+
+/** The service's settings that this version of PostgreSQL has, as `name = 'value'`. */
+async function knownSettings(db: Db): Promise<string[]> {
+  const known = await db.query<{ name: string }>(
+    'select name from unnest($1::text[]) as name where current_setting(name, true) is not null',
+    [Object.keys(serviceSettings)],
+  )
+  return known.map(({ name }) => `${name} = '${serviceSettings[name]}'`)
 }
 
 const createSchema = (db: Db) =>
@@ -63,8 +94,28 @@ const createSchema = (db: Db) =>
     create schema if not exists user_service_schema authorization user_service_admin;
     revoke all on schema public from public;
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
+    -- A service that used the database before may have left some: the audit is append-only.
+    alter default privileges for role user_service_admin
+      revoke all on tables from public, user_service_manager, user_service_user;
+    alter default privileges for role user_service_admin in schema user_service_schema
+      revoke all on tables from public, user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
       grant select on tables to user_service_user`)
+
+/** Grants on the tables that are there, as after a restore that left the grants out. */
+async function grantRights(db: Db) {
+  const tables = await db.query<{ name: string }>(
+    `select relname::text as name from pg_class
+     where relnamespace = 'user_service_schema'::regnamespace and relkind in ('r', 'p')
+       and relname = any($1::text[])`,
+    [Object.keys(rights)],
+  )
+  for (const { name } of tables)
+    await db.query(`
+      revoke all on user_service_schema.${name} from public, user_service_manager;
+      grant ${rights[name]!.join(', ')} on user_service_schema.${name} to user_service_manager;
+      grant select on user_service_schema.${name} to user_service_user`)
+}
 
 /** Runs `work`, which may fail with this SQLSTATE: then there is nothing to do. */
 async function unless(code: string, work: () => Promise<unknown>) {
@@ -78,8 +129,17 @@ async function unless(code: string, work: () => Promise<unknown>) {
 /** The SCRAM-SHA-256 verifier that PostgreSQL keeps of a password (RFC 5803). */
 function verifier(password: string): string {
   const salt = randomBytes(16)
-  const salted = pbkdf2Sync(password.normalize('NFKC'), salt, 4096, 32, 'sha256')
+  const salted = pbkdf2Sync(prepare(password), salt, 4096, 32, 'sha256')
   const key = (name: string) => createHmac('sha256', salted).update(name).digest()
   const stored = createHash('sha256').update(key('Client Key')).digest('base64')
-  return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${key('Server Key').toString('base64')}`
+  const server = key('Server Key').toString('base64')
+  return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${server}`
 }
+
+const spaces = /[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000]/g
+const invisible =
+  /\u00ad|\u034f|\u1806|[\u180b-\u180d]|\u200c|\u200d|\u2060|[\ufe00-\ufe0f]|\ufeff/g
+
+/** SASLprep (RFC 4013), as far as libpq and `pg` prepare a password that they log in with. */
+const prepare = (password: string) =>
+  password.replace(spaces, ' ').replace(invisible, '').normalize('NFKC')
