@@ -1,5 +1,8 @@
 // Collects what many requests ask for at the same time into one statement: under load that takes
 // most of the work off PostgreSQL, and a single request waits for nobody.
+//
+// The queue is bounded and fair: clients take turns, item by item. When it is full, the client with
+// the most items loses its newest one, so that no client can keep another out.
 import { AppError } from '../errors.ts'
 
 interface Limits {
@@ -17,6 +20,9 @@ interface Waiting<Item, Answer> {
   reject(error: unknown): void
 }
 
+/** Answers one item that a client asks for. */
+export type Batch<Item, Answer> = (item: Item, client: string) => Promise<Answer | undefined>
+
 /**
  * Answers each item by a call of `run` that starts after the item came, shared with others that
  * wait. Throws `overloaded` when too many wait, or what `run` throws.
@@ -24,13 +30,13 @@ interface Waiting<Item, Answer> {
 export function createBatch<Item, Answer>(
   limits: Limits,
   run: (items: Item[]) => Promise<(Answer | undefined)[]>,
-): (item: Item) => Promise<Answer | undefined> {
-  const waiting: Waiting<Item, Answer>[] = []
+): Batch<Item, Answer> {
+  const queue = createQueue<Waiting<Item, Answer>>()
   let running = 0
   let scheduled = false
 
   function schedule() {
-    if (scheduled || running >= limits.statements || waiting.length === 0) return
+    if (scheduled || running >= limits.statements || queue.size() === 0) return
     scheduled = true
     // Not at once: other requests of this turn of the event loop join the statement.
     setImmediate(startNext)
@@ -39,7 +45,7 @@ export function createBatch<Item, Answer>(
   async function startNext() {
     scheduled = false
     running++
-    const batch = waiting.splice(0, limits.items)
+    const batch = queue.take(limits.items)
     schedule()
     await answer(batch)
     running--
@@ -55,13 +61,55 @@ export function createBatch<Item, Answer>(
     }
   }
 
-  return (item) =>
+  return (item, client) =>
     new Promise((resolve, reject) => {
-      if (waiting.length >= limits.waiting) {
-        reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
-        return
+      queue.add(client, { item, resolve, reject })
+      if (queue.size() > limits.waiting) {
+        const refused = queue.dropNewest()
+        refused.reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
       }
-      waiting.push({ item, resolve, reject })
       schedule()
     })
+}
+
+/** What waits, by client; the clients are in the order of their turns. */
+function createQueue<T>() {
+  const byClient = new Map<string, T[]>()
+  let size = 0
+
+  return {
+    size: () => size,
+    add(client: string, item: T) {
+      const items = byClient.get(client)
+      if (items === undefined) byClient.set(client, [item])
+      else items.push(item)
+      size++
+    },
+    /** Removes and returns the next `count`, one of each client in turn. */
+    take(count: number): T[] {
+      const taken: T[] = []
+      for (const [client, items] of byClient) {
+        if (taken.length === count) break
+        taken.push(items.shift()!)
+        // Behind the others, where this loop comes to it again.
+        byClient.delete(client)
+        if (items.length > 0) byClient.set(client, items)
+      }
+      size -= taken.length
+      return taken
+    },
+    /** Removes and returns the newest item of the client that has the most. */
+    dropNewest(): T {
+      let client = ''
+      let most: T[] = []
+      for (const [each, items] of byClient) {
+        if (items.length < most.length) continue
+        client = each
+        most = items
+      }
+      if (most.length === 1) byClient.delete(client)
+      size--
+      return most.pop()!
+    },
+  }
 }

@@ -19,8 +19,8 @@ import type { Router } from './router.ts'
 /** What the steps need. */
 export interface PipelineOptions {
   router: Router
-  /** Throws `key_missing` or `key_invalid`. */
-  identify(headers: IncomingHttpHeaders): Promise<Caller>
+  /** Throws `key_missing`, `key_invalid` or `overloaded`: clients take turns. */
+  identify(headers: IncomingHttpHeaders, client: string): Promise<Caller>
   readClient(req: IncomingMessage): Client
   /** `policy`: the RateLimit-Policy header. Null: nobody is throttled. */
   throttle: { limiter: Limiter; policy: string } | null
@@ -108,9 +108,9 @@ function createAnswer({ router, identify, throttle }: PipelineOptions) {
     throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
   }
 
-  function authenticate({ access }: Route, headers: IncomingHttpHeaders) {
+  function authenticate({ access }: Route, { req: { headers }, origin }: Exchange) {
     const isKeyless = access === 'anyone' || (access === 'optional' && !presentsKey(headers))
-    return isKeyless ? null : identify(headers)
+    return isKeyless ? null : identify(headers, origin.client)
   }
 
   return async (exchange: Exchange): Promise<Reply> => {
@@ -124,7 +124,7 @@ function createAnswer({ router, identify, throttle }: PipelineOptions) {
     if (match.kind === 'otherMethod') return answerOtherMethod(exchange, match.allow)
 
     const { route } = match
-    const caller = await authenticate(route, headers)
+    const caller = await authenticate(route, exchange)
     exchange.caller = caller
     const params = parseIds(match.params, caller)
     authorize(route, caller, params)

@@ -3,12 +3,13 @@
 //
 // Slow clients: 5 s for the handshake of TLS, 5 s for the headers, 15 s for the whole request, 40 s
 // until the answer is taken, 65 s idle (longer than gateways keep theirs); checked each second.
-// At most 10,000 connections. Malformed requests get 400 and a close, but only after the answers
-// to the valid ones before them.
+// At most 10,000 connections, on each of which 20 requests may wait. Malformed requests get 400 and
+// a close, but only after the answers to the valid ones before them.
 import { randomUUID } from 'node:crypto'
 import http from 'node:http'
 import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { AppError, ExitError, failures, type Code } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -31,7 +32,7 @@ export interface Listener {
   url: string
   /** Rereads certificate and key; throws, and keeps the old pair, if the new one is not usable. */
   rereadTls(): void
-  /** Stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
+  /** Soon stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
   stop(seconds: number): Promise<void>
 }
 
@@ -41,8 +42,8 @@ const lingerMs = 250
 /** Listens and hands each request to `pipeline`; throws an ExitError if it cannot. */
 export async function listen(pipeline: Pipeline, options: Options, log: Log): Promise<Listener> {
   const { host, port, tls } = options
-  const connections = createConnections(pipeline)
   const logRefusal = createRefusalLog(log)
+  const connections = createConnections(pipeline, logRefusal)
   const server = createServer(tls)
   server.on('request', connections.take)
   server.on('checkContinue', connections.take)
@@ -55,6 +56,11 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
     logRefusal(address, 'handshake failed', { address, failure: message })
     socket.destroy()
   })
+  let newest = 0
+  server.on('connection', () => {
+    newest = performance.now()
+  })
+  const wasMadeSince = (ms: number) => newest > performance.now() - ms
   await bind(server, host, port)
   const cutting = setInterval(() => connections.cutSlow(exchangeTimeoutMs), 1000).unref()
 
@@ -66,17 +72,21 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
     },
     async stop(seconds) {
       connections.close()
-      // Not http.Server's own close: it cuts idle connections, on which a request may be on its
-      // way. Those that come within the linger are answered, with Connection: close.
+      // A connection that was made before may still lie in the listener's queue, and a request be
+      // on its way on an idle one: both are answered, with Connection: close.
+      await sleep(lingerMs)
+      // Node accepts one connection a turn of its event loop: on a busy machine that takes longer.
+      for (let tries = 0; tries < 3 && wasMadeSince(lingerMs); tries++) await sleep(lingerMs)
+      // Not http.Server's own close, which would cut connections that have just been made.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
+      server.closeIdleConnections()
       const sweeping = setInterval(() => {
         if (connections.isQuiet()) server.closeIdleConnections()
       }, lingerMs)
-      const linger = setTimeout(() => server.closeIdleConnections(), lingerMs)
-      const limitMs = Math.max(seconds * 1000, lingerMs)
+      const limitMs = Math.max(seconds * 1000 - lingerMs, 0)
       const deadline = setTimeout(() => server.closeAllConnections(), limitMs)
       await closed
-      for (const timer of [linger, sweeping, deadline, cutting]) clearTimeout(timer)
+      for (const timer of [sweeping, deadline, cutting]) clearTimeout(timer)
       server.close().unref()
     },
   }

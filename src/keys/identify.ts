@@ -17,22 +17,24 @@ const finding = { statements: 4, items: maxKeysPerStatement, waiting: 5000 }
 const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
-export function createIdentify(db: Database): (headers: IncomingHttpHeaders) => Promise<Caller> {
+export function createIdentify(
+  db: Database,
+): (headers: IncomingHttpHeaders, client: string) => Promise<Caller> {
   const mark = createBatch(marking, async (keyIds: string[]) => (await markUsed(db, keyIds), []))
   const find = createBatch(finding, async (digests: Buffer[]) => {
     const callers: (Caller | undefined)[] = []
     for (const caller of await findCallers(db, digests)) {
       callers[caller.asked] = caller
       // A use that cannot be noted is no reason to refuse it, and the next one is noted.
-      if (caller.unmarked) mark(caller.keyId).catch(() => {})
+      if (caller.unmarked) mark(caller.keyId, caller.userId).catch(() => {})
     }
     return callers
   })
 
-  return async (headers) => {
+  return async (headers, client) => {
     const key = readKey(headers)
     if (!isKey(key)) throw new AppError('key_invalid')
-    const caller = await find(digestKey(key))
+    const caller = await find(digestKey(key), client)
     if (caller === undefined) throw new AppError('key_invalid')
     return caller
   }
