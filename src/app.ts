@@ -20,9 +20,10 @@ import { bind, listen } from './http/server.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
-import { deleteForgottenFailures } from './passwords/check.ts'
 import { createHasher, type Hasher } from './passwords/hasher.ts'
+import { deleteForgottenFailures } from './passwords/queries.ts'
 import { allRoutes } from './routes.ts'
+import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
 
 /** A service that runs. */
@@ -166,7 +167,11 @@ async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Pro
 function startCleaning(db: Database, log: Log, undo: Undo): void {
   async function clean() {
     try {
-      await Promise.all([deleteEndedSessions(db), deleteForgottenFailures(db)])
+      await Promise.all([
+        deleteEndedSessions(db),
+        deleteEndedTokens(db),
+        deleteForgottenFailures(db),
+      ])
     } catch (error) {
       log('warn', 'cleaning failed', { reason: explain(error) })
     }
@@ -190,19 +195,18 @@ function buildPipeline(
     hasher,
     limiter,
     metrics,
+    ...config.accounts,
     basePath,
-    signup: config.signup,
-    sessionSeconds: config.sessionSeconds,
-    passwordMinLength: config.passwordMinLength,
     version,
     commit: config.commit,
     isStopping,
   })
   return createPipeline({
     router: createRouter(routes, basePath),
-    identify: createIdentify(keyDb),
+    identify: createIdentify(keyDb, config.accounts.sessionIdleSeconds),
     readClient: createClientReader(config.trustedProxies, log),
     throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
+    freshSeconds: config.accounts.freshSeconds,
     corsOrigins: config.corsOrigins,
     secure: config.tls !== null,
     log,

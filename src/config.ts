@@ -128,6 +128,32 @@ export const privateDatabase = (
   poolSize: 10,
 })
 
+/** What holds for accounts, their keys, sessions and tokens. */
+function readAccounts({ read, integer, choice }: Reader) {
+  return {
+    signup: choice('SIGNUP', ['open', 'admin']),
+    passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
+    emailChange: choice('EMAIL_CHANGE', ['direct', 'confirmed']),
+    sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
+    sessionIdleSeconds: read(
+      'SESSION_IDLE_SECONDS',
+      0,
+      'must be 0 or a whole number from 120 to 86400',
+      parseIdleSeconds,
+    ),
+    freshSeconds: integer('FRESH_SECONDS', 900, 0, 86_400),
+    sessionsPerUser: integer('SESSIONS_PER_USER', 100, 0, 1_000_000),
+    keysPerUser: integer('KEYS_PER_USER', 100, 0, 1_000_000),
+    resetSeconds: integer('RESET_SECONDS', 3600, 60, 604_800),
+    verificationSeconds: integer('VERIFICATION_SECONDS', 86_400, 60, 604_800),
+  }
+}
+
+function parseIdleSeconds(given: string): number | undefined {
+  const seconds = /^\d{1,5}$/.test(given) ? Number(given) : NaN
+  return seconds === 0 || (seconds >= 120 && seconds <= 86_400) ? seconds : undefined
+}
+
 /** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
 export function readConfig(env: Env) {
   const reader = createReader(env)
@@ -156,15 +182,13 @@ export function readConfig(env: Env) {
       'must be addresses or networks such as 10.0.0.0/8',
       parseProxies,
     ),
-    signup: choice('SIGNUP', ['open', 'admin']),
+    accounts: readAccounts(reader),
     corsOrigins: read(
       'CORS_ORIGINS',
       [],
       'must be origins such as https://app.example.org, each in full, without *',
       parseOrigins,
     ),
-    sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
-    passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
     bootstrap: pair('BOOTSTRAP_ADMIN_EMAIL', 'BOOTSTRAP_ADMIN_KEY_FILE', (email, keyFile) => ({
       email,
       keyFile,

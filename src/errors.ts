@@ -9,6 +9,8 @@ export const failures = {
   key_missing: { status: 401, sentence: 'API key not found' },
   key_invalid: { status: 401, sentence: 'Invalid API key' },
   invalid_credentials: { status: 401, sentence: 'Invalid credentials' },
+  token_invalid: { status: 401, sentence: 'Invalid token' },
+  authentication_needed: { status: 401, sentence: 'Authenticate again' },
   forbidden: { status: 403, sentence: 'Not allowed' },
   user_not_found: { status: 404, sentence: 'No such user' },
   key_not_found: { status: 404, sentence: 'No such key' },
@@ -17,6 +19,8 @@ export const failures = {
   request_timeout: { status: 408, sentence: 'Request timeout' },
   email_in_use: { status: 409, sentence: 'Email already in use' },
   last_admin: { status: 409, sentence: 'The last admin cannot be removed' },
+  not_a_session: { status: 409, sentence: 'The key is not a session' },
+  too_many_keys: { status: 409, sentence: 'Too many keys' },
   stale_version: { status: 412, sentence: 'User is not up to date' },
   body_too_large: { status: 413, sentence: 'Request body too large' },
   unsupported_media_type: { status: 415, sentence: 'Unsupported media type' },
@@ -34,18 +38,26 @@ export type Code = keyof typeof failures
 
 /** What is wrong with one member of a body or query; a code where that tells more than the one of the whole. */
 export type Fault = { field: string; message: string; code?: Code | undefined }
-type Details = { faults?: Fault[]; retryAfterSeconds?: number; cause?: unknown }
+interface Details {
+  faults?: Fault[]
+  retryAfterSeconds?: number
+  /** What a 401 asks for, as a parameter of WWW-Authenticate. */
+  challenge?: string
+  cause?: unknown
+}
 
 /** A failure whose every part is safe to show to the caller; anything else thrown is a 500. */
 export class AppError extends Error {
   readonly code: Code
   readonly faults: Fault[]
   readonly retryAfterSeconds: number | undefined
-  constructor(code: Code, { faults = [], retryAfterSeconds, cause }: Details = {}) {
+  readonly challenge: string | undefined
+  constructor(code: Code, { faults = [], retryAfterSeconds, challenge, cause }: Details = {}) {
     super(failures[code].sentence, { cause })
     this.code = code
     this.faults = faults
     this.retryAfterSeconds = retryAfterSeconds
+    this.challenge = challenge
   }
 }
 

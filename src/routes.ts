@@ -1,33 +1,17 @@
 import { auditRoutes } from './audit/routes.ts'
-import type { Database } from './database/pool.ts'
-import { authRoutes } from './gateway/routes.ts'
-import type { Limiter } from './http/limiter.ts'
-import type { Metrics } from './http/metrics.ts'
+import { gatewayRoutes } from './gateway/routes.ts'
 import type { Route } from './http/route.ts'
-import { keyRoutes } from './keys/routes.ts'
+import { keyRoutes, type KeyDeps } from './keys/routes.ts'
 import { openApi } from './operation/openapi.ts'
-import { operationRoutes } from './operation/routes.ts'
-import type { Hasher } from './passwords/hasher.ts'
-import { sessionRoutes } from './sessions/routes.ts'
-import { userRoutes } from './users/routes.ts'
+import { operationRoutes, type OperationDeps } from './operation/routes.ts'
+import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
+import { tokenRoutes, type TokenDeps } from './tokens/routes.ts'
+import { userRoutes, type UserDeps } from './users/routes.ts'
 
-/** What the rooms need to answer requests; each names the part that it takes. */
-export interface Deps {
-  db: Database
-  /** Every pool, for the metrics. */
-  databases: Database[]
-  hasher: Hasher
-  /** Null when throttling is off. */
-  limiter: Limiter | null
-  metrics: Metrics
+/** What the rooms need to answer requests. */
+export interface Deps
+  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {
   basePath: string
-  signup: 'open' | 'admin'
-  sessionSeconds: number
-  passwordMinLength: number
-  version: string
-  commit: string
-  /** Whether health is to answer 503 because the service stops. */
-  isStopping(): boolean
 }
 
 /** The whole API surface. */
@@ -35,7 +19,8 @@ export const allRoutes = (deps: Deps): Route[] => [
   ...userRoutes(deps),
   ...keyRoutes(deps),
   ...sessionRoutes(deps),
-  ...authRoutes(),
+  ...tokenRoutes(deps),
+  ...gatewayRoutes(),
   ...auditRoutes(deps),
   ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
 ]

@@ -14,8 +14,8 @@ const directory = mkdtempSync(join(tmpdir(), 'user-service-config-'))
 after(() => rmSync(directory, { recursive: true }))
 
 test('without any setting the service runs privately on loopback', () => {
-  const { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds } =
-    readConfig({})
+  const { database, host, port, basePath, rateLimit, rateLimitBurst, accounts } = readConfig({})
+  const { signup, sessionSeconds } = accounts
   assert.deepEqual(
     { database, host, port, basePath, rateLimit, rateLimitBurst, signup, sessionSeconds },
     {

@@ -84,12 +84,7 @@ const notYet: Record<string, string[]> = {
     'test/system/rolling.test.ts',
     'test/tls.test.ts',
   ],
-  'no comma operator': [
-    'src/config.ts',
-    'src/keys',
-    'test/sessions.test.ts',
-    'test/soak',
-  ],
+  'no comma operator': ['src/config.ts', 'src/keys', 'test/sessions.test.ts', 'test/soak'],
   'at most three arguments': [
     'src/commands',
     'src/config.ts',
@@ -271,7 +266,9 @@ const floors: [RegExp, number][] = [
   [/^src\/audit\//, 4],
   [/^src\/keys\//, 5],
   [/^src\/passwords\//, 6],
+  [/^src\/tokens\/queries\.ts$/, 6],
   [/^src\/users\//, 7],
+  [/^src\/tokens\//, 8],
   [/^src\/sessions\//, 8],
   [/^src\/gateway\//, 8],
   [/^src\/operation\//, 9],
@@ -652,7 +649,7 @@ test('an auditor reads it in an afternoon', () => {
   const sizes = new Map(counted.map((path) => [path, sizeOf(read(path))]))
   const sum = (numbers: Iterable<number>) => [...numbers].reduce((total, each) => total + each, 0)
   const total = sum(sizes.values())
-  assert.ok(total < 72_000, `${total} words and operators`)
+  assert.ok(total < 80_000, `${total} words and operators`)
   const large = [...sizes].filter(([, size]) => size > 2500)
   assert.deepEqual(large, [])
 

@@ -12,6 +12,9 @@ import { test } from 'node:test'
 import type { Fault } from '../src/errors.ts'
 import type { Route } from '../src/http/route.ts'
 import { openApi } from '../src/operation/openapi.ts'
+import { createSecret } from '../src/keys/format.ts'
+import { insertKey } from '../src/keys/queries.ts'
+import { insertToken } from '../src/tokens/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { check, type Schema } from '../src/schema.ts'
 import { resolve as resolveIn } from './support/documented.ts'
@@ -460,6 +463,13 @@ test('every operation succeeds as the document says, in body and headers', async
   })
   await expect(204, 'delete /users/sessions', { key: session.key })
   await expect(204, 'delete /users/sessions/{id}', { id })
+  await expect(204, 'delete /users/{id}/tokens', { id })
+  for (const purpose of ['password-reset', 'email']) {
+    const { token } = await details(201, 'post /users/{id}/tokens', { id, body: { purpose } })
+    const isReset = purpose === 'password-reset'
+    const body = isReset ? { token, password: `${password} 2` } : { token }
+    await expect(204, isReset ? 'post /users/passwords' : 'post /users/verifications', { body })
+  }
   await expect(204, 'delete /users/{id}', { id })
   for (const { name, method, path } of operations) {
     if (path.startsWith('/users/auth') || (method === 'get' && !path.startsWith('/users'))) {
@@ -513,6 +523,15 @@ type Refusal = [code: string, name: string, ask: Ask]
 type TestUser = Awaited<ReturnType<TestApp['user']>>
 
 interface Parties {
+  /** A session of an admin that is no longer fresh. */
+  stale: { key: string }
+  /** A key that is switched off, and one that may only read. */
+  off: { id: string }
+  reader: { key: string }
+  /** Tokens: one that nobody has, and one for an address that somebody got since. */
+  tokens: { unknown: string; late: string }
+  /** A service with no room for another key. */
+  full: TestApp
   stranger: TestUser
   own: TestApp
   boss: TestUser
@@ -520,7 +539,8 @@ interface Parties {
 }
 
 /** Failures that one operation has for reasons of its own. */
-function refusals({ stranger, own, boss, stopping }: Parties): Refusal[] {
+function refusals(parties: Parties): Refusal[] {
+  const { stranger, own, boss, stopping, full, tokens } = parties
   const { key } = admin
   const user = { id: stranger.id, key: stranger.key }
   const taken = { email: stranger.email, password }
@@ -551,7 +571,72 @@ function refusals({ stranger, own, boss, stopping }: Parties): Refusal[] {
     ['key_not_found', 'delete /users/{id}/keys/{keyId}', user],
     ['key_not_found', 'post /users/{id}/keys/{keyId}/rotate', user],
     ['user_not_found', 'delete /users/sessions/{id}', { key, id: unknownId }],
+    ['too_many_keys', 'post /users/{id}/keys', { ...user, on: full, body: { name: 'x' } }],
+    [
+      'too_many_keys',
+      'post /users/{id}/keys/{keyId}/rotate',
+      { ...user, on: full, keyId: stranger.keyId, body: { overlapSeconds: 9 } },
+    ],
+    ['user_not_found', 'post /users/{id}/keys/{keyId}/rotate', { key, id: unknownId }],
+    ['not_a_session', 'delete /users/sessions', user],
+    ['forbidden', 'delete /users/sessions', parties.reader],
+    ['user_not_found', 'post /users/{id}/tokens', { key, id: unknownId, body: reset }],
+    [
+      'email_in_use',
+      'post /users/{id}/tokens',
+      { key, id: stranger.id, body: { purpose: 'email', email: admin.email } },
+    ],
+    ['user_not_found', 'delete /users/{id}/tokens', { key, id: unknownId }],
+    ['email_in_use', 'post /users/verifications', { body: { token: tokens.late } }],
+    ['token_invalid', 'post /users/passwords', { body: { token: tokens.unknown, password } }],
+    ['token_invalid', 'post /users/verifications', { body: { token: tokens.unknown } }],
+    ...unfresh(parties),
   ]
+}
+
+const reset = { purpose: 'password-reset' }
+
+/** What a session that is no longer fresh may not. */
+function unfresh({ stranger: { id, keyId }, stale: { key }, off }: Parties): Refusal[] {
+  const code = 'authentication_needed'
+  return [
+    [code, 'post /users', { key, body: { email: 'a@b', password } }],
+    [code, 'patch /users/{id}', { key, id, body: { role: 'admin' } }],
+    [code, 'delete /users/{id}', { key, id }],
+    [code, 'post /users/{id}/keys', { key, id, body: { name: 'x' } }],
+    [code, 'patch /users/{id}/keys/{keyId}', { key, id, keyId: off.id, body: { enabled: true } }],
+    [code, 'post /users/{id}/keys/{keyId}/rotate', { key, id, keyId }],
+    [code, 'post /users/{id}/tokens', { key, id, body: reset }],
+    [code, 'get /users/auth', { key, query: '?require-max-age=900' }],
+  ]
+}
+
+/** What the failures of accounts, keys and tokens need. */
+async function prepare(stranger: TestUser) {
+  const { db, database } = app
+  const stale = await insertKey(db, { userId: admin.id, kind: 'session', name: 's', seconds: 600 })
+  await db.query(`update api_keys set authenticated_at = now() - interval '1 hour' where id = $1`, [
+    stale.id,
+  ])
+  const off = await insertKey(db, { userId: stranger.id, kind: 'api', name: 'off' })
+  await db.query('update api_keys set enabled = false where id = $1', [off.id])
+  const reader = await insertKey(db, {
+    userId: stranger.id,
+    kind: 'api',
+    name: 'reader',
+    scope: 'read',
+  })
+  const { token: late } = await insertToken(db, {
+    userId: stranger.id,
+    purpose: 'email',
+    email: admin.email,
+    seconds: 600,
+  })
+  const full = await startTestApp(
+    { KEYS_PER_USER: '1', RATE_LIMIT: '100000', CORS_ORIGINS: origin },
+    database,
+  )
+  return { stale, off, reader, full, tokens: { unknown: createSecret('ust'), late } }
 }
 
 /** Failed log-ins, until the next must wait. */
@@ -585,14 +670,15 @@ test('every operation fails as the document says, and in no way that it does not
   for (const { name, operation } of operations) {
     await provoke(name, operation, stranger)
     const body = operation.requestBody?.content['application/json'].example
-    await call(name, { on: away, key: awayKey, body })
-    await call(name, { on: broken, key: lost.key, id: lost.id, body })
+    const likely = body?.token === undefined ? body : { ...body, token: createSecret('ust') }
+    await call(name, { on: away, key: awayKey, body: likely })
+    await call(name, { on: broken, key: lost.key, id: lost.id, body: likely })
     for (let i = 0; i < 3 && operation.responses[429]; i++)
       await call(name, { on: slow, key: admin.key, body })
   }
 
   const stopped = stopping.stop()
-  const service = { stranger, own, boss, stopping }
+  const service = { stranger, own, boss, stopping, ...(await prepare(stranger)) }
   for (const [code, name, ask] of [...refusals(service), ...throttled(stranger)]) {
     assert.equal((await call(name, ask)).body.code, code, name)
   }

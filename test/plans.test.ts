@@ -11,7 +11,8 @@ import { maxKeysPerStatement } from '../src/keys/identify.ts'
 import { findCallers, deleteEndedSessions, markUsed } from '../src/keys/queries.ts'
 import { openDatabase } from '../src/database/pool.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
-import { deleteForgottenFailures } from '../src/passwords/check.ts'
+import { deleteForgottenFailures } from '../src/passwords/queries.ts'
+import { deleteEndedTokens } from '../src/tokens/queries.ts'
 import {
   connectTo,
   createTestDatabase,
@@ -51,6 +52,8 @@ await db.transaction(async (tx) => {
   )
   await tx.query(`insert into login_failures (account, client, failures, wait_until, updated_at)
     select sha256(convert_to(email, 'UTF8')), '', 1, '-infinity', now() from users`)
+  await tx.query(`insert into tokens (digest, purpose, user_id, email, valid_until)
+    select sha256(convert_to(email, 'UTF8')), 'email', id, email, now() + interval '1 day' from users`)
   await tx.query(countNow)
 })
 await db.query('vacuum analyze')
@@ -121,10 +124,15 @@ test('no request reads a table from end to end', async () => {
     '/audit',
     `/audit?user=${id}`,
     `/audit?after=${id}`,
+    '/audit?action=user.changed',
+    `/audit?action=user.changed&user=${id}`,
     '/users',
     `/users?after=${id}`,
     `/users?email=${email}`,
     '/users?view=full',
+    '/users?search=user19',
+    `/users?search=user&after=${id}`,
+    '/users?search=@example.com',
     self,
   ]) {
     await byAdmin('GET', path)
@@ -134,11 +142,23 @@ test('no request reads a table from end to end', async () => {
   const rotated = await ask('POST', `${self}/keys/${made.id}/rotate`)
   await ask('DELETE', `${self}/keys/${rotated.id}`)
   await ask('PATCH', self, { password: `${password}!`, currentPassword: password })
+  const { token: reset } = await byAdmin('POST', `${self}/tokens`, { purpose: 'password-reset' })
+  await ask('POST', '/users/passwords', {
+    token: reset,
+    password: `${password}?`,
+    endKeys: false,
+  })
+  const change = { purpose: 'email', email: 'moved@example.org' }
+  const { token: proof } = await byAdmin('POST', `${self}/tokens`, change)
+  await ask('POST', '/users/verifications', { token: proof })
+  await ask('DELETE', `${self}/tokens`)
   await byAdmin('PATCH', self, { role: 'admin' })
   await byAdmin('PATCH', self, { role: 'user' })
   await ask('DELETE', self)
   await db.transaction(async (tx) => {
-    for (const clean of [deleteEndedSessions, deleteForgottenFailures]) await clean(tx)
+    for (const clean of [deleteEndedSessions, deleteEndedTokens, deleteForgottenFailures]) {
+      await clean(tx)
+    }
     await tx.query(countNow)
   })
 
@@ -158,7 +178,8 @@ test('no request reads a table from end to end', async () => {
   const left = `select from pg_stat_activity where datname = current_database() and usename = 'user_service_manager'`
   while ((await db.query(left)).length > 0) await sleep(10)
   const scanned = await db.query(`select relname, seq_scan from pg_stat_user_tables
-    where relname in ('users', 'api_keys', 'audit_events', 'login_failures') and seq_scan > 0`)
+    where relname in ('users', 'api_keys', 'audit_events', 'login_failures', 'tokens')
+      and seq_scan > 0`)
   assert.deepEqual(scanned, [])
 })
 
@@ -173,6 +194,7 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
     await findCallers(
       record as never,
       Array.from({ length: count }, () => Buffer.alloc(32, count)),
+      0,
     )
     await markUsed(
       record as never,
@@ -201,7 +223,7 @@ test('among the remains of deleted keys the look-up of one is not planned to sca
   const tables = `'{api_keys,users}'::regclass[]`
   await db.query(`update pg_class set reltuples = 3 where oid = any(${tables})
     or oid in (select indexrelid from pg_index where indrelid = any(${tables}))`)
-  const values = [Array.from({ length: 16 }, (_, index) => Buffer.alloc(32, index))]
+  const values = [Array.from({ length: 16 }, (_, index) => Buffer.alloc(32, index)), 0]
   const plan = await service.query<{ 'QUERY PLAN': string }>(`explain ${lookUp}`, values)
   await db.query('analyze')
   await service.stop()

@@ -90,34 +90,43 @@ test('less work than today’s is weaker, other parameters of the same work are 
 const hasher = createHasher(2)
 undo.push(() => hasher.stop())
 
-const verify = (text: string, stored: string | null) => hasher.verify(text, async () => stored, 'c')
+const verify = (text: string, stored: string | null) =>
+  hasher.verify(text, async () => ({ passwordHash: stored }), 'c')
+
+async function judge(text: string, stored: string | null) {
+  const { isRight, renew } = await verify(text, stored)
+  return { isRight, renew }
+}
 
 test('a password fits what was stored of it, and no other does', async () => {
   const stored = await hasher.hash('a password', 'c')
-  assert.deepEqual(await verify('a password', stored), { right: true, renew: false })
-  assert.deepEqual(await verify('another', stored), { right: false, renew: false })
-  assert.deepEqual(await verify('', null), { right: false, renew: false })
+  assert.deepEqual(await judge('a password', stored), { isRight: true, renew: false })
+  assert.deepEqual(await judge('another', stored), { isRight: false, renew: false })
+  assert.deepEqual(await judge('', null), { isRight: false, renew: false })
   assert.notEqual(await hasher.hash('a password', 'c'), stored)
 })
 
 test('who is still looked up holds up nobody, and is refused at once when that fails', async () => {
   const alone = createHasher(1)
   undo.push(() => alone.stop())
-  let found!: (stored: string) => void
+  let found!: (stored: { passwordHash: string }) => void
   const slow = alone.verify(
     'x',
     () =>
-      new Promise((resolve) => {
+      new Promise<{ passwordHash: string }>((resolve) => {
         found = resolve
       }),
     'a',
   )
   const failing = alone.verify('x', () => Promise.reject(new Error('down')), 'a')
   await assert.rejects(failing, /down/)
-  assert.equal((await alone.verify('a password', async () => phc, 'b')).renew, false)
+  assert.equal(
+    (await alone.verify('a password', async () => ({ passwordHash: phc }), 'b')).renew,
+    false,
+  )
   assert.deepEqual(alone.load(), { inFlight: 0, queued: 1 })
-  found(phc)
-  assert.equal((await slow).right, false)
+  found({ passwordHash: phc })
+  assert.equal((await slow).isRight, false)
   assert.deepEqual(alone.load(), { inFlight: 0, queued: 0 })
 })
 
@@ -129,7 +138,7 @@ test('clients take turns, and no few of them can shut another out', async () => 
   const cheap = phc.replace('ln=14', 'ln=12')
   const ask = (client: string) =>
     alone
-      .verify('x', async () => cheap, client)
+      .verify('x', async () => ({ passwordHash: cheap }), client)
       .then(
         () => order.push(client),
         () => order.push(`no ${client}`),

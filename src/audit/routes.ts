@@ -1,15 +1,20 @@
+// The room of the audit log: who did what to whom, from where. Events are written in the transaction
+// of what they report, and never changed.
 import type { Db } from '../database/pool.ts'
-import { route, type Route } from '../http/route.ts'
+import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
+import { route, type Route } from '../http/route.ts'
 import { documented, instantSchema, list, nullable, object, text, uuidSchema } from '../schema.ts'
-import { listEvents } from './queries.ts'
+import { listEvents, type StoredEvent } from './queries.ts'
+
+const actionSchema = text({ min: 1, max: 32, pattern: /^[a-z._]+$/, example: 'user.changed' })
 
 const event = {
   title: 'AuditEvent',
   ...object({
     id: uuidSchema,
     at: instantSchema,
-    action: text({ min: 1, max: 32, pattern: /^[a-z.]+$/, example: 'user.changed' }),
+    action: actionSchema,
     actor: nullable(uuidSchema),
     subject: nullable(uuidSchema),
     keyId: nullable(uuidSchema),
@@ -20,22 +25,28 @@ const event = {
     requestId: nullable(text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })),
   }).json,
   description:
-    'Actor: whose key acted, null for nobody’s; subject: the user acted upon; changes: names, never values.',
+    'Actor: whose key acted, null for nobody’s; subject: the user acted upon; ' +
+    'changes: names, never values.',
 }
 
+/** The routes of the audit log. */
 export const auditRoutes = ({ db }: { db: Db }): Route[] => [
   route({
     method: 'GET',
     path: '/audit',
     operationId: 'listEvents',
     tag: 'audit',
-    access: 'admin',
+    access: 'key',
     summary: 'Who did what to whom, newest first',
+    description:
+      'For admins; with the caller’s own id as `user`, for any key. ' +
+      'Only an admin sees from which address others acted.',
     query: {
       ...pageQuery,
       user: documented(uuidSchema, {
         description: 'Only what this user did, or what was done to it',
       }),
+      action: documented(actionSchema, { description: 'Only events of this kind' }),
     },
     replies: {
       200: {
@@ -44,6 +55,13 @@ export const auditRoutes = ({ db }: { db: Db }): Route[] => [
         headers: ['Link'],
       },
     },
-    handle: ({ query }) => paged(query, (page) => listEvents(db, page)),
+    fails: ['forbidden'],
+    handle({ caller, query }) {
+      const isAdmin = caller.role === 'admin'
+      if (!isAdmin && query.user !== caller.userId) throw new AppError('forbidden')
+      const show = (row: StoredEvent) =>
+        isAdmin || row.actor === caller.userId ? row : { ...row, address: null }
+      return paged(query, (page) => listEvents(db, page), show)
+    },
   }),
 ]

@@ -30,7 +30,7 @@ await command({
       await checkSchema(db)
       if (action === 'key') return addKey(db, email)
       const admin = await createAdmin(db, email)
-      return admin!.key
+      return admin.key
     })
     console.log(key)
   },
@@ -40,7 +40,12 @@ async function addKey(db: Database, email: string): Promise<string> {
   const user = await findUserByEmail(db, email)
   if (user?.role !== 'admin') throw new ExitError('There is no admin of that address')
   return db.transaction(async (tx) => {
-    const { id, key } = await insertKey(tx, { userId: user.id, kind: 'api', name: 'command' })
+    const { id, key } = await insertKey(tx, {
+      userId: user.id,
+      kind: 'api',
+      name: 'command',
+      factors: 2,
+    })
     await insertEvent(tx, {
       action: 'key.created',
       actor: null,

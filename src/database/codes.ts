@@ -29,6 +29,8 @@ export const locks = {
   firstAdmin: 7520603,
   /** With the first four bytes of the account's hash. */
   account: 7520604,
+  /** With the first four bytes of the client's hash. */
+  client: 7520606,
   /** Held while an admin loses the role, is disabled or deleted. */
   lastAdmin: 7520605,
   /** Held by the process that owns a private PostgreSQL. */

@@ -10,6 +10,7 @@ export const rights: Record<string, string[]> = {
   users: all,
   api_keys: all,
   login_failures: all,
+  tokens: ['select', 'insert', 'delete'],
   audit_events: ['select', 'insert'],
   schema_migrations: ['select'],
 }

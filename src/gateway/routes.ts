@@ -1,31 +1,108 @@
+// The room of gateways: forward-auth. A gateway asks whether a request may pass, appending the
+// request's path and query as it likes: what is appended can only tighten.
 import { AppError } from '../errors.ts'
-import { route, type Route } from '../http/route.ts'
+import { route, type Caller, type Route } from '../http/route.ts'
 
-/** What gateways are told, and where the caller has it. */
-const identity = [
-  ['X-Auth-User-Id', 'userId'],
-  ['X-Auth-User-Email', 'email'],
-  ['X-Auth-Role', 'role'],
-  ['X-Auth-Permissions', 'permissions'],
-  ['X-Auth-Key-Id', 'keyId'],
-  ['X-Auth-Key-Kind', 'keyKind'],
-] as const
-
-const requirement = {
-  type: 'array',
-  maxItems: 32,
-  items: { type: 'string', maxLength: 64, examples: ['user'] },
-  description: 'Must hold; may be repeated',
+/** What a gateway is told of a caller, always all of it, so that it overwrites what a client sent. */
+const identity: Record<string, (caller: Caller) => unknown> = {
+  'X-Auth-User-Id': (caller) => caller.userId,
+  'X-Auth-User-Email': (caller) => caller.email,
+  'X-Auth-User-Email-Verified': (caller) => caller.emailVerified,
+  'X-Auth-Role': (caller) => caller.role,
+  'X-Auth-Permissions': (caller) => caller.permissions,
+  'X-Auth-Key-Id': (caller) => caller.keyId,
+  'X-Auth-Key-Kind': (caller) => caller.keyKind,
+  'X-Auth-Factors': (caller) => caller.factors,
 }
 
 /** Headers are ASCII: other characters, and `%`, as their UTF-8 bytes in percent-encoding. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
+/** A requirement: throws `forbidden` or `authentication_needed` unless the caller meets it. */
+type Requirement = (caller: Caller, value: string) => void
+
+const requirements: Record<string, Requirement> = {
+  'require-role'(caller, role) {
+    // An admin may do all that a user may.
+    const isHeld = role === caller.role || (role === 'user' && caller.role === 'admin')
+    if (!isHeld) throw new AppError('forbidden')
+  },
+  'require-permission'(caller, name) {
+    if (!caller.permissions.includes(name)) throw new AppError('forbidden')
+  },
+  'require-verified'(caller, value) {
+    if (value !== 'true' || !caller.emailVerified) throw new AppError('forbidden')
+  },
+  'require-factor'(caller, value) {
+    if (value !== '1' && value !== '2') throw new AppError('forbidden')
+    if (caller.factors < Number(value)) {
+      throw new AppError('authentication_needed', { challenge: 'acr_values="2"' })
+    }
+  },
+  'require-max-age'(caller, value) {
+    if (!/^\d{1,9}$/.test(value)) throw new AppError('forbidden')
+    const { keyKind, provedSeconds } = caller
+    const isRecent =
+      keyKind === 'session' &&
+      provedSeconds !== null &&
+      provedSeconds >= 0 &&
+      provedSeconds <= Number(value)
+    if (!isRecent) throw new AppError('authentication_needed', { challenge: `max_age="${value}"` })
+  },
+}
+
+const lettersOf = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '')
+const knownLetters = new Set(Object.keys(requirements).map(lettersOf))
+
 /**
- * Forward-auth: gateways ask whether a request may pass, appending its path and query as they like.
- * What they do not know is ignored; what they append of what is known can only tighten.
+ * Whether a parameter is meant as a requirement and is none, as clients write lists (`require-role[]`)
+ * and authors of configurations err (`require_role`, `requireRole`).
  */
-export const authRoutes = (): Route[] =>
+function isMisspelt(name: string): boolean {
+  if (Object.hasOwn(requirements, name)) return false
+  const letters = lettersOf(name)
+  const spellsOne = knownLetters.has(letters) || knownLetters.has(letters.replace(/s$/, ''))
+  return spellsOne || /^require($|[^a-z])/.test(name.toLowerCase())
+}
+
+/** Throws unless all requirements hold: first what no log-in mends, then what one does. */
+function requireAll(caller: Caller, search: string): void {
+  const parameters = [...new URLSearchParams(search)]
+  if (parameters.some(([name]) => isMisspelt(name))) throw new AppError('forbidden')
+  for (const [known, check] of Object.entries(requirements)) {
+    for (const [name, value] of parameters) {
+      if (name === known) check(caller, value)
+    }
+  }
+}
+
+/** A requirement that may be repeated. */
+const repeated = (example: string, description: string) => ({
+  type: 'array',
+  maxItems: 32,
+  items: { type: 'string', maxLength: 64, examples: [example] },
+  description,
+})
+
+const looseQuery = {
+  'require-role': repeated('user', 'The role, or a lesser one, must be held'),
+  'require-permission': repeated('orders:read', 'The permission must be held'),
+  'require-verified': { type: 'string', enum: ['true'], description: 'The address is verified' },
+  'require-factor': {
+    type: 'string',
+    enum: ['1', '2'],
+    description: 'At least so many factors were proved',
+  },
+  'require-max-age': {
+    type: 'string',
+    pattern: '^\\d{1,9}$',
+    examples: ['900'],
+    description: 'The log-in was at most so many seconds ago; that of an API key never was',
+  },
+}
+
+/** The routes that gateways ask. */
+export const gatewayRoutes = (): Route[] =>
   ['/users/auth', '/users/auth/*'].map((path) =>
     route({
       method: 'ANY',
@@ -33,27 +110,24 @@ export const authRoutes = (): Route[] =>
       operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',
       tag: 'auth',
       access: 'key',
+      scope: 'auth',
       summary: 'Ask whether a request may pass',
       description:
-        'The same by any other method, and for any path below. Each requirement may be repeated, and ' +
-        'all must hold. Any other parameter is ignored, as is a body: gateways append what they got.',
-      looseQuery: { 'require-role': requirement, 'require-permission': requirement },
+        'The same by any other method, and for any path below. Each requirement may be repeated, ' +
+        'and all must hold; a misspelt one is 403. Any other parameter is ignored, as is a body: ' +
+        'gateways append what they got.',
+      looseQuery,
       throttled: false,
       replies: {
-        200: { says: 'It may; the headers say who asks', headers: identity.map(([name]) => name) },
+        200: { says: 'It may; the headers say who asks', headers: Object.keys(identity) },
       },
-      fails: ['forbidden'],
+      fails: ['forbidden', 'authentication_needed'],
       handle({ caller, search }) {
-        const required = new URLSearchParams(search)
-        // An admin may do all that a user may.
-        const holdsRole = (role: string) =>
-          role === caller.role || (role === 'user' && caller.role === 'admin')
-        const holds =
-          required.getAll('require-role').every(holdsRole) &&
-          required.getAll('require-permission').every((name) => caller.permissions.includes(name))
-        if (!holds) throw new AppError('forbidden')
+        requireAll(caller, search)
         const headers: Record<string, string> = {}
-        for (const [name, member] of identity) headers[name] = headerText(String(caller[member]))
+        for (const [name, valueOf] of Object.entries(identity)) {
+          headers[name] = headerText(String(valueOf(caller)))
+        }
         return { status: 200, headers }
       },
     }),

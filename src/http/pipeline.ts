@@ -7,7 +7,8 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
 
 import { AppError, failures } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
-import { check, isUuid, object } from '../schema.ts'
+import { check, isUuid, object, type Schema } from '../schema.ts'
+import { authorize, requireFresh } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Limiter } from './limiter.ts'
@@ -24,6 +25,8 @@ export interface PipelineOptions {
   readClient(req: IncomingMessage): Client
   /** `policy`: the RateLimit-Policy header. Null: nobody is throttled. */
   throttle: { limiter: Limiter; policy: string } | null
+  /** How long ago the log-in of a session may be that changes who holds an account; 0: any time. */
+  freshSeconds: number
   corsOrigins: string[]
   secure: boolean
   log: Log
@@ -98,7 +101,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 }
 
 /** The steps from the route to the handler's reply; each throws an AppError to refuse. */
-function createAnswer({ router, identify, throttle }: PipelineOptions) {
+function createAnswer(options: PipelineOptions) {
+  const { router, identify, throttle, freshSeconds } = options
+
   function takeToken({ origin, headers }: Exchange) {
     if (throttle === null) return
     const verdict = throttle.limiter.take(origin.client)
@@ -127,10 +132,22 @@ function createAnswer({ router, identify, throttle }: PipelineOptions) {
     const caller = await authenticate(route, exchange)
     exchange.caller = caller
     const params = parseIds(match.params, caller)
-    authorize(route, caller, params)
+    authorize({ route, caller, method: req.method!, params, freshSeconds })
     const query = parseQuery(route, search)
-    const body = await parseBody(route, req, res)
-    return route.handle({ caller, origin, headers, params, query, search, body })
+    const schema = route.bodyFor?.(caller!) ?? route.body
+    const body = await parseBody(schema, route.bodyOptional === true, { req, res })
+    return route.handle({
+      caller,
+      origin,
+      headers,
+      params,
+      query,
+      search,
+      body,
+      requireFresh() {
+        if (caller !== null) requireFresh(caller, freshSeconds)
+      },
+    })
   }
 }
 
@@ -163,12 +180,6 @@ function parseIds(given: Record<string, string>, caller: Caller | null): Record<
   return params
 }
 
-function authorize({ access }: Route, caller: Caller | null, params: Record<string, string>) {
-  if (caller?.role === 'admin') return
-  if (access === 'admin') throw new AppError('forbidden')
-  if (access === 'self' && caller?.userId !== params['id']) throw new AppError('forbidden')
-}
-
 function parseQuery(route: Route, search: string): Record<string, unknown> {
   if (route.query === undefined) return {}
   const given: Record<string, unknown> = Object.create(null)
@@ -179,13 +190,24 @@ function parseQuery(route: Route, search: string): Record<string, unknown> {
   return check(object({}, route.query), given, 'invalid_query')
 }
 
-async function parseBody(route: Route, req: IncomingMessage, res: ServerResponse) {
-  if (route.body === undefined) return undefined
-  if (route.bodyOptional !== true)
-    return check(route.body, await readBody(req, res), 'invalid_body')
+async function parseBody(
+  schema: Schema<unknown> | undefined,
+  isOptional: boolean,
+  { req, res }: Pick<Exchange, 'req' | 'res'>,
+) {
+  if (schema === undefined) return undefined
+  if (!isOptional) return check(schema, await readBody(req, res), 'invalid_body')
   // Null is what many clients send for none.
   const given = hasBody(req) ? await readBody(req, res) : null
-  return check(route.body, given ?? {}, 'invalid_body')
+  return check(schema, given ?? {}, 'invalid_body')
+}
+
+/** How to authenticate: RFC 6750 3.1 and, for a caller that must log in again, RFC 9470. */
+function challengeOf({ code, challenge }: AppError): string {
+  const bearer = 'Bearer realm="user-service"'
+  if (code === 'key_invalid') return `${bearer}, error="invalid_token"`
+  if (code !== 'authentication_needed') return bearer
+  return `${bearer}, error="insufficient_user_authentication", ${challenge}`
 }
 
 function describeFailure({ req, origin, route }: Exchange, failure: AppError): Reply {
@@ -193,10 +215,7 @@ function describeFailure({ req, origin, route }: Exchange, failure: AppError): R
   const { status } = failures[code]
   const headers: Record<string, string> = {}
   if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
-  if (status === 401) {
-    const reason = code === 'key_invalid' ? ', error="invalid_token"' : ''
-    headers['WWW-Authenticate'] = `Bearer realm="user-service"${reason}`
-  }
+  if (status === 401) headers['WWW-Authenticate'] = challengeOf(failure)
   if (status === 415) {
     const name = req.method === 'PATCH' ? 'Accept-Patch' : 'Accept-Post'
     headers[name] = 'application/json'

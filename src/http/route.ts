@@ -8,10 +8,20 @@ import type { Client } from './address.ts'
 export interface Caller {
   keyId: string
   keyKind: 'api' | 'session'
+  scope: 'all' | 'read' | 'auth' | 'metrics'
+  /** Whether the key has a list of permissions of its own. */
+  isNarrow: boolean
+  factors: number
+  /** How long ago a password was last proved for the key; null: never. */
+  provedSeconds: number | null
   userId: string
   email: string
+  emailVerified: boolean
+  /** What counts: of a key with a list of permissions, `user` and what both have. */
   role: 'user' | 'admin'
   permissions: string[]
+  /** Null: empty. */
+  metadata: Record<string, unknown> | null
   version: number
   createdAt: string
   updatedAt: string
@@ -53,6 +63,8 @@ export interface Call<A extends Access, P extends string, Q, B> {
   /** The raw query string, for the one route that ignores what it does not know. */
   search: string
   body: B
+  /** Throws `authentication_needed` unless the caller may change who holds an account now. */
+  requireFresh(): void
 }
 
 /** What the document says of a success. */
@@ -69,7 +81,7 @@ export interface ReplySpec {
 }
 
 /** The groups of the document. */
-export type Tag = 'users' | 'keys' | 'sessions' | 'auth' | 'audit' | 'operation'
+export type Tag = 'users' | 'keys' | 'sessions' | 'tokens' | 'auth' | 'audit' | 'operation'
 
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
 
@@ -80,12 +92,20 @@ interface Spec<A extends Access, P extends string, Q, B> {
   operationId: string
   tag: Tag
   access: A
+  /** A narrower scope than `all` that opens this route, besides `read` for GET. */
+  scope?: 'auth' | 'metrics'
+  /** Changes who holds an account: a session must come from a log-in a short while ago. */
+  fresh?: true
+  /** Changes nothing of a user but keys, which a key with a list of permissions may, too. */
+  changesKeys?: true
   summary: string
   description?: string
   query?: Shape<Q>
   /** Parameters of a query that the handler reads from `search` itself. */
   looseQuery?: Record<string, JsonSchema>
   body?: Schema<B>
+  /** The schema of a body where it depends on who calls; `body` is what the document shows. */
+  bodyFor?(caller: CallerOf<A>): Schema<B>
   /** No body at all counts as `{}`. */
   bodyOptional?: boolean
   /** The code of a body's faults, where its sentence is another than the usual. */

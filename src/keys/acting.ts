@@ -1,42 +1,56 @@
-import { insertEvent, type NewEvent } from '../audit/queries.ts'
-import { one, type Database, type Db } from '../database/pool.ts'
+// What a key does is done in one transaction with its event, after a last look at whether the key
+// may still act: the body of its request may have taken 15 s.
+import { insertEvent, type Action } from '../audit/queries.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
+import { findMaker, type Maker } from './queries.ts'
 
-/** Throws `key_invalid` or `forbidden` when the caller, whose body may have taken 15 s, may not act any more. */
-export async function requireStill(tx: Db, { keyId, role: had }: Caller): Promise<void> {
-  const { role } = await one<Caller>(
-    tx,
-    `select role from users join api_keys on user_id = users.id where api_keys.id = $1::uuid and users.enabled
-       and api_keys.enabled and (valid_until is null or valid_until > clock_timestamp())`,
-    [keyId],
-    'key_invalid',
-  )
-  if (had === 'admin' && role !== had) throw new AppError('forbidden')
+/** Throws `key_invalid` or `forbidden` if the caller may not act any more; else returns its key. */
+export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
+  const maker = await findMaker(tx, caller.keyId)
+  if (maker === null) throw new AppError('key_invalid')
+  if (caller.role === 'admin' && maker.role !== 'admin') throw new AppError('forbidden')
+  return maker
 }
 
-type Acting = { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
+/** What is done, for the audit, and how it is answered. */
+export interface Act {
+  action: Action
+  status: number
+  call: { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
+}
 
-/** Does `work` and writes its event, unless `changes` is empty, in one transaction; answers with its key, if any. */
-export const audited = (
+/** What came of it. */
+export interface Done {
+  /** The payload. */
+  body?: object
+  /** The key that was made. */
+  keyId?: string
+  /** The names of changed members; an empty list: nothing changed, so there is no event. */
+  changes?: string[]
+}
+
+/** Does `work` and writes its event in one transaction. */
+export function audited(
   db: Database,
-  action: NewEvent['action'],
-  status: number,
-  { caller, origin, params: { id: subject, keyId } }: Acting,
-  work: (tx: Db) => Promise<{ id: string } | void>,
-  changes?: string[],
-): Promise<Reply> =>
-  db.transaction(async (tx) => {
-    await requireStill(tx, caller)
-    const body = await work(tx)
-    const event = {
-      action,
-      actor: caller.userId,
-      subject,
-      keyId: keyId ?? body?.id,
-      changes,
-      origin,
+  { action, status, call }: Act,
+  work: (tx: Db, maker: Maker) => Promise<Done>,
+): Promise<Reply> {
+  const { caller, origin, params } = call
+  return db.transaction(async (tx) => {
+    const maker = await requireStill(tx, caller)
+    const { body, keyId, changes } = await work(tx, maker)
+    if (changes?.length !== 0) {
+      await insertEvent(tx, {
+        action,
+        actor: caller.userId,
+        subject: params.id,
+        keyId: params.keyId ?? keyId,
+        changes,
+        origin,
+      })
     }
-    if (changes?.length !== 0) await insertEvent(tx, event)
     return { status, body }
   })
+}

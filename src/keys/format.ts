@@ -1,24 +1,57 @@
-// A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of those 43, which lets
-// a mistyped or made-up key be refused without asking the database, and a scanner find a leaked one. The database holds
-// SHA-256 of the key: a fast hash is enough for 256 random bits, and looking a digest up by an index tells an attacker
-// who times it nothing that leads to a key.
+// The room of API keys and sessions: their form, their rows, what they may do and whose they are.
+// Nothing else in the service touches the table api_keys.
+//
+// A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of
+// those 43, which lets a mistyped or made-up key be refused without asking the database, and a
+// scanner find a leaked one. The database holds SHA-256 of the key: a fast hash is enough for 256
+// random bits, and timing a look-up of the digest tells an attacker nothing that leads to a key.
+// A token (ust_) has the same form: a key is never a token.
 import { hash, randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
-const encode = (value: bigint, length: number): string =>
-  length === 0 ? '' : encode(value / 62n, length - 1) + alphabet[Number(value % 62n)]
-const decode = (digits: string) =>
-  [...digits].reduce((value, digit) => value * 62 + alphabet.indexOf(digit), 0)
+const secretLength = 43
+const checksumLength = 6
 
-/** A new random key, in the form that is shown once. */
-export function createKey(): string {
-  const secret = encode(BigInt(`0x${randomBytes(32).toString('hex')}`), 43)
-  return `usk_${secret}${encode(BigInt(crc32(secret)), 6)}`
+/** What a secret opens: a key the API, a token one act. */
+export type Prefix = 'usk' | 'ust'
+
+function encode(value: bigint, length: number): string {
+  let digits = ''
+  let rest = value
+  while (digits.length < length) {
+    digits = alphabet[Number(rest % 62n)] + digits
+    rest /= 62n
+  }
+  return digits
 }
 
-/** Whether `key` has a key's form and checksum, so that it is worth asking the database. */
-export const isKey = (key: string) =>
-  /^usk_[0-9A-Za-z]{49}$/.test(key) && decode(key.slice(47)) === crc32(key.slice(4, 47))
+function decode(digits: string): number {
+  let value = 0
+  for (const digit of digits) value = value * 62 + alphabet.indexOf(digit)
+  return value
+}
 
-export const digestKey = (key: string) => hash('sha256', key, 'buffer')
+/** A new random key or token, in the form that is shown once. */
+export function createSecret(prefix: Prefix): string {
+  const secret = encode(BigInt(`0x${randomBytes(32).toString('hex')}`), secretLength)
+  return `${prefix}_${secret}${encode(BigInt(crc32(secret)), checksumLength)}`
+}
+
+/** A new random key. */
+export const createKey = (): string => createSecret('usk')
+
+/** Whether `text` has the form and checksum of a key, so that it is worth asking the database. */
+export const isKey = (text: string): boolean => isSecret(text, 'usk')
+
+/** Whether `text` has the form and checksum of a token. */
+export const isToken = (text: string): boolean => isSecret(text, 'ust')
+
+function isSecret(text: string, prefix: Prefix): boolean {
+  if (!text.startsWith(`${prefix}_`) || !/^\w{3}_[0-9A-Za-z]{49}$/.test(text)) return false
+  const secret = text.slice(4, 4 + secretLength)
+  return decode(text.slice(4 + secretLength)) === crc32(secret)
+}
+
+/** SHA-256 of a key or token: what the database holds of it. */
+export const digestKey = (key: string): Buffer => hash('sha256', key, 'buffer')

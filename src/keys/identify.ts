@@ -4,29 +4,39 @@
 // a statement is under way are asked for together by the next one.
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { digestKey, isKey } from './format.ts'
 import { createBatch } from '../database/batch.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
+import { digestKey, isKey } from './format.ts'
 import { findCallers, markUsed } from './queries.ts'
 
-/** Few, so that while PostgreSQL works at some, others are answered: with 64 a sixth fewer requests were. */
+/**
+ * Small batches keep PostgreSQL and the service busy at the same time; 64 gave a sixth less
+ * throughput.
+ */
 export const maxKeysPerStatement = 16
 const finding = { statements: 4, items: maxKeysPerStatement, waiting: 5000 }
 const marking = { statements: 1, items: 1000, waiting: 5000 }
 
-/** Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or `database_unavailable`. */
-export function createIdentify(
-  db: Database,
-): (headers: IncomingHttpHeaders, client: string) => Promise<Caller> {
-  const mark = createBatch(marking, async (keyIds: string[]) => (await markUsed(db, keyIds), []))
+/**
+ * Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or
+ * `database_unavailable`. `client` is whose turn the look-up takes.
+ */
+export type Identify = (headers: IncomingHttpHeaders, client: string) => Promise<Caller>
+
+/** Identifies by `db`; a session that was not used for `idleSeconds` has ended, 0: no such limit. */
+export function createIdentify(db: Database, idleSeconds: number): Identify {
+  const mark = createBatch(marking, async (keyIds: string[]) => {
+    await markUsed(db, keyIds)
+    return []
+  })
   const find = createBatch(finding, async (digests: Buffer[]) => {
     const callers: (Caller | undefined)[] = []
-    for (const caller of await findCallers(db, digests)) {
+    for (const caller of await findCallers(db, digests, idleSeconds)) {
       callers[caller.asked] = caller
       // A use that cannot be noted is no reason to refuse it, and the next one is noted.
-      if (caller.unmarked) mark(caller.keyId, caller.userId).catch(() => {})
+      if (caller.isUnmarked) mark(caller.keyId, caller.userId).catch(() => {})
     }
     return callers
   })

@@ -1,168 +1,232 @@
-import { createKey, digestKey } from './format.ts'
 import { deleteAll, one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
-import {
-  booleanSchema,
-  instantSchema,
-  nilUuid,
-  nullable,
-  oneOf,
-  text,
-  uuidSchema,
-  type Members,
-} from '../schema.ts'
+import { nilUuid } from '../schema.ts'
+import { createKey, digestKey } from './format.ts'
+import type { Key, KeyKind, Powers } from './rules.ts'
 
-export const name = text({
-  min: 1,
-  max: 100,
-  pattern: /^[^\x00-\x1f\x7f-\x9f]*$/,
-  message: 'must have 1 to 100 characters, none of them a control character',
-  example: 'laptop',
-})
+const columns = `id, kind, name, scope, permissions, factors, enabled, valid_until as "validUntil",
+  last_used_at as "lastUsedAt", created_at as "createdAt", address, agent`
 
-/** A key as it is shown, and the key itself, which only the answer that makes it holds. */
-export const members = {
-  id: uuidSchema,
-  kind: oneOf('api', 'session'),
-  name,
-  enabled: booleanSchema,
-  validUntil: nullable(instantSchema),
-  lastUsedAt: nullable(instantSchema),
-  createdAt: instantSchema,
-}
-export const keyText = text({
-  min: 53,
-  max: 53,
-  pattern: /^usk_[0-9A-Za-z]{49}$/,
-  example: `usk_${'0'.repeat(49)}`,
-})
-export type Key = Members<typeof members>
-
-const columns = `id, kind, name, enabled, valid_until as "validUntil",
-  last_used_at as "lastUsedAt", created_at as "createdAt"`
-
-/** `seconds`: it ends so long from now, by the database's clock; `key`: one that was made elsewhere. */
-type KeyOptions = Pick<Key, 'kind' | 'name'> & {
+/** A key as it is made; what is left out is what a key without limits has, proved by nothing. */
+export interface NewKey extends Partial<Powers> {
   userId: string
-  validUntil?: string | null
+  kind: KeyKind
+  name: string
+  /** It ends so many seconds from now, by the database's clock. */
   seconds?: number
+  /** The key itself, if it was made elsewhere. */
   key?: string
+  /** Where a session was started. */
+  address?: string | null
+  agent?: string | null
 }
 
-/** Makes a key; throws `user_not_found` when there is no such user. */
-export async function insertKey(
-  db: Db,
-  { userId, kind, name, validUntil, seconds, key = createKey() }: KeyOptions,
-) {
+/** A key that was just made, with the key itself. */
+export type MadeKey = Key & { key: string }
+
+/**
+ * Makes a key; a session is proved now unless `authenticatedAt` says otherwise. Throws
+ * `user_not_found`.
+ */
+export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
+  const { kind, key = createKey(), scope = 'all', factors = 1 } = options
+  // PostgreSQL reads `now` by its own clock.
+  const { authenticatedAt = kind === 'session' ? 'now' : null } = options
   const made = await one<Key>(
     db,
-    `insert into api_keys (user_id, kind, name, digest, valid_until)
-     select id, $2, $3, $4::bytea, coalesce($5::timestamptz, now() + $6::int * interval '1 second')
+    `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
+       authenticated_at, valid_until, address, agent)
+     select id, $2, $3, $4::bytea, $5, $6::text[], $7::int, $8::timestamptz,
+       coalesce($9::timestamptz, now() + $10::int * interval '1 second'), $11, $12
      from users where id = $1::uuid for key share returning ${columns}`,
-    [userId, kind, name, digestKey(key), validUntil, seconds],
+    [
+      options.userId,
+      kind,
+      options.name,
+      digestKey(key),
+      scope,
+      options.permissions,
+      factors,
+      authenticatedAt,
+      options.validUntil,
+      options.seconds,
+      options.address,
+      options.agent,
+    ],
     'user_not_found',
   )
   return { ...made, key }
 }
 
-/** The keys and sessions of a user, oldest first, those after the key `after`; throws `user_not_found`. */
-export async function listKeys(
-  db: Db,
-  userId: string,
-  page: { after?: string; limit: number },
-): Promise<Key[]> {
-  const keys = await db.query<Key>(
-    `select ${columns} from api_keys where user_id = $1::uuid and id > $2::uuid order by id limit $3::int`,
-    [userId, page.after ?? nilUuid, page.limit],
+/** Locks a user, so that its keys can be counted and made one by one; throws `user_not_found`. */
+export const lockOwner = (tx: Db, userId: string): Promise<unknown> =>
+  one(tx, 'select from users where id = $1::uuid for no key update', [userId], 'user_not_found')
+
+/** How many API keys a user has, disabled and ended ones too. */
+export async function countKeys(db: Db, userId: string): Promise<number> {
+  const { count } = await one<{ count: number }>(
+    db,
+    `select count(*)::int from api_keys where user_id = $1::uuid and kind = 'api'`,
+    [userId],
   )
-  if (keys.length === 0)
+  return count
+}
+
+/** Ends the sessions of a user beyond `limit`, those that were used longest ago. */
+export const deleteSurplusSessions = (tx: Db, userId: string, limit: number): Promise<unknown> =>
+  tx.query(
+    `delete from api_keys where id = any(array(
+       select id from api_keys where user_id = $1::uuid and kind = 'session'
+       order by valid_until > now() desc, greatest(last_used_at, created_at) desc, id desc
+       offset $2::int))`,
+    [userId, limit],
+  )
+
+/** Which keys of a user to list: those after the key `after`, oldest first. */
+export interface KeyPage {
+  kind?: KeyKind
+  after?: string
+  limit: number
+}
+
+/** The keys and sessions of a user; throws `user_not_found`. */
+export async function listKeys(db: Db, userId: string, page: KeyPage): Promise<Key[]> {
+  const keys = await db.query<Key>(
+    `select ${columns} from api_keys
+     where user_id = $1::uuid and id > $2::uuid and kind = coalesce($4, kind)
+     order by id limit $3::int`,
+    [userId, page.after ?? nilUuid, page.limit, page.kind],
+  )
+  if (keys.length === 0) {
     await one(db, 'select from users where id = $1::uuid', [userId], 'user_not_found')
+  }
   return keys
 }
 
-/** Changes what is given, but prolongs no session; throws `key_not_found` when the user has no such key. */
-export const updateKey = (
-  db: Db,
-  userId: string,
-  keyId: string,
-  { name, enabled, validUntil }: Partial<Key>,
-) =>
-  one<Key>(
-    db,
-    `update api_keys set name = coalesce($3, name), enabled = coalesce($4::boolean, enabled),
-       valid_until = case when not $5::boolean then valid_until
-         when kind = 'session' then least(valid_until, $6::timestamptz) else $6::timestamptz end
-     where user_id = $1::uuid and id = $2::uuid returning ${columns}`,
-    [userId, keyId, name, enabled, validUntil !== undefined, validUntil],
+/** What can be changed of a key. */
+export type KeyChanges = Partial<Pick<Key, 'name' | 'enabled' | 'validUntil'>>
+
+/** Changes what is given; throws `key_not_found`. */
+export const updateKey = (tx: Db, keyId: string, changes: KeyChanges): Promise<Key> =>
+  one(
+    tx,
+    `update api_keys set name = coalesce($2, name), enabled = coalesce($3::boolean, enabled),
+       valid_until = case when $4::boolean then $5::timestamptz else valid_until end
+     where id = $1::uuid returning ${columns}`,
+    [keyId, changes.name, changes.enabled, changes.validUntil !== undefined, changes.validUntil],
     'key_not_found',
   )
 
-/** Ends a key; throws `key_not_found` when the user has no such key. */
-export async function deleteKey(db: Db, userId: string, keyId: string): Promise<void> {
-  await one(
+/** Ends a key; throws `key_not_found` if the user has no such key. */
+export const deleteKey = (db: Db, userId: string, keyId: string): Promise<unknown> =>
+  one(
     db,
     'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id',
     [userId, keyId],
     'key_not_found',
   )
-}
 
-/**
- * Makes a key in place of another, with its kind, name and end; the old one works for `overlapSeconds` more, at most.
- * Throws `key_not_found` when the user has no such key or it ended: by now, not by when the transaction began.
- */
-export async function rotateKey(tx: Db, userId: string, keyId: string, overlapSeconds: number) {
-  const { kind, name, validUntil } = await one<Key>(
+/** A key with what it hands on: when it was proved, and whether it has ended by now. */
+export type StoredKey = Key & { authenticatedAt: string | null; hasEnded: boolean }
+
+/** A key of a user with what it hands on, locked; throws `key_not_found`. */
+export const lockStoredKey = (tx: Db, userId: string, keyId: string): Promise<StoredKey> =>
+  one(
     tx,
-    `select ${columns} from api_keys where user_id = $1::uuid and id = $2::uuid
-       and (valid_until is null or valid_until > clock_timestamp()) for update`,
+    `select ${columns}, authenticated_at as "authenticatedAt",
+       coalesce(valid_until <= clock_timestamp(), false) as "hasEnded"
+     from api_keys where user_id = $1::uuid and id = $2::uuid for update`,
     [userId, keyId],
     'key_not_found',
   )
-  await tx.query(
-    `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second') where id = $1::uuid`,
-    [keyId, overlapSeconds],
+
+/** Lets a key work for so many seconds more, at most until its end. */
+export const endKeyIn = (tx: Db, keyId: string, seconds: number): Promise<unknown> =>
+  tx.query(
+    `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second')
+     where id = $1::uuid`,
+    [keyId, seconds],
   )
-  return insertKey(tx, { userId, kind, name, validUntil })
-}
 
 /** Ends the sessions of a user, but for the key `exceptId`. */
-export const deleteSessions = (db: Db, userId: string, exceptId: string | null) =>
+export const deleteSessions = (db: Db, userId: string, exceptId?: string): Promise<unknown> =>
   db.query(
-    `delete from api_keys where user_id = $1::uuid and kind = 'session' and id is distinct from $2::uuid`,
+    `delete from api_keys
+     where user_id = $1::uuid and kind = 'session' and id is distinct from $2::uuid`,
     [userId, exceptId],
   )
 
-/** Removes sessions that ended. An API key that did stays: it may be prolonged. */
-export const deleteEndedSessions = (db: Db) =>
+/** Ends the API keys of a user. */
+export const deleteApiKeys = (db: Db, userId: string): Promise<unknown> =>
+  db.query(`delete from api_keys where user_id = $1::uuid and kind = 'api'`, [userId])
+
+/** Removes sessions that ended. An ended API key stays: its end may be moved. */
+export const deleteEndedSessions = (db: Db): Promise<void> =>
   deleteAll(db, 'api_keys', `kind = 'session' and valid_until < now() - interval '1 hour'`)
 
-/** Whose the usable keys among `digests` are; `asked`: the index; `unmarked`: its use is not noted this minute. */
-export function findCallers(
+/** A caller, with its place among those asked for, and whether this minute's use is to be noted. */
+export type FoundCaller = Caller & { asked: number; isUnmarked: boolean }
+
+/**
+ * The callers of the usable keys among `digests`. A session that was not used for `idleSeconds` has
+ * ended; uses are noted by the minute, so it has a minute more. 0: no such limit.
+ */
+export const findCallers = (
   db: Db,
   digests: Buffer[],
-): Promise<(Caller & { asked: number; unmarked: boolean })[]> {
-  return db.query(
-    `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", u.id as "userId",
-       u.email, u.role, u.permissions, u.version, u.created_at as "createdAt",
+  idleSeconds: number,
+): Promise<FoundCaller[]> =>
+  db.query(
+    `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", k.scope, k.factors,
+       extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
+       k.permissions is not null as "isNarrow", u.id as "userId", u.email,
+       u.email_verified_at is not null as "emailVerified",
+       case when k.permissions is null then u.role else 'user' end as role,
+       case when k.permissions is null then u.permissions else array(
+         select unnest(u.permissions) intersect select unnest(k.permissions) order by 1
+       ) end as permissions,
+       nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
        u.updated_at as "updatedAt",
-       k.last_used_at is distinct from date_trunc('minute', now()) as unmarked
+       k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"
      from unnest($1::bytea[]) with ordinality as a (digest, asked)
      cross join lateral (select * from api_keys where digest = a.digest limit 1) k
      cross join lateral (select * from users where id = k.user_id limit 1) u
-     where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())`,
-    [digests],
+     where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())
+       and (k.kind = 'api' or $2::int = 0 or greatest(k.last_used_at, k.created_at)
+         > now() - ($2::int + 60) * interval '1 second')`,
+    [digests, idleSeconds],
     true,
   )
-}
 
 /** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */
-export const markUsed = (db: Db, keyIds: string[]) =>
+export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
   db.query(
+    // The first condition has an effect: the statement's own transaction does not wait for the disk.
     `update api_keys set last_used_at = date_trunc('minute', now())
-   where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
-     select ctid from api_keys where id = any($1::uuid[])
-       and last_used_at is distinct from date_trunc('minute', now()) for no key update skip locked))`,
+     where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
+       select ctid from api_keys where id = any($1::uuid[])
+         and last_used_at is distinct from date_trunc('minute', now())
+       for no key update skip locked))`,
     [keyIds],
     true,
   )
+
+/** The key that acts, as it is now. */
+export interface Maker extends Powers {
+  role: 'user' | 'admin'
+  kind: KeyKind
+}
+
+/** The key that acts and its user's role, or null if it may not act any more. */
+export async function findMaker(tx: Db, keyId: string): Promise<Maker | null> {
+  const [maker] = await tx.query<Maker>(
+    `select case when k.permissions is null then u.role else 'user' end as role, k.kind, k.scope,
+       k.permissions, k.factors, k.authenticated_at as "authenticatedAt",
+       k.valid_until as "validUntil"
+     from api_keys k join users u on u.id = k.user_id
+     where k.id = $1::uuid and u.enabled and k.enabled
+       and (k.valid_until is null or k.valid_until > clock_timestamp())`,
+    [keyId],
+  )
+  return maker ?? null
+}

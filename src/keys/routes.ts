@@ -1,39 +1,69 @@
-import { audited } from './acting.ts'
 import { insertEvent } from '../audit/queries.ts'
-import type { Database } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import {
   booleanSchema,
   digits,
+  documented,
   instantSchema,
   integer,
   nullable,
   object,
+  omittable,
   refined,
 } from '../schema.ts'
+import { audited } from './acting.ts'
 import {
+  countKeys,
   deleteKey,
+  deleteSurplusSessions,
+  endKeyIn,
   insertKey,
-  keyText,
   listKeys,
-  members,
-  name,
-  rotateKey,
+  lockOwner,
+  lockStoredKey,
   updateKey,
+  type KeyChanges,
+  type MadeKey,
 } from './queries.ts'
+import {
+  isLater,
+  keyMembers,
+  keyNameSchema,
+  keyTextSchema,
+  kindSchema,
+  permissionsSchema,
+  powersForOther,
+  powersOfRotated,
+  powersWithin,
+  requireEndWithin,
+  scopeSchema,
+  type Key,
+  type KeyKind,
+} from './rules.ts'
 
+const dayMs = 86_400_000
 const past = { field: 'validUntil', message: 'must be in the future' }
-/** What is past by any clock is told with all other faults; the rest is for the database's clock to say. */
-const end = refined(instantSchema, (value, wrong) => {
-  if (Date.parse(value) < Date.now() - 2 * 86_400_000) wrong(past.message)
+
+/** The end of a new key. Here only what no clock calls the future is refused; the database decides. */
+const endSchema = refined(instantSchema, (value, wrong) => {
+  if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
   return value
 })
-const key = { title: 'Key', ...object(members).json }
-const newKey = { title: 'CreatedKey', ...object({ ...members, key: keyText }).json }
+const key = { title: 'Key', ...object(keyMembers).json }
+const createdKey = { title: 'CreatedKey', ...object({ ...keyMembers, key: keyTextSchema }).json }
 
-export const keyRoutes = ({ db }: { db: Database }): Route[] => [
+/** What the routes of keys need; limits: 0 is none. */
+export interface KeyDeps {
+  db: Database
+  keysPerUser: number
+  sessionsPerUser: number
+}
+
+/** The routes of a user's keys and sessions. */
+export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[] => [
   route({
     method: 'GET',
     path: '/users/{id}/keys',
@@ -44,13 +74,15 @@ export const keyRoutes = ({ db }: { db: Database }): Route[] => [
     query: {
       ...pageQuery,
       limit: digits(1, 1000, { default: 1000, description: 'At most so many' }),
+      kind: documented(kindSchema, { description: 'Only API keys, or only sessions' }),
     },
     replies: {
       200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
     },
     fails: ['user_not_found'],
-    handle: ({ params: { id }, query }) =>
-      paged({ limit: 1000, ...query }, (page) => listKeys(db, id, page)),
+    handle({ params, query }) {
+      return paged({ limit: 1000, ...query }, (page) => listKeys(db, params.id, page))
+    },
   }),
   route({
     method: 'POST',
@@ -58,17 +90,33 @@ export const keyRoutes = ({ db }: { db: Database }): Route[] => [
     operationId: 'createKey',
     tag: 'keys',
     access: 'self',
+    fresh: true,
+    changesKeys: true,
     summary: 'Make a further key',
-    body: object({ name }, { validUntil: nullable(end) }),
-    replies: { 201: { says: 'The key, shown this once', body: newKey, creates: { keyId: 'id' } } },
-    fails: ['user_not_found'],
-    handle: ({ body, ...call }) =>
-      audited(db, 'key.created', 201, call, async (tx) => {
-        const made = await insertKey(tx, { userId: call.params.id, kind: 'api', ...body })
-        // By the database's clock, which will judge it; what is thrown here undoes it.
-        if (made.validUntil && made.validUntil <= made.createdAt)
-          throw new AppError('invalid_body', { faults: [past] })
-        return made
+    description:
+      'A key that is made for the own user has at most the scope, the permissions and, where the ' +
+      'calling key is an API key, the end of that one; left out, it has the same.',
+    body: object(
+      { name: keyNameSchema },
+      {
+        validUntil: nullable(endSchema),
+        scope: omittable(scopeSchema),
+        permissions: nullable(permissionsSchema),
+      },
+    ),
+    replies: {
+      201: { says: 'The key, shown this once', body: createdKey, creates: { keyId: 'id' } },
+    },
+    fails: ['user_not_found', 'too_many_keys'],
+    handle: ({ body: { name, ...wish }, ...call }) =>
+      audited(db, { action: 'key.created', status: 201, call }, async (tx, maker) => {
+        const userId = call.params.id
+        const isOwn = userId === call.caller.userId
+        const powers = isOwn ? powersWithin(maker, wish) : powersForOther(maker, wish)
+        await requireRoom(tx, userId, keysPerUser)
+        const made = await insertKey(tx, { userId, kind: 'api', name, ...powers })
+        requireFuture(made)
+        return { body: made, keyId: made.id }
       }),
   }),
   route({
@@ -77,20 +125,32 @@ export const keyRoutes = ({ db }: { db: Database }): Route[] => [
     operationId: 'updateKey',
     tag: 'keys',
     access: 'self',
+    changesKeys: true,
     summary: 'Rename a key, switch it off or on, change its end',
     description: 'The end of a session comes no later for it.',
-    body: object({}, { name, enabled: booleanSchema, validUntil: nullable(instantSchema) }),
+    body: object(
+      {},
+      {
+        name: omittable(keyNameSchema),
+        enabled: omittable(booleanSchema),
+        validUntil: nullable(instantSchema),
+      },
+    ),
     replies: { 200: { says: 'The key', body: key } },
-    fails: ['key_not_found'],
+    fails: ['key_not_found', 'authentication_needed'],
     handle: ({ body, ...call }) =>
-      audited(
-        db,
-        'key.changed',
-        200,
-        call,
-        (tx) => updateKey(tx, call.params.id, call.params.keyId, body),
-        Object.keys(body),
-      ),
+      audited(db, { action: 'key.changed', status: 200, call }, async (tx, maker) => {
+        const { id, keyId } = call.params
+        const before = await lockStoredKey(tx, id, keyId)
+        const changes = changesOf(before, body)
+        const { enabled, validUntil } = changes
+        const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
+        if (isProlonged || enabled === true) call.requireFresh()
+        if (validUntil !== undefined && id === call.caller.userId) {
+          requireEndWithin(maker, validUntil)
+        }
+        return { body: await updateKey(tx, keyId, changes), changes: Object.keys(changes) }
+      }),
   }),
   route({
     method: 'DELETE',
@@ -98,13 +158,15 @@ export const keyRoutes = ({ db }: { db: Database }): Route[] => [
     operationId: 'deleteKey',
     tag: 'keys',
     access: 'self',
+    changesKeys: true,
     summary: 'End a key',
     replies: { 204: { says: 'It is refused from now on' } },
     fails: ['key_not_found'],
     handle: (call) =>
-      audited(db, 'key.deleted', 204, call, (tx) =>
-        deleteKey(tx, call.params.id, call.params.keyId),
-      ),
+      audited(db, { action: 'key.deleted', status: 204, call }, async (tx) => {
+        await deleteKey(tx, call.params.id, call.params.keyId)
+        return {}
+      }),
   }),
   route({
     method: 'POST',
@@ -112,25 +174,79 @@ export const keyRoutes = ({ db }: { db: Database }): Route[] => [
     operationId: 'rotateKey',
     tag: 'keys',
     access: 'self',
+    fresh: true,
+    changesKeys: true,
     summary: 'Make a key in place of another',
     description:
-      'The new key has the kind, name and end of the old one, which works for `overlapSeconds` more.',
-    body: object({}, { overlapSeconds: integer(0, 604_800, { default: 0 }) }),
+      'The new key has the kind, name and end of the old one, which works for `overlapSeconds` ' +
+      'more and is then gone at once. A session is rotated by itself alone.',
+    body: object({}, { overlapSeconds: omittable(integer(0, 604_800, { default: 0 })) }),
     bodyOptional: true,
     replies: {
-      201: { says: 'The new key, shown this once', body: newKey, creates: { keyId: 'id' } },
+      201: { says: 'The new key, shown this once', body: createdKey, creates: { keyId: 'id' } },
     },
-    fails: ['key_not_found'],
-    handle: ({ body, ...call }) =>
-      audited(db, 'key.rotated', 201, call, async (tx) => {
-        const {
-          caller: { userId: actor },
+    fails: ['user_not_found', 'key_not_found', 'too_many_keys'],
+    handle: ({ body: { overlapSeconds = 0 }, ...call }) =>
+      audited(db, { action: 'key.rotated', status: 201, call }, async (tx, maker) => {
+        const { caller, origin, params } = call
+        const isOwn = params.id === caller.userId
+        await lockOwner(tx, params.id)
+        const old = await lockStoredKey(tx, params.id, params.keyId)
+        if (old.hasEnded) throw new AppError('key_not_found')
+        const isApi = old.kind === 'api'
+        if (!isApi && old.id !== caller.keyId) throw new AppError('forbidden')
+        if (overlapSeconds > 0 && isApi) await requireRoom(tx, params.id, keysPerUser)
+        const { kind, name, address, agent } = old
+        const powers = powersOfRotated(old, maker, isOwn)
+        const made = await insertKey(tx, {
+          userId: params.id,
+          kind,
+          name,
+          address,
+          agent,
+          ...powers,
+        })
+        if (overlapSeconds > 0) await endKeyIn(tx, old.id, overlapSeconds)
+        else await deleteKey(tx, params.id, old.id)
+        if (!isApi && sessionsPerUser > 0) {
+          await deleteSurplusSessions(tx, params.id, sessionsPerUser)
+        }
+        await insertEvent(tx, {
+          action: 'key.created',
+          actor: caller.userId,
+          subject: params.id,
+          keyId: made.id,
           origin,
-          params: { id: subject, keyId },
-        } = call
-        const made = await rotateKey(tx, subject, keyId, body.overlapSeconds ?? 0)
-        await insertEvent(tx, { action: 'key.created', actor, subject, keyId: made.id, origin })
-        return made
+        })
+        return { body: made }
       }),
   }),
 ]
+
+/** Throws `too_many_keys` if a user has as many API keys as it may; locks the user. */
+async function requireRoom(tx: Db, userId: string, limit: number): Promise<void> {
+  if (limit === 0) return
+  await lockOwner(tx, userId)
+  if ((await countKeys(tx, userId)) >= limit) throw new AppError('too_many_keys')
+}
+
+/** By the database's clock, which will judge the key; what is thrown here undoes it. */
+function requireFuture({ validUntil, createdAt }: MadeKey): void {
+  if (validUntil !== null && validUntil <= createdAt) {
+    throw new AppError('invalid_body', { faults: [past] })
+  }
+}
+
+/** What differs from the key as it is; a session is not prolonged. */
+function changesOf(before: Key & { kind: KeyKind }, given: KeyChanges): KeyChanges {
+  const { name, enabled } = given
+  let { validUntil } = given
+  if (before.kind === 'session' && validUntil !== undefined) {
+    validUntil = isLater(validUntil, before.validUntil) ? before.validUntil : validUntil
+  }
+  return {
+    ...(name !== undefined && name !== before.name && { name }),
+    ...(enabled !== undefined && enabled !== before.enabled && { enabled }),
+    ...(validUntil !== undefined && validUntil !== before.validUntil && { validUntil }),
+  }
+}

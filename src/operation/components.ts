@@ -116,8 +116,13 @@ export const components = {
     'X-Auth-User-Email': header(
       ascii('The address; what is not ASCII, and `%`, in percent-encoding'),
     ),
+    'X-Auth-User-Email-Verified': described(
+      'Whether the address is verified',
+      oneOf('true', 'false').json,
+    ),
     'X-Auth-Role': described('The role', oneOf('user', 'admin').json),
     'X-Auth-Permissions': header(ascii('The permissions, separated by commas')),
+    'X-Auth-Factors': described('How many factors were proved', oneOf('1', '2').json),
     'X-Auth-Key-Kind': described('What kind of key', oneOf('api', 'session').json),
   },
 }

@@ -63,6 +63,7 @@ const tags: Record<Tag, string> = {
   users: 'Accounts',
   keys: 'Keys of a user',
   sessions: 'Log-in and log-out',
+  tokens: 'What a user proves by having received it',
   auth: 'For gateways',
   audit: 'What happened',
   operation: 'For the operator',
@@ -121,8 +122,10 @@ function codesOf(route: Route): Code[] {
   if (route.throttled !== false) codes.push('throttled')
   if (route.access !== 'anyone') {
     codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
+    // A key may have a narrower scope than the route asks for.
+    codes.push('forbidden')
   }
-  if (route.access === 'self' || route.access === 'admin') codes.push('forbidden')
+  if (route.fresh) codes.push('authentication_needed')
   if (route.path.includes('{')) codes.push('invalid_id')
   if (route.query) codes.push('invalid_query')
   if (route.body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')

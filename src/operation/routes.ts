@@ -59,6 +59,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       operationId: 'getMetrics',
       tag: 'operation',
       access: 'admin',
+      scope: 'metrics',
       summary: 'Prometheus metrics',
       replies: { 200: { says: 'In the text format 0.0.4', raw: 'text/plain' } },
       handle: () => ({

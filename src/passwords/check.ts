@@ -1,19 +1,21 @@
-// Checks of a password, and what guessing costs. Failures in a row are counted in the database, per account and client
-// (from the 5th) and per account from anywhere (from the 100th): each further attempt has to wait, 1 s doubling to
-// 15 min. One failure is forgotten per 15 min, so a stranger at one address, who gets no more than one try per 15 min,
-// never reaches the second bound and cannot keep an owner elsewhere out. Accounts that do not exist are counted alike.
-//
-// An attempt that waits is refused before any hashing and is not counted. Of many attempts at once, all may be
-// hashed, but they are settled one by one: once the bound is reached, the rest do not learn whether they were right.
-import { createHash } from 'node:crypto'
-
-import { normalPassword } from './rules.ts'
+// Checks a password. Of many attempts at once all may be hashed, but they are settled one by one:
+// once a limit is reached, the rest do not learn whether they were right.
 import { insertEvent } from '../audit/queries.ts'
-import { locks } from '../database/codes.ts'
-import { deleteAll, type Database, type Db } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import type { Hasher } from './hasher.ts'
 import type { Origin } from '../http/route.ts'
+import {
+  accountOfAddress,
+  accountOfUser,
+  clearFailures,
+  countFailure,
+  lockGuess,
+  refuseWaiting,
+  type Guess,
+} from './guessing.ts'
+import type { Hasher } from './hasher.ts'
+import { replacePassword } from './queries.ts'
+import { normalPassword } from './rules.ts'
 
 /** Whose password is checked; `passwordHash` is a PHC string, or null where there is none. */
 export interface Account {
@@ -22,116 +24,82 @@ export interface Account {
   passwordHash: string | null
 }
 
-/**
- * `find`: the user, or null when nobody has the `address`, which must not be felt; failures are counted by the user or,
- * for want of one, by the address; `next`: a new password, to store in place of the right one.
- */
-type Attempt = {
-  find: () => Promise<Account | null>
+/** An attempt to prove a password. */
+export interface Attempt {
+  /** The account, or null if nobody has the `address`, which must not be observable. */
+  find(): Promise<Account | null>
+  /** The folded address that was tried: failures are counted by it where there is no account. */
   address: string
   password: string
+  /** A new password, to store in place of the right one. */
   next?: string
   origin: Origin
 }
 
+/** What was found out about an attempt before its transaction. */
+interface Checked {
+  account: Account | null
+  isRight: boolean
+  guess: Guess
+  origin: Origin
+  /** The PHC string to store in place of the right one, if any. */
+  replacement: string | null
+}
+
+type Outcome<T> = { kind: 'wrong' } | { kind: 'changed' } | { kind: 'done'; value: T }
+type Deps = { db: Database; hasher: Hasher }
+type Work<T> = (tx: Db, userId: string) => Promise<T>
+
 /**
- * Checks a password and, when it is right, does `work` in one transaction with clearing the count and with
- * storing `next`, or the same anew where it was stored with less work than today's. Throws `login_throttled`,
- * `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
+ * Checks a password and, if it is right, does `work` in one transaction with clearing the failures
+ * and with storing `next`, or the same password at today's cost where that is higher. Throws
+ * `login_throttled`, `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
  */
-export async function checkPassword<T extends object>(
-  deps: { db: Database; hasher: Hasher },
-  attempt: Attempt,
-  work: (tx: Db, userId: string) => Promise<T>,
-): Promise<T> {
-  const { db, hasher } = deps
-  const {
-    find,
-    next,
-    origin,
-    origin: { client },
-  } = attempt
+export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<T>): Promise<T> {
+  for (let tries = 0; tries < 3; tries++) {
+    const checked = await compare(deps.hasher, deps.db, attempt)
+    const outcome = await deps.db.transaction((tx) => settle(tx, checked, work))
+    if (outcome.kind === 'wrong') throw new AppError('invalid_credentials')
+    if (outcome.kind === 'done') return outcome.value
+    // The account, or how its password is stored, changed during the hashing: what holds now?
+  }
+  throw new AppError('overloaded', { retryAfterSeconds: 1 })
+}
+
+async function compare(hasher: Hasher, db: Database, attempt: Attempt): Promise<Checked> {
+  const { next, origin } = attempt
+  const { client } = origin
   const password = normalPassword(attempt.password)
-  let [user, account] = [null as Account | null, Buffer.of()]
-  const { right, renew } = await hasher.verify(
-    password,
-    async () => {
-      user = await find()
-      account = createHash('sha256')
-        .update(user?.id ?? attempt.address)
-        .digest()
-      await refuseWaiting(db, account, client)
-      return user?.passwordHash ?? null
-    },
-    client,
-  )
-  const known = right && user?.enabled ? user : null
-  // `next` is hashed in any case: the time must not tell which of many guesses at once was right.
-  const stored =
-    next !== undefined || (known && renew) ? await hasher.hash(next ?? password, client) : null
-  const done = await db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock($1::int, $2::int)', [
-      locks.account,
-      account.readInt32BE(),
-    ])
-    // Right or wrong, so that the wait says nothing about the password.
-    await refuseWaiting(tx, account, client)
-    if (known === null) {
-      await countFailure(tx, account, client, 5)
-      await countFailure(tx, account, '', 100)
-      await insertEvent(tx, {
-        action: 'session.failed',
-        actor: null,
-        subject: user?.id ?? null,
-        origin,
-      })
-      return 'wrong'
-    }
-    const current = await tx.query(
-      `update users set password_hash = coalesce($3, password_hash)
-       where id = $1::uuid and enabled and password_hash = $2 returning id`,
-      [known.id, known.passwordHash, stored],
-    )
-    if (current.length === 0) return 'changed'
-    await tx.query('delete from login_failures where account = $1 and client = $2', [
-      account,
-      client,
-    ])
-    return work(tx, known.id)
-  })
-  if (done === 'wrong') throw new AppError('invalid_credentials')
-  // The user, or how its password is stored, was changed while this one was hashed: what holds now?
-  return done === 'changed' ? checkPassword(deps, attempt, work) : done
+  const find = async () => {
+    const account = await attempt.find()
+    const name = account === null ? accountOfAddress(attempt.address) : accountOfUser(account.id)
+    const guess = { account: name, client }
+    await refuseWaiting(db, guess)
+    return { account, guess, passwordHash: account?.passwordHash ?? null }
+  }
+  const { found, isRight, renew } = await hasher.verify(password, find, client)
+  const { account, guess } = found
+  const mayPass = isRight && account !== null && account.enabled
+  // `next` is hashed in any case: the time must not tell which of many guesses was right.
+  const isHashed = next !== undefined || (mayPass && renew)
+  const replacement = isHashed ? await hasher.hash(next ?? password, client) : null
+  return { account, isRight: mayPass, guess, origin, replacement }
 }
 
-/** What was counted in what is now the future, before the clock was put back, makes nobody wait for its return. */
-async function refuseWaiting(db: Db, account: Buffer, client: string) {
-  const [row] = await db.query<{ seconds: number }>(
-    `select ceil(extract(epoch from wait_until - now()))::int as seconds from login_failures
-     where account = $1 and client in ($2, '') and wait_until > now() and updated_at < now() + interval '5 minutes'
-     order by wait_until desc limit 1`,
-    [account, client],
-  )
-  if (row !== undefined) throw new AppError('login_throttled', { retryAfterSeconds: row.seconds })
+async function settle<T>(tx: Db, checked: Checked, work: Work<T>): Promise<Outcome<T>> {
+  const { account, isRight, guess, origin, replacement } = checked
+  await lockGuess(tx, guess)
+  // Right or wrong, so that the wait says nothing about the password.
+  await refuseWaiting(tx, guess)
+  if (account === null || account.passwordHash === null || !isRight) {
+    await countFailure(tx, guess)
+    const subject = account?.id ?? null
+    await insertEvent(tx, { action: 'session.failed', actor: null, subject, origin })
+    return { kind: 'wrong' }
+  }
+  const before = account.passwordHash
+  const isStored = await replacePassword(tx, account.id, { before, after: replacement ?? before })
+  if (!isStored) return { kind: 'changed' }
+  await clearFailures(tx, guess)
+  return { kind: 'done', value: await work(tx, account.id) }
 }
-
-/** Counts a failure; beyond ten doublings, which are more than 15 min, there is nothing to count. */
-const countFailure = (tx: Db, account: Buffer, client: string, free: number) =>
-  tx.query(
-    `insert into login_failures as old (account, client, failures, wait_until) values ($1, $2, 1, '-infinity')
-   on conflict (account, client) do update set updated_at = now(),
-     (failures, wait_until) = (
-       select n, case when n < $3::int then '-infinity'
-         else now() + least(900, power(2, n - $3::int)) * interval '1 second' end
-       from (select least($3::int + 10, 1 + greatest(0, old.failures
-         - greatest(0, trunc(extract(epoch from now() - old.updated_at) / 900))::int)) as n) as counted)`,
-    [account, client, free],
-  )
-
-/** Removes the counts that have been forgotten. */
-export const deleteForgottenFailures = (db: Db) =>
-  deleteAll(
-    db,
-    'login_failures',
-    `updated_at < now() - interval '15 minutes' and updated_at + failures * interval '15 minutes' < now()`,
-  )

@@ -1,26 +1,46 @@
-// A password is stored as PHC string format has it. Parameters read from a stored string are bounded before they are
-// used: whoever can write one row must not be able to ask for a gigabyte.
-/** A password's parameters, salt and hash. `ln` is log2 of scrypt's N. */
-export type PasswordHash = { ln: number; r: number; p: number; salt: Buffer; hash: Buffer }
+// The form in which passwords are stored: PHC strings. Parameters that are read from a stored string
+// are bounded before use, so that a single written row cannot ask for a gigabyte.
+
+/** A password's parameters, salt and hash; `ln` is the binary logarithm of scrypt's N. */
+export interface PasswordHash {
+  ln: number
+  r: number
+  p: number
+  salt: Buffer
+  hash: Buffer
+}
 
 /** OWASP's choice with the smallest memory: 16 MiB a hash. */
 export const cost = { ln: 14, r: 8, p: 5 }
 
-const phcPattern =
-  /^\$scrypt\$ln=([1-9]\d?),r=([1-9]\d?),p=([1-9]\d?)\$([A-Za-z\d+/]{11,64})\$([A-Za-z\d+/]{22,86})$/
+const maxPasses = 16
+const maxBytes = 128 * 2 ** 20
 
-/** Reads a stored password; null when it has another form or asks for over 128 MiB or 16 passes. */
+const parameter = '([1-9]\\d?)'
+const phcPattern = new RegExp(
+  `^\\$scrypt\\$ln=${parameter},r=${parameter},p=${parameter}` +
+    '\\$([A-Za-z\\d+/]{11,64})\\$([A-Za-z\\d+/]{22,86})$',
+)
+
+/** Reads a stored password; null if it has another form or asks for over 128 MiB or 16 passes. */
 export function parseHash(stored: string): PasswordHash | null {
-  const [, ln, r, p, salt, hash] = phcPattern.exec(stored) ?? []
-  const read = { ln: Number(ln), r: Number(r), p: Number(p) }
-  if (!salt || !hash || read.p > 16 || 128 * 2 ** read.ln * read.r > 2 ** 27) return null
-  return { ...read, salt: Buffer.from(salt, 'base64'), hash: Buffer.from(hash, 'base64') }
+  const match = phcPattern.exec(stored)
+  if (match === null) return null
+  const [ln, r, p] = match.slice(1, 4).map(Number) as [number, number, number]
+  const [salt, hash] = match.slice(4).map((part) => Buffer.from(part, 'base64')) as [Buffer, Buffer]
+  if (p > maxPasses || 128 * 2 ** ln * r > maxBytes) return null
+  return { ln, r, p, salt, hash }
 }
 
-export const formatHash = ({ ln, r, p, salt, hash }: PasswordHash) =>
-  `$scrypt$ln=${ln},r=${r},p=${p}` +
-  `$${salt.toString('base64')}$${hash.toString('base64')}`.replaceAll('=', '')
+/** The PHC string of a password. */
+export function formatHash({ ln, r, p, salt, hash }: PasswordHash): string {
+  return `$scrypt$ln=${ln},r=${r},p=${p}$${encode(salt)}$${encode(hash)}`
+}
 
-/** Whether a password stored so should be hashed anew when it is next seen. */
-export const isWeaker = ({ ln, r, p }: PasswordHash) =>
-  ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p
+/** Base64 without padding, as PHC strings have it. */
+const encode = (bytes: Buffer) => bytes.toString('base64').replaceAll('=', '')
+
+/** Whether a password should be hashed again, because it was stored with less work than today's. */
+export function isWeaker({ ln, r, p }: PasswordHash): boolean {
+  return ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p
+}

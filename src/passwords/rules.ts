@@ -1,47 +1,47 @@
 import { readFileSync } from 'node:fs'
 
-import { anyTextSchema, refined } from '../schema.ts'
+import { anyTextSchema, refined, type Schema } from '../schema.ts'
+
+const sample = 'correct horse battery staple'
+const maxLength = 128
+/** Other systems allowed longer ones, and before NFKC one may have more characters than after it. */
+const maxLengthOfAny = 1024
 
 const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')
-const common = new Set(
+const commonPasswords = new Set(
   commonText
     .replace(/^#.*\n/, '')
     .trim()
     .split(/\s+/),
 )
 
-const sample = 'correct horse battery staple'
+/** The form of a password that is hashed: NFKC. */
+export const normalPassword = (password: string): string => password.normalize('NFKC')
 
-/** A new password, in the form that is hashed: NFKC. */
-export const newPassword = (minLength: number) =>
-  refined(
-    anyTextSchema,
-    (value, wrong) => {
-      const password = normalPassword(value)
-      const length = [...password].length
-      if (length < minLength || length > 128) wrong(`must have ${minLength} to 128 characters`)
-      if (!value.isWellFormed()) wrong('must be well-formed text')
-      if (common.has(password.toLowerCase())) wrong('must not be one of the most common passwords')
-      return password
-    },
-    {
-      json: { minLength, maxLength: 128, format: 'password', examples: [sample] },
-      code: 'invalid_password',
-    },
-  )
+/** A new password of at least `minLength` code points, in the form that is hashed. */
+export function newPassword(minLength: number): Schema<string> {
+  function refine(value: string, wrong: (message: string) => void) {
+    const password = normalPassword(value)
+    const length = [...password].length
+    if (length < minLength || length > maxLength) {
+      wrong(`must have ${minLength} to ${maxLength} characters`)
+    }
+    if (!value.isWellFormed()) wrong('must be well-formed text')
+    if (commonPasswords.has(password.toLowerCase())) {
+      wrong('must not be one of the most common passwords')
+    }
+    return password
+  }
+  const json = { minLength, maxLength, format: 'password', examples: [sample] }
+  return refined(anyTextSchema, refine, { json, code: 'invalid_password' })
+}
 
-/**
- * A password that somebody may have. Other systems allowed longer ones than this, and before NFKC one has
- * more characters than after it.
- */
+/** A password that somebody may have. */
 export const anyPasswordSchema = refined(
   anyTextSchema,
   (value, wrong) => {
-    if ([...value].length > 1024) wrong('must have at most 1024 characters')
+    if ([...value].length > maxLengthOfAny) wrong(`must have at most ${maxLengthOfAny} characters`)
     return value
   },
-  { json: { maxLength: 1024, format: 'password', examples: [sample] } },
+  { json: { maxLength: maxLengthOfAny, format: 'password', examples: [sample] } },
 )
-
-/** The form of a password that is hashed. */
-export const normalPassword = (password: string) => password.normalize('NFKC')

@@ -1,23 +1,36 @@
-import { audited } from '../keys/acting.ts'
+// The room of sessions: log-in and log-out. A session is a key that ends; its row lies with those
+// of the keys.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
-import type { Hasher } from '../passwords/hasher.ts'
+import { AppError } from '../errors.ts'
 import { route, type Route } from '../http/route.ts'
-import { deleteKey, deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { instantSchema, object, uuidSchema } from '../schema.ts'
+import { audited } from '../keys/acting.ts'
+import { deleteKey, deleteSessions, deleteSurplusSessions, insertKey } from '../keys/queries.ts'
+import { keyTextSchema } from '../keys/rules.ts'
 import { checkPassword } from '../passwords/check.ts'
-import { findUserByEmail, lockUser } from '../users/queries.ts'
+import type { Hasher } from '../passwords/hasher.ts'
 import { anyPasswordSchema } from '../passwords/rules.ts'
+import { documented, instantSchema, object, oneOf, uuidSchema } from '../schema.ts'
+import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { anyEmailSchema, foldEmail } from '../users/rules.ts'
+
+const maxAgentLength = 200
 
 const session = {
   title: 'Session',
-  ...object({ user: uuidSchema, key: keyText, validUntil: instantSchema }).json,
+  ...object({ user: uuidSchema, key: keyTextSchema, validUntil: instantSchema }).json,
 }
 
-type Deps = { db: Database; hasher: Hasher; sessionSeconds: number }
+/** What the routes of sessions need; `sessionsPerUser`: 0 is no limit. */
+export interface SessionDeps {
+  db: Database
+  hasher: Hasher
+  sessionSeconds: number
+  sessionsPerUser: number
+}
 
-export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => [
+/** The routes of sessions. */
+export const sessionRoutes = (deps: SessionDeps): Route[] => [
   route({
     method: 'POST',
     path: '/users/sessions',
@@ -26,7 +39,8 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     access: 'anyone',
     summary: 'Log in',
     description:
-      'An unknown address, a wrong password and a disabled user get one and the same answer.',
+      'An unknown address, a wrong password and a disabled user get one and the same answer. ' +
+      'A user has a limited number of sessions: a new one ends the one that was used longest ago.',
     body: object({ email: anyEmailSchema, password: anyPasswordSchema }),
     bodySentence: 'Invalid user syntax',
     replies: {
@@ -37,28 +51,34 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
       },
     },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
-    async handle({ body: { email, password }, origin }) {
+    async handle({ body: { email, password }, origin, headers }) {
       const attempt = {
-        find: () => findUserByEmail(db, email),
+        find: () => findUserByEmail(deps.db, email),
         address: foldEmail(email),
         password,
         origin,
       }
-      return checkPassword({ db, hasher }, attempt, async (tx, id) => {
+      return checkPassword(deps, attempt, async (tx, userId) => {
+        // The check holds the user's lock, so that log-ins at once count one by one.
+        if (deps.sessionsPerUser > 0) {
+          await deleteSurplusSessions(tx, userId, deps.sessionsPerUser - 1)
+        }
         const made = await insertKey(tx, {
-          userId: id,
+          userId,
           kind: 'session',
           name: 'session',
-          seconds: sessionSeconds,
+          seconds: deps.sessionSeconds,
+          address: origin.address,
+          agent: readAgent(headers['user-agent']),
         })
         await insertEvent(tx, {
           action: 'session.started',
-          actor: id,
-          subject: id,
+          actor: userId,
+          subject: userId,
           keyId: made.id,
           origin,
         })
-        return { status: 201, body: { user: id, key: made.key, validUntil: made.validUntil } }
+        return { status: 201, body: { user: userId, key: made.key, validUntil: made.validUntil } }
       })
     },
   }),
@@ -69,14 +89,16 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     tag: 'sessions',
     access: 'key',
     summary: 'Log out: end the calling session',
-    description: 'An API key is no session and stays as it is.',
     replies: { 204: { says: 'The session has ended' } },
-    fails: ['key_not_found'],
+    fails: ['key_not_found', 'not_a_session'],
     handle({ caller, origin }) {
       const { keyKind, keyId, userId: id } = caller
-      if (keyKind === 'api') return { status: 204 }
+      if (keyKind === 'api') throw new AppError('not_a_session')
       const call = { caller, origin, params: { id, keyId } }
-      return audited(db, 'session.ended', 204, call, (tx) => deleteKey(tx, id, keyId))
+      return audited(deps.db, { action: 'session.ended', status: 204, call }, async (tx) => {
+        await deleteKey(tx, id, keyId)
+        return {}
+      })
     },
   }),
   route({
@@ -86,12 +108,26 @@ export const sessionRoutes = ({ db, hasher, sessionSeconds }: Deps): Route[] => 
     tag: 'sessions',
     access: 'self',
     summary: 'Log out everywhere: end every session of the user',
+    query: {
+      others: documented(oneOf('true', 'false'), {
+        description: '`true`: all but the calling session',
+      }),
+    },
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
-    handle: (call) =>
-      audited(db, 'sessions.ended', 204, call, async (tx) => {
-        await lockUser(tx, call.params.id)
-        await deleteSessions(tx, call.params.id, null)
+    handle: ({ query, ...call }) =>
+      audited(deps.db, { action: 'sessions.ended', status: 204, call }, async (tx) => {
+        const { id } = call.params
+        await lockUser(tx, id)
+        await deleteSessions(tx, id, query.others === 'true' ? call.caller.keyId : undefined)
+        return {}
       }),
   }),
 ]
+
+/** What a client calls itself, without control characters, at most 200 characters of it. */
+function readAgent(given: string | undefined): string | null {
+  if (given === undefined) return null
+  const printable = given.replace(/[\u0000-\u001f\u007f-\u009f]/g, '')
+  return [...printable].slice(0, maxAgentLength).join('')
+}

@@ -1,45 +1,42 @@
+// The first admin: made by a command, by settings or by the private start.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
-import { createKey, isKey } from '../keys/format.ts'
 import { insertEvent } from '../audit/queries.ts'
-import { locks } from '../database/codes.ts'
-import type { Database } from '../database/pool.ts'
+import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
-import { insertKey } from '../keys/queries.ts'
+import { createKey, isKey } from '../keys/format.ts'
+import { insertKey, type MadeKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
-import { insertUser } from './queries.ts'
-import { email as emailSchema } from './rules.ts'
+import { hasAdmin, insertUser, lockFirstAdmin } from './queries.ts'
+import { emailSchema } from './rules.ts'
 
-/** Makes an admin without a password, and its key; with `readFirstKey` only where there is no admin, else null. */
-export const createAdmin = (db: Database, address: string, readFirstKey?: () => string) =>
+/** Where the first admin comes from. */
+export interface FirstAdmin {
+  email: string
+  keyFile: string
+  /** The file is made, with a new key, if there is none. */
+  makesFile?: true
+}
+
+/** Makes an admin without a password, and its key; throws `invalid_email` or `email_in_use`. */
+export const createAdmin = (db: Database, address: string): Promise<MadeKey> =>
   db.transaction(async (tx) => {
-    await tx.query('select pg_advisory_xact_lock($1)', [locks.firstAdmin])
-    const admins = await tx.query(`select from users where role = 'admin' limit 1`)
-    if (readFirstKey && admins.length > 0) return null
-    const key = readFirstKey && { key: readFirstKey() }
-    const email = check(emailSchema, address, 'invalid_email')
-    const { id } = await insertUser(tx, { email, passwordHash: null, role: 'admin' })
-    const made = await insertKey(tx, { userId: id, kind: 'api', name: 'bootstrap', ...key })
-    await insertEvent(tx, {
-      action: 'user.created',
-      actor: null,
-      subject: id,
-      keyId: made.id,
-      origin: null,
-    })
-    return made
+    await lockFirstAdmin(tx)
+    return insertAdmin(tx, address, createKey())
   })
 
-/** `makesFile`: the file is made, with a new key, where there is none. */
-export type FirstAdmin = { email: string; keyFile: string; makesFile?: true }
-
 /**
- * Creates the first admin, once, however many instances start; where there is one, no file is
- * needed. Throws with status 2 where a setting cannot be used.
+ * Makes the first admin with the key in the file, however many instances start; returns whether it
+ * did. If there is an admin, no file is needed. Throws an ExitError that names the settings.
  */
-export async function bootstrap(db: Database, { email, keyFile, makesFile }: FirstAdmin) {
+export async function bootstrap(db: Database, admin: FirstAdmin): Promise<boolean> {
   try {
-    return await createAdmin(db, email, () => readKey(keyFile, makesFile === true))
+    return await db.transaction(async (tx) => {
+      await lockFirstAdmin(tx)
+      if (await hasAdmin(tx)) return false
+      await insertAdmin(tx, admin.email, readKeyFile(admin))
+      return true
+    })
   } catch (error) {
     const isOfAddress =
       error instanceof AppError && ['invalid_email', 'email_in_use'].includes(error.code)
@@ -49,7 +46,22 @@ export async function bootstrap(db: Database, { email, keyFile, makesFile }: Fir
   }
 }
 
-function readKey(keyFile: string, makesFile: boolean): string {
+async function insertAdmin(tx: Db, address: string, key: string): Promise<MadeKey> {
+  const email = check(emailSchema, address, 'invalid_email')
+  const { id } = await insertUser(tx, { email, passwordHash: null, role: 'admin' })
+  // The operator who runs this has proved more than a password.
+  const made = await insertKey(tx, { userId: id, kind: 'api', name: 'bootstrap', factors: 2, key })
+  await insertEvent(tx, {
+    action: 'user.created',
+    actor: null,
+    subject: id,
+    keyId: made.id,
+    origin: null,
+  })
+  return made
+}
+
+function readKeyFile({ keyFile, makesFile }: FirstAdmin): string {
   let key: string
   try {
     if (makesFile && !existsSync(keyFile))

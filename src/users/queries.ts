@@ -1,79 +1,154 @@
 import { locks } from '../database/codes.ts'
 import { one, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import { gainAddress, loseAddress } from '../passwords/guessing.ts'
 import { nilUuid } from '../schema.ts'
-import { foldEmail, type User } from './rules.ts'
+import { foldEmail, type Reserved, type User } from './rules.ts'
 
-const columns =
-  'id, email, role, permissions, enabled, version, created_at as "createdAt", updated_at as "updatedAt"'
-const stored = `${columns}, password_hash as "passwordHash"`
+const columns = `id, email, email_verified_at is not null as "emailVerified", role, permissions,
+  metadata, enabled, false as "secondFactor", version, created_at as "createdAt",
+  updated_at as "updatedAt"`
+const storedColumns = `${columns}, password_hash as "passwordHash"`
 
-/** `passwordHash`: PHC string; null for who was made with a key alone. */
+/** A user with its password's PHC string, or null if it has none. */
 export type StoredUser = User & { passwordHash: string | null }
-type Given = Pick<StoredUser, 'email' | 'passwordHash' | 'role' | 'permissions' | 'enabled'>
-export type NewUser = Partial<Given> & Pick<Given, 'email' | 'passwordHash'>
 
-/** Inserts a user; throws `email_in_use` when the address is taken, whatever its case. */
-export function insertUser(
-  db: Db,
-  { email, passwordHash, role = 'user', permissions = [], enabled = true }: NewUser,
-) {
-  return one<User>(
-    db,
-    `insert into users (email, email_lower, password_hash, role, permissions, enabled)
-     values ($1, $2, $3, $4, $5::text[], $6::boolean) returning ${columns}`,
-    [email, foldEmail(email), passwordHash, role, permissions, enabled],
-  ).catch(explain)
+/** What can be stored of a user. */
+export type UserChanges = Partial<Reserved & Pick<StoredUser, 'email' | 'passwordHash'>>
+/** A user to insert. */
+export type NewUser = UserChanges & Pick<StoredUser, 'email' | 'passwordHash'>
+
+/** Inserts a user; throws `email_in_use` if the address is taken, whatever its case. */
+export async function insertUser(tx: Db, user: NewUser): Promise<User> {
+  const address = foldEmail(user.email)
+  const inserted = await explained(() =>
+    one<User>(
+      tx,
+      `insert into users (email, email_lower, password_hash, role, permissions, metadata, enabled,
+         email_verified_at)
+       values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
+         case when $8::boolean then now() end)
+       returning ${columns}`,
+      [
+        user.email,
+        address,
+        user.passwordHash,
+        user.role ?? 'user',
+        user.permissions ?? [],
+        user.metadata ?? {},
+        user.enabled ?? true,
+        user.emailVerified ?? false,
+      ],
+    ),
+  )
+  await gainAddress(tx, inserted.id, address)
+  return inserted
 }
 
 /** The user of that id, or null. */
-export const findUser = async (db: Db, id: string): Promise<StoredUser | null> =>
-  (await db.query<StoredUser>(`select ${stored} from users where id = $1::uuid`, [id]))[0] ?? null
+export async function findUser(db: Db, id: string): Promise<StoredUser | null> {
+  const [user] = await db.query<StoredUser>(
+    `select ${storedColumns} from users where id = $1::uuid`,
+    [id],
+  )
+  return user ?? null
+}
 
 /** The user, locked until the transaction ends; throws `user_not_found`. */
 export const lockUser = (tx: Db, id: string): Promise<StoredUser> =>
-  one(tx, `select ${stored} from users where id = $1::uuid for update`, [id], 'user_not_found')
+  one(
+    tx,
+    `select ${storedColumns} from users where id = $1::uuid for update`,
+    [id],
+    'user_not_found',
+  )
 
 /** The user of that address, whatever its case, or null. */
-export const findUserByEmail = async (db: Db, email: string): Promise<StoredUser | null> =>
-  (
-    await db.query<StoredUser>(`select ${stored} from users where email_lower = $1`, [
-      foldEmail(email),
-    ])
-  )[0] ?? null
-
-/** Users in the order of creation, those after the user `after`. */
-export const listUsers = (
-  db: Db,
-  { after = nilUuid, limit }: { after?: string; limit: number },
-): Promise<User[]> =>
-  db.query(`select ${columns} from users where id > $1::uuid order by id limit $2::int`, [
-    after,
-    limit,
-  ])
-
-/** Changes what is given and counts the version up; throws `email_in_use`. */
-export function updateUser(
-  tx: Db,
-  id: string,
-  { email, passwordHash, role, permissions, enabled }: Partial<Given>,
-) {
-  return one<User>(
-    tx,
-    `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
-       password_hash = coalesce($4, password_hash), role = coalesce($5, role),
-       permissions = coalesce($6::text[], permissions), enabled = coalesce($7::boolean, enabled),
-       version = version + 1, updated_at = now()
-     where id = $1::uuid returning ${columns}`,
-    [id, email, email && foldEmail(email), passwordHash, role, permissions, enabled],
-  ).catch(explain)
+export async function findUserByEmail(db: Db, email: string): Promise<StoredUser | null> {
+  const [user] = await db.query<StoredUser>(
+    `select ${storedColumns} from users where email_lower = $1`,
+    [foldEmail(email)],
+  )
+  return user ?? null
 }
 
-/** Deletes a user with its keys and sessions. */
-export const deleteUser = (tx: Db, id: string) =>
-  tx.query('delete from users where id = $1::uuid', [id])
+/** Which users to list, in the order of creation: those after the user `after`. */
+export interface UserPage {
+  /** The beginning of an address, or @ and its whole domain. */
+  search?: string
+  after?: string
+  limit: number
+}
 
-/** Throws `last_admin` unless another enabled admin remains; locks, so that two cannot remove each other. */
+/** The users of a page. */
+export function listUsers(db: Db, { search, after = nilUuid, limit }: UserPage): Promise<User[]> {
+  if (search === undefined) {
+    return db.query(`select ${columns} from users where id > $1::uuid order by id limit $2::int`, [
+      after,
+      limit,
+    ])
+  }
+  const folded = foldEmail(search)
+  if (folded.startsWith('@')) {
+    return db.query(
+      `select ${columns} from users where split_part(email_lower, '@', 2) = $3 and id > $1::uuid
+       order by id limit $2::int`,
+      [after, limit, folded.slice(1)],
+    )
+  }
+  // The order of the index is that of bytes: after the last character of Unicode comes nothing.
+  return db.query(
+    `select ${columns} from users where id = any(array(
+       select id from users where email_lower collate "C" >= $3
+         and email_lower collate "C" < $3 || U&'\\+10FFFF' and id > $1::uuid
+       order by id limit $2::int))
+     order by id`,
+    [after, limit, folded],
+  )
+}
+
+/** Changes what is given and counts the version up; throws `email_in_use`. */
+export async function updateUser(tx: Db, before: User, changes: UserChanges): Promise<User> {
+  const { email } = changes
+  const address = email === undefined ? undefined : foldEmail(email)
+  const after = await explained(() =>
+    one<User>(
+      tx,
+      `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
+         password_hash = coalesce($4, password_hash), role = coalesce($5, role),
+         permissions = coalesce($6::text[], permissions), metadata = coalesce($7::jsonb, metadata),
+         enabled = coalesce($8::boolean, enabled),
+         email_verified_at = case when $9::boolean is null then email_verified_at
+           when $9::boolean then coalesce(email_verified_at, now()) end,
+         version = version + 1, updated_at = now()
+       where id = $1::uuid returning ${columns}`,
+      [
+        before.id,
+        email,
+        address,
+        changes.passwordHash,
+        changes.role,
+        changes.permissions,
+        changes.metadata,
+        changes.enabled,
+        changes.emailVerified,
+      ],
+    ),
+  )
+  if (address !== undefined && address !== foldEmail(before.email)) {
+    await loseAddress(tx, before.id, foldEmail(before.email))
+    await gainAddress(tx, before.id, address)
+  }
+  return after
+}
+
+/** Deletes a user with its keys, sessions and tokens. */
+export async function deleteUser(tx: Db, { id, email }: User): Promise<void> {
+  await tx.query('delete from users where id = $1::uuid', [id])
+  await loseAddress(tx, id, foldEmail(email))
+}
+
+/** Throws `last_admin` unless another enabled admin remains; no two transactions ask at once. */
 export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
   await tx.query('select pg_advisory_xact_lock($1)', [locks.lastAdmin])
   await one(
@@ -84,6 +159,21 @@ export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
   )
 }
 
-function explain(error: { constraint?: string }): never {
-  throw error.constraint === 'users_email_key' ? new AppError('email_in_use') : error
+/** Waits for the lock under which the first admin is made. */
+export const lockFirstAdmin = (tx: Db): Promise<unknown> =>
+  tx.query('select pg_advisory_xact_lock($1)', [locks.firstAdmin])
+
+/** Whether there is an admin, enabled or not. */
+export async function hasAdmin(db: Db): Promise<boolean> {
+  const admins = await db.query(`select from users where role = 'admin' limit 1`)
+  return admins.length > 0
+}
+
+async function explained<T>(statement: () => Promise<T>): Promise<T> {
+  try {
+    return await statement()
+  } catch (error) {
+    const { constraint } = error as { constraint?: string }
+    throw constraint === 'users_email_key' ? new AppError('email_in_use') : error
+  }
 }

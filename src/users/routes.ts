@@ -1,77 +1,111 @@
-import type { IncomingHttpHeaders } from 'node:http'
-
-import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
-import { audited, requireStill } from '../keys/acting.ts'
+// The room of users: accounts, their members and who may change them. Passwords and keys lie in
+// rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
-import type { Database, Db } from '../database/pool.ts'
+import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import type { Hasher } from '../passwords/hasher.ts'
-import { isCurrent, matches } from '../http/etag.ts'
+import { isCurrent } from '../http/etag.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
-import { route, type Caller, type Reply, type Route } from '../http/route.ts'
-import { deleteSessions, insertKey, keyText } from '../keys/queries.ts'
-import { documented, list, object, oneOf, uuidSchema } from '../schema.ts'
-import { checkPassword } from '../passwords/check.ts'
+import { route, type Route } from '../http/route.ts'
+import { audited, requireStill } from '../keys/acting.ts'
+import { insertKey } from '../keys/queries.ts'
+import { keyTextSchema, powersForOther } from '../keys/rules.ts'
+import type { Hasher } from '../passwords/hasher.ts'
+import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
+import { documented, list, object, omittable, oneOf, uuidSchema } from '../schema.ts'
+import { applyChange, changePassword, differing, lockVersion } from './change.ts'
 import {
   deleteUser,
   findUser,
   findUserByEmail,
   insertUser,
   listUsers,
-  lockUser,
+  requireAnotherAdmin,
 } from './queries.ts'
-import { requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
-import { anyEmailSchema, email, isEmail, members, notTheEmail } from './rules.ts'
-import { refusingEmailAsPassword, reserved, type User } from './rules.ts'
+import {
+  anyEmailSchema,
+  emailSchema,
+  refusingEmailAsPassword,
+  reservedDefaults,
+  reservedMembers,
+  userMembers,
+  type User,
+} from './rules.ts'
+import { etag, payload, reply, userOf } from './view.ts'
 
-const user = { title: 'User', ...object({ ...members, apiKeys: list(keyText, 0) }).json }
+const user = { title: 'User', ...object({ ...userMembers, apiKeys: list(keyTextSchema, 0) }).json }
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
-const newUser = { title: 'CreatedUser', ...object({ ...members, apiKeys: list(keyText, 1) }).json }
+const createdUser = {
+  title: 'CreatedUser',
+  ...object({ ...userMembers, apiKeys: list(keyTextSchema, 1) }).json,
+}
+const searchFault = { field: 'search', message: 'cannot be combined with email' }
 
-type Deps = {
+/** What the routes of users need. */
+export interface UserDeps {
   db: Database
   hasher: Hasher
   signup: 'open' | 'admin'
+  emailChange: 'direct' | 'confirmed'
   passwordMinLength: number
 }
 
-export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Route[] => [
+/** The routes of users. */
+export const userRoutes = (deps: UserDeps): Route[] => [
   route({
     method: 'POST',
     path: '/users',
     operationId: 'createUser',
     tag: 'users',
-    access: signup === 'open' ? 'optional' : 'admin',
+    access: deps.signup === 'open' ? 'optional' : 'admin',
     summary: 'Create a user with a first key',
-    description: 'Only an admin may give `role`, `permissions` and `enabled`.',
-    body: refusingEmailAsPassword(
-      object({ email, password: newPassword(passwordMinLength) }, reserved),
-    ),
+    description:
+      'Only an admin may give `role`, `permissions`, `metadata`, `enabled` and `emailVerified`, or ' +
+      'leave out `password`: such a user cannot log in until it has set one with a token.',
+    body: signUpByAdmin(deps),
+    bodyFor: (caller) => (caller?.role === 'admin' ? signUpByAdmin(deps) : signUp(deps)),
     bodySentence: 'Invalid user syntax',
     replies: {
       201: {
         says: 'The user and its key, shown this once',
-        body: newUser,
+        body: createdUser,
         headers: ['Location', 'ETag'],
         creates: { id: 'id' },
       },
     },
-    fails: ['invalid_email', 'invalid_password', 'forbidden', 'email_in_use', 'overloaded'],
-    async handle({ caller, body: { password, ...given }, origin }) {
-      requireAdminFor(caller, given)
-      const passwordHash = await hasher.hash(password, origin.client)
-      return db.transaction(async (tx) => {
-        if (caller) await requireStill(tx, caller)
-        const user = await insertUser(tx, { ...given, passwordHash })
+    fails: [
+      'invalid_email',
+      'invalid_password',
+      'authentication_needed',
+      'forbidden',
+      'email_in_use',
+      'overloaded',
+    ],
+    async handle({ caller, body: { email, password, ...reserved }, origin, requireFresh }) {
+      const isAdmin = caller?.role === 'admin'
+      const isReserved = Object.keys(differing(reservedDefaults, reserved)).length > 0
+      if (isReserved && !isAdmin) throw new AppError('forbidden')
+      if (isAdmin) requireFresh()
+      const passwordHash =
+        password === undefined ? null : await deps.hasher.hash(password, origin.client)
+      return deps.db.transaction(async (tx) => {
+        const maker = caller === null ? null : await requireStill(tx, caller)
+        const created = await insertUser(tx, { email, passwordHash, ...reserved })
         const { id: keyId, key } = await insertKey(tx, {
-          userId: user.id,
+          userId: created.id,
           kind: 'api',
           name: 'default',
+          ...(maker !== null && powersForOther(maker, {})),
         })
-        const actor = caller?.userId ?? user.id
-        await insertEvent(tx, { action: 'user.created', actor, subject: user.id, keyId, origin })
-        return reply(201, user, [key], { Location: `users/${user.id}` })
+        await insertEvent(tx, {
+          action: 'user.created',
+          actor: caller?.userId ?? created.id,
+          subject: created.id,
+          keyId,
+          origin,
+        })
+        const answer = reply(201, created, [key])
+        return { ...answer, headers: { ...answer.headers, Location: `users/${created.id}` } }
       })
     },
   }),
@@ -87,6 +121,10 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
       email: documented(anyEmailSchema, {
         description: 'The user who has this address, whatever its case',
       }),
+      search: documented(anyEmailSchema, {
+        description: 'The beginning of an address, or @ and its whole domain, whatever their case',
+        example: '@example.org',
+      }),
       view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
     },
     replies: {
@@ -94,8 +132,11 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
     },
     async handle({ query }) {
       const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
-      if (query.email === undefined) return paged(query, (page) => listUsers(db, page), show)
-      const found = await findUserByEmail(db, query.email)
+      if (query.email === undefined) {
+        return paged(query, (page) => listUsers(deps.db, page), show)
+      }
+      if (query.search !== undefined) throw new AppError('invalid_query', { faults: [searchFault] })
+      const found = await findUserByEmail(deps.db, query.email)
       return { status: 200, body: found === null ? [] : [show(found)] }
     },
   }),
@@ -112,7 +153,8 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
     },
     fails: ['user_not_found'],
     async handle({ caller, params: { id }, headers }) {
-      const found = id === caller.userId ? userOf(caller) : await findUser(db, id)
+      const isKnown = id === caller.userId && !caller.isNarrow
+      const found = isKnown ? userOf(caller) : await findUser(deps.db, id)
       if (found === null) throw new AppError('user_not_found')
       const ETag = etag(found)
       return isCurrent(headers, ETag) ? { status: 304, headers: { ETag } } : reply(200, found)
@@ -126,15 +168,16 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
     access: 'self',
     summary: 'Change a user',
     description:
-      'Who changes its own password sends `currentPassword`; all its other sessions end. ' +
-      'Only an admin may change `role`, `permissions` and `enabled`. With `If-Match`: only that version.',
+      'To change the own password, send `currentPassword` too; all other sessions end. Another ' +
+      'address is unverified again. Only an admin may change `role`, `permissions`, `metadata`, ' +
+      '`enabled` and `emailVerified`. With `If-Match`: only that version.',
     body: object(
       {},
       {
-        email,
-        password: newPassword(passwordMinLength),
-        currentPassword: anyPasswordSchema,
-        ...reserved,
+        email: omittable(emailSchema),
+        password: omittable(newPassword(deps.passwordMinLength)),
+        currentPassword: omittable(anyPasswordSchema),
+        ...reservedMembers,
       },
     ),
     bodySentence: 'Invalid user syntax',
@@ -143,6 +186,7 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
       'invalid_email',
       'invalid_password',
       'invalid_credentials',
+      'authentication_needed',
       'forbidden',
       'user_not_found',
       'email_in_use',
@@ -151,50 +195,11 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
       'login_throttled',
       'overloaded',
     ],
-    async handle({ caller, body: { currentPassword, ...body }, params: { id }, headers, origin }) {
-      requireAdminFor(caller, body)
-      const { password, ...given } = body
-      const own = caller.userId === id
-      /** Changes all, the password too unless it is stored already, by who knew the one before. */
-      const change = async (tx: Db, passwordHash?: string) => {
-        const before = await lock(tx, id, headers)
-        await requireStill(tx, caller)
-        // There was none to know; there may be meanwhile.
-        if (own && passwordHash && before.passwordHash !== null)
-          throw new AppError('invalid_credentials')
-        const changes = Object.keys(body)
-        if (changes.length === 0) return reply(200, before)
-        const staysAdmin = (body.role ?? 'admin') === 'admin' && body.enabled !== false
-        if (before.role === 'admin' && before.enabled && !staysAdmin)
-          await requireAnotherAdmin(tx, id)
-        const after = await updateUser(tx, id, { ...given, ...(passwordHash && { passwordHash }) })
-        if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
-        await insertEvent(tx, {
-          action: 'user.changed',
-          actor: caller.userId,
-          subject: id,
-          changes,
-          origin,
-        })
-        return reply(200, after)
-      }
-      if (password === undefined) return db.transaction((tx) => change(tx))
-      const user = await lock(db, id, headers)
-      if (isEmail(password, body.email ?? user.email))
-        throw new AppError('invalid_password', emailAsPassword)
-      if (own && user.passwordHash !== null) {
-        if (currentPassword === undefined) throw new AppError('invalid_body', missingCurrent)
-        const attempt = {
-          find: () => findUser(db, id),
-          address: id,
-          password: currentPassword,
-          next: password,
-          origin,
-        }
-        return checkPassword({ db, hasher }, attempt, (tx) => change(tx))
-      }
-      const passwordHash = await hasher.hash(password, origin.client)
-      return db.transaction((tx) => change(tx, passwordHash))
+    async handle({ body, params: { id }, ...rest }) {
+      const { password, currentPassword, ...given } = body
+      const change = { id, given, ...rest }
+      if (password === undefined) return deps.db.transaction((tx) => applyChange(tx, deps, change))
+      return changePassword(deps, change, { password, currentPassword })
     },
   }),
   route({
@@ -203,54 +208,31 @@ export const userRoutes = ({ db, hasher, signup, passwordMinLength }: Deps): Rou
     operationId: 'deleteUser',
     tag: 'users',
     access: 'self',
+    fresh: true,
     summary: 'Delete a user with its keys and sessions',
     replies: { 204: { says: 'It is gone' } },
     fails: ['user_not_found', 'last_admin', 'stale_version'],
     handle: (call) =>
-      audited(db, 'user.deleted', 204, call, async (tx) => {
-        const { id, role, enabled } = await lock(tx, call.params.id, call.headers)
-        if (role === 'admin' && enabled) await requireAnotherAdmin(tx, id)
-        await deleteUser(tx, id)
+      audited(deps.db, { action: 'user.deleted', status: 204, call }, async (tx) => {
+        const deleted = await lockVersion(tx, call.params.id, call.headers)
+        if (deleted.role === 'admin' && deleted.enabled) await requireAnotherAdmin(tx, deleted.id)
+        await deleteUser(tx, deleted)
+        return {}
       }),
   }),
 ]
 
-/** Locks the user; throws `user_not_found` or, when If-Match means another version, `stale_version`. */
-async function lock(tx: Db, id: string, headers: IncomingHttpHeaders): Promise<StoredUser> {
-  const user = await lockUser(tx, id)
-  if (!matches(headers, etag(user))) throw new AppError('stale_version')
-  return user
-}
+/** The body of a sign-up. */
+const signUp = ({ passwordMinLength }: UserDeps) =>
+  refusingEmailAsPassword(
+    object({ email: emailSchema, password: newPassword(passwordMinLength) }, reservedMembers),
+  )
 
-const emailAsPassword = { faults: [{ field: 'password', message: notTheEmail }] }
-const missingCurrent = { faults: [{ field: 'currentPassword', message: 'is missing' }] }
-
-function requireAdminFor(caller: Caller | null, body: object) {
-  const asks = Object.keys(reserved).some((name) => name in body)
-  if (asks && caller?.role !== 'admin') throw new AppError('forbidden')
-}
-
-const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
-
-/** Member by member: to copy a row as it is would cost more than to find it. */
-const userOf = ({
-  userId: id,
-  email,
-  role,
-  permissions,
-  version,
-  createdAt,
-  updatedAt,
-}: Caller): User => ({ id, email, role, permissions, enabled: true, version, createdAt, updatedAt })
-
-function payload(user: User, apiKeys: string[] = []) {
-  const { id, email, role, permissions, enabled, version, createdAt, updatedAt } = user
-  return { id, email, role, permissions, enabled, apiKeys, version, createdAt, updatedAt }
-}
-
-const reply = (
-  status: number,
-  user: User,
-  apiKeys?: string[],
-  headers: Record<string, string> = {},
-): Reply => ({ status, body: payload(user, apiKeys), headers: { ETag: etag(user), ...headers } })
+/** The same by an admin, who may leave out the password. */
+const signUpByAdmin = ({ passwordMinLength }: UserDeps) =>
+  refusingEmailAsPassword(
+    object(
+      { email: emailSchema },
+      { password: omittable(newPassword(passwordMinLength)), ...reservedMembers },
+    ),
+  )

@@ -1,98 +1,147 @@
+import { permissionsSchema } from '../keys/rules.ts'
 import {
   anyTextSchema,
   booleanSchema,
   instantSchema,
   integer,
-  list,
   oneOf,
+  omittable,
   refined,
-  text,
+  rule,
   uuidSchema,
+  type Members,
+  type Schema,
 } from '../schema.ts'
-import type { Members, Schema } from '../schema.ts'
 
-/** What addresses are compared by. NUL, which PostgreSQL does not take, matches no address. */
-export const foldEmail = (email: string) =>
+const maxEmailLength = 254
+const maxMetadataBytes = 4096
+const sample = 'ada@example.org'
+
+/**
+ * The form by which addresses are compared. NUL, which PostgreSQL does not take, matches no address.
+ */
+export const foldEmail = (email: string): string =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
 /** \s, and of Unicode's classes Cc and Cf what UTF-16 writes in one unit: not every dialect has \p. */
 const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
   '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f\\u3000\\ufeff\\ufff9-\\ufffb'
-const emailJson = {
-  minLength: 3,
-  maxLength: 254,
-  pattern: `^[^@${blank}]+@[^@${blank}]+$`,
-  examples: ['ada@example.org'],
-}
-
 /** An address as it is kept: trimmed, NFC. */
-export const email = refined(
+export const emailSchema = refined(
   anyTextSchema,
   (value, wrong) => {
     const address = value.trim().normalize('NFC')
     if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
-    if ([...address].length > 254) wrong('must have at most 254 characters')
-    if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address))
+    if ([...address].length > maxEmailLength) wrong('must have at most 254 characters')
+    if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) {
       wrong('must not have white space or control characters')
+    }
     if (!address.isWellFormed()) wrong('must be well-formed text')
     return address
   },
-  { json: emailJson, code: 'invalid_email' },
+  {
+    json: {
+      minLength: 3,
+      maxLength: maxEmailLength,
+      pattern: `^[^@${blank}]+@[^@${blank}]+$`,
+      examples: [sample],
+    },
+    code: 'invalid_email',
+  },
 )
 
-/** An address that somebody may have: what a log-in or a search takes. */
+/** An address, or its beginning, that somebody may have: what a log-in or a search takes. */
 export const anyEmailSchema = refined(
   anyTextSchema,
   (value, wrong) => {
-    if ([...value.trim().normalize('NFC')].length > 254) wrong('must have at most 254 characters')
+    const { length } = [...value.trim().normalize('NFC')]
+    if (length > maxEmailLength) wrong('must have at most 254 characters')
     return value
   },
-  { json: { maxLength: 254, examples: ['ada@example.org'] } },
+  { json: { maxLength: maxEmailLength, examples: [sample] } },
 )
 
 /** Whether a password is the address. */
-export const isEmail = (password: string, email: string) =>
+export const isEmail = (password: string, email: string): boolean =>
   foldEmail(password) === foldEmail(email.normalize('NFKC'))
-export const notTheEmail = 'must not be the email'
+
+/** The fault of a password that is the address. */
+export const emailAsPassword = { field: 'password', message: 'must not be the email' }
 
 /** A body in which the password is not the address. */
 export const refusingEmailAsPassword = <T extends { email?: string; password?: string }>(
   body: Schema<T>,
-) =>
+): Schema<T> =>
   refined(
     body,
     (given, wrong) => {
-      if (given.password && given.email && isEmail(given.password, given.email))
-        wrong(notTheEmail, 'password')
+      const { email, password } = given
+      if (email !== undefined && password !== undefined && isEmail(password, email)) {
+        wrong(emailAsPassword.message, emailAsPassword.field)
+      }
       return given
     },
     { code: 'invalid_password' },
   )
 
-/** A name that services behind a gateway give a meaning; without a comma, since it travels in a list. */
-const permission = text({
-  min: 1,
-  max: 64,
-  pattern: /^[A-Za-z0-9._:/*-]+$/,
-  message: 'must have 1 to 64 letters, digits and . _ : / * -',
-  example: 'orders:read',
-})
+/** Whether PostgreSQL can store this as JSON without changing it. */
+function isStorable(value: unknown): boolean {
+  if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0')
+  if (typeof value === 'number') return Number.isFinite(value)
+  if (typeof value !== 'object' || value === null) return true
+  return Object.entries(value).every(([name, member]) => isStorable(name) && isStorable(member))
+}
 
-/** What only an admin may set. */
-export const reserved = {
+/** One JSON object that means something to other services. */
+export type Metadata = Record<string, unknown>
+
+/** Any JSON object of at most 4 KiB. */
+export const metadataSchema = rule<Metadata>(
+  { type: 'object', description: 'At most 4 KiB of JSON', examples: [{ plan: 'free' }] },
+  'must be a JSON object of at most 4 KiB, without NUL',
+  (value) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined
+    const bytes = Buffer.byteLength(JSON.stringify(value))
+    return bytes <= maxMetadataBytes && isStorable(value) ? (value as Metadata) : undefined
+  },
+)
+
+const reserved = {
   role: oneOf('user', 'admin'),
-  permissions: list(permission, 32),
+  permissions: permissionsSchema,
+  metadata: metadataSchema,
   enabled: booleanSchema,
+  emailVerified: booleanSchema,
+}
+
+/** What only an admin may set, as it may be given: null is not given. */
+export const reservedMembers = {
+  role: omittable(reserved.role),
+  permissions: omittable(reserved.permissions),
+  metadata: omittable(reserved.metadata),
+  enabled: omittable(reserved.enabled),
+  emailVerified: omittable(reserved.emailVerified),
+}
+export type Reserved = Members<typeof reserved>
+
+/** What an admin may set, as it is where nobody did. */
+export const reservedDefaults: Reserved = {
+  role: 'user',
+  permissions: [],
+  metadata: {},
+  enabled: true,
+  emailVerified: false,
 }
 
 /** A user as it is shown, but for the key that only its creation shows. */
-export const members = {
+export const userMembers = {
   id: uuidSchema,
-  email,
+  email: emailSchema,
   ...reserved,
+  secondFactor: booleanSchema,
   version: integer(1, 2 ** 31 - 1),
   createdAt: instantSchema,
   updatedAt: instantSchema,
 }
-export type User = Members<typeof members>
+export type User = Members<typeof userMembers>

@@ -44,12 +44,11 @@ const works: Record<string, Work> = {
   delete: (db) => {
     const id = made.get(db)!.pop()!
     return db.transaction(async (tx) => {
-      await lockUser(tx, id)
-      await deleteUser(tx, id)
+      await deleteUser(tx, await lockUser(tx, id))
       await insertEvent(tx, { action: 'user.deleted', actor: id, subject: id, origin })
     })
   },
-  'key look-up': (db, { key }) => findCallers(db, [digestKey(key)]),
+  'key look-up': (db, { key }) => findCallers(db, [digestKey(key)], 0),
   'user by address': (db, { email }) => findUserByEmail(db, email),
   'keys of a user': (db, { id }) => listKeys(db, id, { limit: 101 }),
   'first page': (db) => listUsers(db, { limit: 101 }),

@@ -154,7 +154,14 @@ await succeed(
 )
 
 const sha256 = (data: Buffer) => createHash('sha256').update(data).digest('hex')
-const tables = ['users', 'api_keys', 'audit_events', 'login_failures', 'schema_migrations']
+const tables = [
+  'users',
+  'api_keys',
+  'audit_events',
+  'login_failures',
+  'schema_migrations',
+  'tokens',
+]
 
 /** Every row of every table. */
 async function readAll({ sql } = main): Promise<string[]> {
@@ -234,6 +241,7 @@ test('the manifest says what is in the dump', async () => {
       api_keys: 1000,
       audit_events: 5000,
       login_failures: 0,
+      tokens: 0,
       schema_migrations: 2,
       users: 100000,
     },
@@ -284,7 +292,7 @@ test('a drill restores the dump elsewhere, and leaves nothing', async () => {
   assert.equal(
     stdout,
     `${first} can be restored: api_keys 1000, audit_events 5000, ` +
-      'login_failures 0, schema_migrations 2, users 100000\n',
+      'login_failures 0, schema_migrations 2, tokens 0, users 100000\n',
   )
   assert.equal(status, 0)
   assertNothingLeft()

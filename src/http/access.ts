@@ -1,0 +1,48 @@
+// Whether a caller may call a route: its role, its scope, and how long ago it logged in.
+import { AppError } from '../errors.ts'
+import type { Caller, Route } from './route.ts'
+
+/** A request that is to be let in. */
+export interface Entry {
+  route: Route
+  /** Null: no key was needed. */
+  caller: Caller | null
+  method: string
+  params: Record<string, string>
+  freshSeconds: number
+}
+
+/** Throws `forbidden` or `authentication_needed` unless the request may reach the handler. */
+export function authorize({ route, caller, method, params, freshSeconds }: Entry): void {
+  if (caller === null) return
+  const { access } = route
+  const isAdmin = caller.role === 'admin'
+  const isSelf = caller.userId === params['id']
+  if (!isInScope(route, caller, method)) throw new AppError('forbidden')
+  if (access === 'admin' && !isAdmin) throw new AppError('forbidden')
+  if (access === 'self' && !isAdmin && !isSelf) throw new AppError('forbidden')
+  const isChange = access === 'self' && !isRead(method)
+  if (caller.isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
+  if (route.fresh) requireFresh(caller, freshSeconds)
+}
+
+/**
+ * Throws `authentication_needed` (RFC 9470) for a session that was not started by a log-in within
+ * the last `freshSeconds`; 0: whenever it was. An API key was made for a machine: it cannot log in.
+ */
+export function requireFresh({ keyKind, provedSeconds }: Caller, freshSeconds: number): void {
+  if (keyKind === 'api' || freshSeconds === 0) return
+  // A proof that is still to come, by a clock that was set back, is none.
+  const isFresh = provedSeconds !== null && provedSeconds >= 0 && provedSeconds <= freshSeconds
+  if (!isFresh) {
+    throw new AppError('authentication_needed', { challenge: `max_age="${freshSeconds}"` })
+  }
+}
+
+function isInScope(route: Route, { scope }: Caller, method: string): boolean {
+  if (scope === 'all') return true
+  if (scope === 'read') return isRead(method) || route.scope === 'auth'
+  return route.scope === scope
+}
+
+const isRead = (method: string) => method === 'GET' || method === 'HEAD'

@@ -1,0 +1,208 @@
+// The room of tokens: what is proved by having received something. A token opens one act, once,
+// for a limited time; it is no key. The service sends none: a back end sends its own mail.
+import { insertEvent } from '../audit/queries.ts'
+import type { Database, Db } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
+import { route, type Origin, type Route } from '../http/route.ts'
+import { audited } from '../keys/acting.ts'
+import { isToken } from '../keys/format.ts'
+import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
+import { forgetFailures } from '../passwords/guessing.ts'
+import type { Hasher } from '../passwords/hasher.ts'
+import { newPassword } from '../passwords/rules.ts'
+import { booleanSchema, instantSchema, integer, object, omittable, oneOf, text } from '../schema.ts'
+import { findUser, findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
+import { emailAsPassword, emailSchema, foldEmail, isEmail } from '../users/rules.ts'
+import { deleteTokens, findHolder, insertToken, takeToken, type Purpose } from './queries.ts'
+
+const sample = `ust_${'0'.repeat(49)}`
+/** Any text: a malformed token is answered like an unknown one. */
+const tokenSchema = text({ min: 0, max: 200, pattern: /^[^\x00]*$/, example: sample })
+const createdToken = {
+  title: 'CreatedToken',
+  ...object({
+    token: text({ min: 53, max: 53, pattern: /^ust_[0-9A-Za-z]{49}$/, example: sample }),
+    validUntil: instantSchema,
+  }).json,
+}
+const emailFault = { field: 'email', message: 'is for the purpose email alone' }
+
+/** What the routes of tokens need. */
+export interface TokenDeps {
+  db: Database
+  hasher: Hasher
+  passwordMinLength: number
+  resetSeconds: number
+  verificationSeconds: number
+}
+
+/** The routes of tokens. */
+export const tokenRoutes = (deps: TokenDeps): Route[] => [
+  route({
+    method: 'POST',
+    path: '/users/{id}/tokens',
+    operationId: 'createToken',
+    tag: 'tokens',
+    access: 'admin',
+    fresh: true,
+    summary: 'Make a token, to be sent to a user',
+    description:
+      'A `password-reset` lets the user set a password: without one before, it is an ' +
+      'invitation. An `email` proves the present address or, with `email`, changes it to that one.',
+    body: object(
+      { purpose: oneOf('password-reset', 'email') },
+      { email: omittable(emailSchema), seconds: omittable(integer(60, 604_800)) },
+    ),
+    replies: { 201: { says: 'The token, shown this once', body: createdToken } },
+    fails: ['user_not_found', 'email_in_use', 'invalid_email'],
+    handle({ body: { purpose, email, seconds }, ...call }) {
+      const isReset = purpose === 'password-reset'
+      if (isReset && email !== undefined) {
+        throw new AppError('invalid_body', { faults: [emailFault] })
+      }
+      return audited(deps.db, { action: 'token.created', status: 201, call }, async (tx) => {
+        const user = await lockUser(tx, call.params.id)
+        if (email !== undefined) await requireFree(tx, email, user.id)
+        const made = await insertToken(tx, {
+          userId: user.id,
+          purpose,
+          email: isReset ? null : (email ?? user.email),
+          seconds: seconds ?? (isReset ? deps.resetSeconds : deps.verificationSeconds),
+        })
+        return { body: made }
+      })
+    },
+  }),
+  route({
+    method: 'DELETE',
+    path: '/users/{id}/tokens',
+    operationId: 'endTokens',
+    tag: 'tokens',
+    access: 'self',
+    summary: 'End all tokens of a user, such as one that was sent to the wrong person',
+    replies: { 204: { says: 'The tokens have ended' } },
+    fails: ['user_not_found'],
+    handle: (call) =>
+      audited(deps.db, { action: 'tokens.ended', status: 204, call }, async (tx) => {
+        await lockUser(tx, call.params.id)
+        await deleteTokens(tx, call.params.id)
+        return {}
+      }),
+  }),
+  route({
+    method: 'POST',
+    path: '/users/passwords',
+    operationId: 'resetPassword',
+    tag: 'tokens',
+    access: 'anyone',
+    summary: 'Set a password with a token',
+    description:
+      'All sessions and tokens of the user end and, with `endKeys`, its API keys. Left out, it ' +
+      'is true of a user who had a password and an unverified address: a stranger may have made it.',
+    body: object(
+      { token: tokenSchema, password: newPassword(deps.passwordMinLength) },
+      { endKeys: omittable(booleanSchema) },
+    ),
+    replies: { 204: { says: 'The password is set: log in with it' } },
+    fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
+    async handle({ body: { token, password, endKeys }, origin }) {
+      // A hash is for those alone who hold a live token.
+      const { userId } = await requireHolder(deps.db, token, 'password-reset')
+      const user = await findUser(deps.db, userId)
+      if (user === null) throw new AppError('token_invalid')
+      if (isEmail(password, user.email)) {
+        throw new AppError('invalid_password', { faults: [emailAsPassword] })
+      }
+      const passwordHash = await deps.hasher.hash(password, origin.client)
+      await deps.db.transaction((tx) =>
+        resetPassword(tx, { userId, token, passwordHash, endKeys, origin }),
+      )
+      return { status: 204 }
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/users/verifications',
+    operationId: 'verifyEmail',
+    tag: 'tokens',
+    access: 'anyone',
+    summary: 'Prove an address, or change to it, with a token',
+    body: object({ token: tokenSchema }),
+    replies: { 204: { says: 'The address is the user’s, and verified' } },
+    fails: ['token_invalid', 'email_in_use', 'database_unavailable'],
+    async handle({ body: { token }, origin }) {
+      const { userId } = await requireHolder(deps.db, token, 'email')
+      await deps.db.transaction((tx) => verifyEmail(tx, { userId, token, origin }))
+      return { status: 204 }
+    },
+  }),
+]
+
+/** Whose live token this is; throws `token_invalid`, alike for all that can be wrong. */
+async function requireHolder(db: Db, token: string, purpose: Purpose) {
+  const holder = isToken(token) ? await findHolder(db, token, purpose) : null
+  if (holder === null) throw new AppError('token_invalid')
+  return holder
+}
+
+async function requireFree(tx: Db, email: string, userId: string): Promise<void> {
+  const other = await findUserByEmail(tx, email)
+  if (other !== null && other.id !== userId) throw new AppError('email_in_use')
+}
+
+interface Reset {
+  userId: string
+  token: string
+  passwordHash: string
+  endKeys: boolean | undefined
+  origin: Origin
+}
+
+async function resetPassword(tx: Db, reset: Reset): Promise<void> {
+  const { userId, token, passwordHash, origin } = reset
+  // The user first, as all who change one do: two that wait for each other would be a deadlock.
+  const user = await lockHolder(tx, userId)
+  const holder = await takeToken(tx, token, 'password-reset')
+  if (holder === null) throw new AppError('token_invalid')
+  const { email } = holder
+  const isProof = email !== null && foldEmail(email) === foldEmail(user.email)
+  const mayBeAStrangers = user.passwordHash !== null && !user.emailVerified
+  await updateUser(tx, user, { passwordHash, ...(isProof && { emailVerified: true }) })
+  await deleteSessions(tx, userId)
+  if (reset.endKeys ?? mayBeAStrangers) await deleteApiKeys(tx, userId)
+  await deleteTokens(tx, userId)
+  await forgetFailures(tx, userId)
+  const event = { actor: userId, subject: userId, origin }
+  await insertEvent(tx, { action: 'user.changed', changes: ['password'], ...event })
+  if (isProof && !user.emailVerified) await insertEvent(tx, { action: 'email.verified', ...event })
+}
+
+interface Verification {
+  userId: string
+  token: string
+  origin: Origin
+}
+
+async function verifyEmail(tx: Db, { userId, token, origin }: Verification): Promise<void> {
+  const user = await lockHolder(tx, userId)
+  const holder = await takeToken(tx, token, 'email')
+  if (holder === null || holder.email === null) throw new AppError('token_invalid')
+  const { email } = holder
+  const event = { actor: userId, subject: userId, origin }
+  const isPresent = foldEmail(email) === foldEmail(user.email)
+  if (!isPresent) {
+    await updateUser(tx, user, { email, emailVerified: true })
+    await deleteTokens(tx, userId)
+    await insertEvent(tx, { action: 'user.changed', changes: ['email'], ...event })
+  } else if (!user.emailVerified) {
+    await updateUser(tx, user, { emailVerified: true })
+  }
+  await insertEvent(tx, { action: 'email.verified', ...event })
+}
+
+/** Locks the user of a token; one that is gone has none. */
+async function lockHolder(tx: Db, userId: string) {
+  const user = await findUser(tx, userId)
+  if (user === null) throw new AppError('token_invalid')
+  return lockUser(tx, userId)
+}

@@ -1,0 +1,168 @@
+// How a user is changed: what differs, who may, and what ends with it.
+import type { IncomingHttpHeaders } from 'node:http'
+import { isDeepStrictEqual } from 'node:util'
+
+import { insertEvent } from '../audit/queries.ts'
+import type { Database, Db } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
+import { matches } from '../http/etag.ts'
+import type { Caller, Origin, Reply } from '../http/route.ts'
+import { requireStill } from '../keys/acting.ts'
+import { deleteSessions } from '../keys/queries.ts'
+import { checkPassword } from '../passwords/check.ts'
+import type { Hasher } from '../passwords/hasher.ts'
+import { deleteTokens } from '../tokens/queries.ts'
+import { findUser, lockUser, requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
+import { emailAsPassword, foldEmail, isEmail, type Reserved } from './rules.ts'
+import { etag, reply } from './view.ts'
+
+/** What a change needs. */
+export interface ChangeDeps {
+  db: Database
+  hasher: Hasher
+  emailChange: 'direct' | 'confirmed'
+}
+
+/** A change that was asked for, without the password. */
+export interface Change {
+  id: string
+  given: Partial<Reserved> & { email?: string }
+  caller: Caller
+  headers: IncomingHttpHeaders
+  origin: Origin
+  /** Throws `authentication_needed` unless the caller has logged in a short while ago. */
+  requireFresh(): void
+}
+
+/** How a new password came to be allowed. */
+interface PasswordChange {
+  /** The PHC string to store; null: it is stored already. */
+  hash: string | null
+  /** Whether the caller proved the password before. */
+  isProved: boolean
+}
+
+/** Changes the password, and whatever else was asked for, in the way that fits the caller. */
+export async function changePassword(
+  deps: ChangeDeps,
+  change: Change,
+  given: { password: string; currentPassword: string | undefined },
+): Promise<Reply> {
+  const { db, hasher } = deps
+  const { id, caller, origin } = change
+  const { password, currentPassword } = given
+  const found = await lockVersion(db, id, change.headers)
+  if (isEmail(password, change.given.email ?? found.email)) {
+    throw new AppError('invalid_password', { faults: [emailAsPassword] })
+  }
+  // Before a hash is paid for; the transaction looks again.
+  requireAllowed(deps, caller, differing(found, change.given))
+  if (caller.userId === id && found.passwordHash !== null) {
+    if (currentPassword === undefined) {
+      const fault = { field: 'currentPassword', message: 'is missing' }
+      throw new AppError('invalid_body', { faults: [fault] })
+    }
+    const attempt = {
+      find: () => findUser(db, id),
+      address: foldEmail(found.email),
+      password: currentPassword,
+      next: password,
+      origin,
+    }
+    return checkPassword(deps, attempt, (tx) =>
+      applyChange(tx, deps, { ...change, password: { hash: null, isProved: true } }),
+    )
+  }
+  change.requireFresh()
+  const hash = await hasher.hash(password, origin.client)
+  return db.transaction((tx) =>
+    applyChange(tx, deps, { ...change, password: { hash, isProved: false } }),
+  )
+}
+
+/**
+ * Applies a change in a transaction and answers with the user; a part that is so already is none.
+ * Throws what the route's `fails` lists.
+ */
+export async function applyChange(
+  tx: Db,
+  deps: ChangeDeps,
+  change: Change & { password?: PasswordChange },
+): Promise<Reply> {
+  const { id, caller, origin, password } = change
+  const before = await lockVersion(tx, id, change.headers)
+  await requireStill(tx, caller)
+  // A user without password got one while this one was hashed: it must now be proved.
+  const isUnproved = caller.userId === id && password?.isProved === false
+  if (isUnproved && before.passwordHash !== null) throw new AppError('invalid_credentials')
+  const wanted = differing(before, change.given)
+  requireAllowed(deps, caller, wanted)
+  const changes = Object.keys(wanted)
+  if (password !== undefined) changes.push('password')
+  if (changes.length === 0) return reply(200, before)
+  if (isSensitive(wanted)) change.requireFresh()
+  if (endsAdmin(before, wanted)) await requireAnotherAdmin(tx, id)
+  const after = await updateUser(tx, before, {
+    ...wanted,
+    ...verification(before, wanted, change),
+    ...(password?.hash && { passwordHash: password.hash }),
+  })
+  if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
+  if (password !== undefined || wanted.email !== undefined) await deleteTokens(tx, id)
+  await insertEvent(tx, {
+    action: 'user.changed',
+    actor: caller.userId,
+    subject: id,
+    changes,
+    origin,
+  })
+  return reply(200, after)
+}
+
+/** Whether a change is one of who holds the account, or of what it may do. */
+function isSensitive({ metadata, enabled, ...others }: Change['given']): boolean {
+  return Object.keys(others).length > 0 || enabled === true
+}
+
+/** Whether a change leaves the service without this admin. */
+function endsAdmin({ role, enabled }: StoredUser, wanted: Change['given']): boolean {
+  return role === 'admin' && enabled && (wanted.role !== undefined || wanted.enabled === false)
+}
+
+/** Another address is unverified, unless an admin says otherwise in the same call. */
+function verification(before: StoredUser, wanted: Change['given'], { caller, given }: Change) {
+  const { email } = wanted
+  if (email === undefined || foldEmail(email) === foldEmail(before.email)) return {}
+  return { emailVerified: caller.role === 'admin' && given.emailVerified === true }
+}
+
+/** Throws `forbidden` if the caller may not change this of the user. */
+function requireAllowed(
+  { emailChange }: ChangeDeps,
+  { role }: Caller,
+  { email, ...reserved }: Change['given'],
+): void {
+  if (role === 'admin') return
+  const wantsConfirmation = email !== undefined && emailChange === 'confirmed'
+  if (wantsConfirmation || Object.keys(reserved).length > 0) throw new AppError('forbidden')
+}
+
+/** The members of `given` that are not so already. */
+export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
+  const different: Partial<T> = {}
+  for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {
+    if (!isDeepStrictEqual(value, before[name])) different[name] = value
+  }
+  return different
+}
+
+/** Locks the user; throws `user_not_found` or, if If-Match means another version, `stale_version`. */
+export async function lockVersion(
+  tx: Db,
+  id: string,
+  headers: IncomingHttpHeaders,
+): Promise<StoredUser> {
+  const found = await lockUser(tx, id)
+  if (!matches(headers, etag(found))) throw new AppError('stale_version')
+  return found
+}

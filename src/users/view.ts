@@ -1,0 +1,47 @@
+// How a user is shown.
+import type { Caller, Reply } from '../http/route.ts'
+import type { User } from './rules.ts'
+
+/** The ETag of a user: its version in quotes. */
+export const etag = ({ version }: Pick<User, 'version'>): string => `"${version}"`
+
+/**
+ * The user of a caller whose key is not narrow, which has its own role and permissions. Member by
+ * member: to copy a row as it is would cost more than to find it.
+ */
+export const userOf = (caller: Caller): User => ({
+  id: caller.userId,
+  email: caller.email,
+  emailVerified: caller.emailVerified,
+  role: caller.role,
+  permissions: caller.permissions,
+  metadata: caller.metadata ?? {},
+  enabled: true,
+  secondFactor: false,
+  version: caller.version,
+  createdAt: caller.createdAt,
+  updatedAt: caller.updatedAt,
+})
+
+/** A user as it is shown; its key is, once, when it is made. */
+export const payload = (shown: User, apiKeys: string[] = []) => ({
+  id: shown.id,
+  email: shown.email,
+  emailVerified: shown.emailVerified,
+  role: shown.role,
+  permissions: shown.permissions,
+  metadata: shown.metadata,
+  enabled: shown.enabled,
+  secondFactor: shown.secondFactor,
+  apiKeys,
+  version: shown.version,
+  createdAt: shown.createdAt,
+  updatedAt: shown.updatedAt,
+})
+
+/** An answer that shows a user. */
+export const reply = (status: number, shown: User, apiKeys?: string[]): Reply => ({
+  status,
+  body: payload(shown, apiKeys),
+  headers: { ETag: etag(shown) },
+})
