@@ -58,6 +58,12 @@ auth_file = ${directory}/users.txt
   const ended = once(bouncer, 'exit')
   undo.push(async () => bouncer.kill('SIGKILL') && (await ended))
   const env = { DATABASE_HOST: directory, DATABASE_PORT: '6432', DATABASE_POOL: '20' }
+  // What somebody set for the database or the role must not matter behind a pooler, either.
+  for (const whom of ['database db_user_service', 'role user_service_manager'])
+    await postgres.sql(`
+      alter ${whom} set datestyle = 'German';
+      alter ${whom} set search_path = 'public';
+      alter ${whom} set default_transaction_isolation = 'serializable'`)
   const [one, two] = [await start(env), await start(env)]
 
   const { details: user } = await one.request('POST', '/users', {
@@ -82,7 +88,16 @@ auth_file = ${directory}/users.txt
       .status,
     204,
   )
+  assert.match(made.createdAt, /^\d{4}-\d\d-\d\dT.*Z$/)
   assert.equal((await one.request('GET', '/users/auth', { key: made.key })).status, 401)
+
+  await postgres.sql('alter table users alter column email type varchar(320)')
+  const after = await Promise.all(
+    Array.from({ length: 40 }, () => one.request('GET', `/users/${user.id}`, { key })),
+  )
+  assert.deepEqual([...new Set(after.map(({ status }) => status))], [200])
+  for (const whom of ['database db_user_service', 'role user_service_manager'])
+    await postgres.sql(`alter ${whom} reset all`)
 })
 
 test('a standby is passed over, and used without a restart once it is promoted', async () => {
