@@ -145,9 +145,11 @@ function makeDirectory(directory: string, link: string): void {
     fs.accessSync(directory, fs.constants.W_OK)
   } catch (error) {
     if (error instanceof ExitError) throw error
+    // mkdir tells ENOENT of a file system that is read-only.
+    const code = (error as { code?: string }).code?.replace('ENOENT', 'EROFS')
     throw new ExitError(
-      `Cannot write to ${directory} (${(error as { code?: string }).code}), where the private ` +
-        'database would lie: set DATABASE_URL or DATABASE_HOST to another one',
+      `Cannot write to ${directory} (${code}), where the private database would lie: start from ` +
+        'a checkout of your own, or set DATABASE_URL or DATABASE_HOST to another database',
     )
   }
 }

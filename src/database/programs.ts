@@ -140,9 +140,9 @@ async function install(path: string, { name, version, integrity, signal }: Packa
   const lock = { lockfileVersion: 3, requires: true, packages }
   fs.writeFileSync(join(path, 'package.json'), JSON.stringify({ private: true, dependencies }))
   fs.writeFileSync(join(path, 'package-lock.json'), JSON.stringify(lock))
-  const flags = ['--ignore-scripts', '--no-audit', '--no-fund']
-  // A registry that does not answer is given up after two tries of 8 s; a slow one may take its time.
-  const patience = ['--fetch-timeout=8000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
+  const flags = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+  // A registry that does not answer is given up after two tries of 7 s; a slow one may take its time.
+  const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
   try {
     await runProgram('npm', ['ci', '--prefix', path, ...flags, ...patience], {
       env: process.env,
