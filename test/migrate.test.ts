@@ -3,7 +3,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 
 import { locks } from '../src/database/codes.ts'
@@ -18,6 +17,7 @@ import { type Database, openDatabase, withDatabase } from '../src/database/pool.
 import { checkRights, rights } from '../src/database/rights.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, undo } from './support/helpers.ts'
+import { until } from './support/process.ts'
 
 let made = 0
 
@@ -39,12 +39,15 @@ const describeSchema = async (db: Database) =>
     await db.query(`
   select 'column' as is, table_name, column_name, data_type, is_nullable, column_default
     from information_schema.columns where table_schema = 'user_service_schema'
-  union all select 'index', tablename, indexname, indexdef, '', '' from pg_indexes where schemaname = 'user_service_schema'
-  union all select 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', ''
+  union all select 'index', tablename, indexname, indexdef, '', ''
+    from pg_indexes where schemaname = 'user_service_schema'
+  union all
+    select 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', ''
     from pg_constraint where connamespace = 'user_service_schema'::regnamespace
   union all select 'grant', table_name, grantee, privilege_type, '', ''
     from information_schema.role_table_grants where table_schema = 'user_service_schema'
-  union all select 'function', proname, '', prosrc, '', '' from pg_proc where pronamespace = 'user_service_schema'::regnamespace
+  union all select 'function', proname, '', prosrc, '', ''
+    from pg_proc where pronamespace = 'user_service_schema'::regnamespace
   order by 1, 2, 3, 4`),
   )
 
@@ -99,7 +102,7 @@ const expectedRights = [
   ...tables.map((table) => ['user_service_user', table, 'SELECT']),
 ]
 
-test('the service’s role can do its work and no more, the backup’s can read all of it', async () => {
+test('the service’s role can do its work and no more, the backup’s can read all', async () => {
   const db = await createEmpty()
   await migrateUp(db)
   assert.deepEqual(await readRights(db), expectedRights)
@@ -391,7 +394,8 @@ test('a migration that waits for the end of a dump holds up no request', async (
     undo.push(() => opened.stop())
     return opened
   }
-  const [owner, backup] = [open('user_service_admin', 0), open('user_service_user', 0)]
+  const owner = open('user_service_admin', 0)
+  const backup = open('user_service_user', 0)
   const service = open('user_service_manager')
   const more = {
     name: '9999_more',
@@ -404,10 +408,7 @@ test('a migration that waits for the end of a dump holds up no request', async (
     await dump.query('select from users')
     migrating = migrateUp(owner, { all: [...readMigrations(), more] })
     const waiting = `select from pg_locks where relation = 'users'::regclass and not granted`
-    for (let tries = 0; (await backup.query(waiting)).length === 0; tries++) {
-      assert.ok(tries < 300, 'nobody waits')
-      await sleep(10)
-    }
+    await until('the migration waits', async () => (await backup.query(waiting)).length > 0)
     await service.query('select from users')
   })
   assert.deepEqual(await migrating, ['9999_more'])

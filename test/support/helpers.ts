@@ -36,7 +36,8 @@ export function hashCheaply() {
 
 /** Runs `work` as if nothing had been said of cheap hashes. */
 export async function atFullCost(work: () => Promise<unknown>) {
-  const [{ ln }, { now }] = [cost, storedHash]
+  const { ln } = cost
+  const { now } = storedHash
   cost.ln = 14
   storedHash.now = passwordHash
   await work()

@@ -34,7 +34,7 @@ export async function startOwnPostgres(settings: Record<string, string> = {}, pa
     Number(readFileSync(join(directory, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
   let pid = readPid()
   const signal = (name: NodeJS.Signals, pids = familyOf(pid)) => {
-    // Who has ended meanwhile needs no signal.
+    // One that has ended needs no signal.
     for (const each of pids)
       try {
         process.kill(each, name)
