@@ -36,6 +36,7 @@ export async function startSshd(folder: string, settings: string[] = []) {
   await writeFile(
     join(folder, 'sshd_config'),
     [
+      ...settings, // of two values sshd takes the first
       'ListenAddress 127.0.0.1',
       `Port ${port}`,
       `HostKey ${join(folder, 'host')}`,
@@ -46,7 +47,6 @@ export async function startSshd(folder: string, settings: string[] = []) {
       'StrictModes no',
       'KbdInteractiveAuthentication no',
       'PermitRootLogin prohibit-password',
-      ...settings,
       '',
     ].join('\n'),
   )

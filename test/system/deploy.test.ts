@@ -108,6 +108,10 @@ test('a tunnel opens, leads to the database, says when it is open already, and c
   const answer = await ask(tunnelPort)
   const again = await open()
   const elsewhere = await open('localhost')
+  const otherPort = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')], {
+    ...env,
+    TUNNEL_PORT: String(tunnelPort + 1),
+  })
   const closed = await close()
   const closedAgain = await close()
 
@@ -126,6 +130,11 @@ test('a tunnel opens, leads to the database, says when it is open already, and c
   })
   assert.equal(elsewhere.status, 1)
   assert.match(elsewhere.stderr, /a tunnel to another host is open: close it first/)
+  assert.deepEqual(
+    { status: otherPort.status, stdout: otherPort.stdout },
+    { status: 1, stdout: '' },
+  )
+  assert.match(otherPort.stderr, /a tunnel with other ports is open: close it first/)
   assert.deepEqual(closed, { status: 0, stdout: 'The tunnel is closed.\n', stderr: '' })
   assert.deepEqual(closedAgain, { status: 0, stdout: 'No tunnel is open.\n', stderr: '' })
   assert.equal(await ask(tunnelPort), 'ECONNREFUSED')
@@ -146,6 +155,18 @@ test('a taken local port is an error, and no tunnel without a port stays behind'
     stderr: `ec2-open-db-tunnel: local port ${other.port} is taken by another program\n`,
   })
   assert.equal(await findMaster(), null)
+})
+
+test('a tunnel to a port on which nothing listens opens with a warning', async () => {
+  const unused = await freePort()
+  const opened = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')], {
+    ...env,
+    DATABASE_PORT: String(unused),
+  })
+  await close()
+
+  assert.equal(opened.status, 0)
+  assert.match(opened.stderr, new RegExp(`nothing listens on port ${unused} of the instance`))
 })
 
 test('the control socket of a killed tunnel blocks neither opening nor closing', async () => {
@@ -189,10 +210,26 @@ test('a deployment refuses a host whose key it does not know, and one that is no
     DEPLOY_PORT: String(await freePort()),
   })
 
-  assert.match(
-    stranger.stderr,
-    /Host key verification failed[^]*deploy: no connection to 127\.0\.0\.1/,
-  )
-  assert.match(nobody.stderr, /Connection refused[^]*deploy: no connection to 127\.0\.0\.1/)
+  const unreached = String.raw`deploy: no connection to 127\.0\.0\.1: nothing changed\n$`
+  assert.match(stranger.stderr, new RegExp(`Host key verification failed[^]*${unreached}`))
+  assert.match(nobody.stderr, new RegExp(`Connection refused[^]*${unreached}`))
   assert.deepEqual([stranger.status, nobody.status], [1, 1])
+})
+
+test('a deployment refuses what a shell would read as more than an image', async () => {
+  const words = [
+    'user-service',
+    'user-service:1;reboot',
+    'user-service:$(reboot)',
+    "u:1'",
+    'u:1\nid',
+  ]
+  const refused = await Promise.all(
+    words.map((word) => run('bin/deploy.sh', [word], { ...env, DEPLOY_HOST: '127.0.0.1' })),
+  )
+
+  for (const { status, stderr } of refused) {
+    assert.equal(status, 2)
+    assert.match(stderr, /^deploy: expected IMAGE:TAG, IMAGE@sha256:DIGEST or --roll-back/)
+  }
 })

@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'node:tls'
 
 import { startPrivatePostgres } from '../../src/database/private.ts'
-import { freePort, root, run, succeed } from '../support/process.ts'
+import { freePort, root, run, succeed, until } from '../support/process.ts'
 import { ask, startSshd } from '../support/sshd.ts'
 
 const undo: (() => unknown)[] = []
@@ -96,13 +96,20 @@ await succeed(
 )
 
 const host = process.env['DOCKER_HOST']
-const sshd = await startSshd(folder, host ? [`SetEnv DOCKER_HOST=${host}`] : [])
+const sshd = await startSshd(folder, [
+  `AuthorizedKeysFile ${join(folder, 'right.pub')} ${join(folder, 'restricted')}`,
+  ...(host ? [`SetEnv DOCKER_HOST=${host}`] : []),
+])
 undo.push(() => sshd.stop())
+// The key of the CI, as the set-up of an instance admits it.
+const commands = join(folder, 'commands')
+await succeed('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(folder, 'ci')])
+const ciKey = await readFile(join(folder, 'ci.pub'), 'utf8')
+await writeFile(join(folder, 'restricted'), `restrict,command="${commands}/deploy" ${ciKey}`)
 
 // The instance's settings.
 const servicePort = await freePort()
 const config = join(folder, 'config')
-const commands = join(folder, 'commands')
 await mkdir(config)
 await mkdir(commands)
 const database = `DATABASE_HOST=host.docker.internal\nDATABASE_PORT=${databasePort}\n`
@@ -159,6 +166,7 @@ async function observe() {
   return {
     containers: (await docker('ps', '-a', '--format', '{{.Names}} {{.Image}} {{.ID}} {{.State}}'))
       .split('\n')
+      .filter((line) => names.includes(line.split(' ')[0]!))
       .sort(),
     health: status === 0 ? (JSON.parse(stdout) as { details: string }).details : status,
     migrations: await succeed('node', ['bin/migrate.js', 'status'], {
@@ -180,7 +188,7 @@ const addMigration = (number: string, up: string) => [
 const createTable = (number: string) =>
   addMigration(number, `create table user_service_schema.more${number} ()`)
 
-test('the image holds pg and our text alone, says its commit, and nothing in it is writable', async () => {
+test('the image holds pg and our text alone, tells its commit, and is not writable', async () => {
   await docker('build', '-q', '--build-arg', 'GIT_COMMIT_HASH=abc1234', '-t', image('good'), root)
   known.push(image('good'))
   await succeed('docker', ['push', '-q', image('good')], loggedIn)
@@ -205,6 +213,10 @@ test('the image holds pg and our text alone, says its commit, and nothing in it 
     [],
   )
   assert.deepEqual({ writable, user }, { writable: '', user: 'node' })
+  assert.equal(
+    await docker('image', 'inspect', '-f', '{{.Config.User}}', image('good')),
+    '1000:1000',
+  )
   const about = await docker(
     'image',
     'inspect',
@@ -242,7 +254,7 @@ test('a deployment migrates and runs the service without rights', async () => {
       '{{.Config.User}} {{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} ' +
         '{{.SecurityOpt}} {{.RestartPolicy.Name}} {{.Memory}}{{end}}',
     ),
-    'node true [ALL] [no-new-privileges] unless-stopped 268435456',
+    '1000:1000 true [ALL] [no-new-privileges] unless-stopped 268435456',
   )
   const status1 = await docker('exec', 'user-service', 'cat', '/proc/1/status')
   assert.match(status1, /^Uid:\s1000\b[^]*^CapEff:\s0+$[^]*^NoNewPrivs:\s1$/m)
@@ -337,7 +349,51 @@ test('going back to the old container and schema needs --yes', async () => {
   assert.match(between.migrations, new RegExp(`ahead: ${next}_more`))
   assert.equal(between.containers.length, 2)
   assert.deepEqual([refused.status, back.status], [1, 0], back.stderr)
-  assert.match(refused.stderr, /takes 1 migrations back, .* say --yes/)
+  assert.match(refused.stderr, /rolling back 1 migrations deletes the data .* pass --yes/)
+  assert.deepEqual(await observe(), before)
+})
+
+test('the restricted key deploys by digest, rolls back, and can do nothing else', async () => {
+  const withKey = { DEPLOY_KEY_FILE: join(folder, 'ci') }
+  const before = await observe()
+  const digests = await docker(
+    'image',
+    'inspect',
+    '-f',
+    '{{join .RepoDigests " "}}',
+    image('better'),
+  )
+  await docker('tag', image('better'), `127.0.0.1:${registryPort}/other:better`)
+  known.push(`127.0.0.1:${registryPort}/other:better`)
+  const ssh = (command: string) =>
+    run('ssh', [
+      '-TF/dev/null',
+      '-p' + sshd.port,
+      `-i${withKey.DEPLOY_KEY_FILE}`,
+      `-oUserKnownHostsFile=${join(folder, 'known')}`,
+      `${userInfo().username}@127.0.0.1`,
+      command,
+    ])
+
+  const commandsTried = ['id', 'bash -s', 'bash -s -- u:1 x', 'bash -s -- u:1;id', '']
+  for (const { status, stdout, stderr } of await Promise.all(commandsTried.map(ssh))) {
+    assert.equal(stderr, 'deploy: this key can deploy and roll back, and nothing else\n')
+    assert.deepEqual({ status, stdout }, { status: 2, stdout: '' })
+  }
+  const other = await deploy(`127.0.0.1:${registryPort}/other:better`, withKey)
+  assert.match(
+    other.stderr,
+    /nothing changed: this key can only deploy images of \S+user-service\n$/,
+  )
+  assert.equal(other.status, 1)
+  assert.deepEqual(await observe(), before)
+
+  const digest = digests.split(' ').find((each) => each.includes('/user-service@sha256:'))!
+  const deployed = await deploy(digest, withKey)
+  assert.equal(deployed.status, 0, deployed.stderr)
+  assert.match(deployed.stderr, new RegExp(`its image ${digest}\n$`))
+  const back = await deploy('--roll-back', withKey, '--yes')
+  assert.equal(back.status, 0, back.stderr)
   assert.deepEqual(await observe(), before)
 })
 
@@ -357,7 +413,7 @@ async function untilReplaced() {
   assert.fail('the container was not replaced')
 }
 
-test('a deployment whose connection is lost goes on to its end; a second one waits its turn', async () => {
+test('a deployment whose connection is lost continues; a second one is refused meanwhile', async () => {
   const before = await observe()
   const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')], {
     env: { ...process.env, ...deployEnv },
@@ -397,7 +453,7 @@ test('a deployment that was killed on the instance is undone by the next one', a
 
   assert.match(
     stderr,
-    /the deployment of \S+starting was cut short: what ran before it comes back first\n/,
+    /the deployment of \S+starting was cut short: restoring what ran before it\n/,
   )
   assert.equal(status, 1)
   assert.deepEqual(await observe(), before)
@@ -407,7 +463,8 @@ test('no password is an argument of any process during a deployment', async () =
   const seen = new Set<string>()
   let deploying = true
   const watch = (async () => {
-    for (; deploying; await sleep(5)) {
+    while (deploying) {
+      await sleep(5)
       for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
         try {
           seen.add(readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' '))
@@ -510,6 +567,23 @@ test('with a certificate the image is healthy over HTTPS', async () => {
   assert.equal(health, 'healthy')
   assert.notEqual(renewed, before)
 })
+
+for (const host of ['::1', '127.0.0.2', '0.0.0.0', '::']) {
+  test(`a service that listens on ${host} is healthy`, async () => {
+    const settings = ['--env', `SERVER_HOST=${host}`, '--env', 'SERVER_PORT=8080']
+    await docker(
+      ...['run', '-d', '--name', 'user-service-try', '--health-interval', '1s'],
+      ...['--add-host', 'host.docker.internal:host-gateway', '--env-file', join(config, 'env')],
+      ...['--sysctl', 'net.ipv6.conf.lo.disable_ipv6=0'],
+      ...settings,
+      image('better'),
+    )
+    await until(`the service on ${host} is healthy`, async () => {
+      return (await inspect('user-service-try', '{{.State.Health.Status}}')) === 'healthy'
+    })
+    await docker('rm', '-f', 'user-service-try')
+  })
+}
 
 test('the service answers SIGTERM within the time limit, with exit status 0', async () => {
   const startedAt = Date.now()
