@@ -162,8 +162,8 @@ async function paste({ shell, flags }: Shell, directory: string, lines: string) 
   return { printed, complaints }
 }
 
-/** What the session's answers hold, in their order. */
-const expected = [
+/** What the answers of the session hold, in their order. */
+const sessionAnswers = [
   /"email":"ada-\d+@example.org".*"apiKeys":\["usk_/,
   /"email":"ada-\d+@example.org".*"apiKeys":\[\]/,
   /"details":\[\{"id":.*"email":"ada-\d+@example.org"/,
@@ -172,6 +172,25 @@ const expected = [
 ]
 
 for (const shell of interactive) {
+  test(`an account's life, pasted into ${shell.shell}, does what each part says`, async () => {
+    const page = /\n## An account's life\n([^]*?)\n## /.exec(read('src/users/README.md'))![1]!
+    const lines = findBlocks(page).flatMap((block) => block.lines)
+    const text = [`U=${app.base}`, `ADMIN=${admin.key}`, ...lines, ''].join('\n')
+
+    const { printed, complaints } = await paste(shell, tmpdir(), text)
+
+    const answers = printed.split('{"requestId":').slice(1)
+    const lifeAnswers = [
+      /"email":"grace-\d+@example.org","emailVerified":true/,
+      /"kind":"session".*"agent":"curl/,
+      /"action":"user.changed"/,
+    ]
+    assert.equal(answers.length, lifeAnswers.length, `${printed}\n${complaints}`)
+    for (const [index, answer] of answers.entries()) assert.match(answer, lifeAnswers[index]!)
+    const users = await app.request('GET', '/users', { key: admin.key })
+    assert.deepEqual(users.details, [admin.id])
+  })
+
   test(`the first session, pasted twice into ${shell.shell}, leaves nothing`, async () => {
     const directory = mkdtempSync(join(tmpdir(), 'user-service-readme-'))
     undo.push(() => rmSync(directory, { recursive: true, force: true }))
@@ -185,9 +204,9 @@ for (const shell of interactive) {
     const { printed, complaints } = await paste(shell, checkout, `${text}\n${text}\n`)
 
     const answers = printed.split('{"requestId":').slice(1)
-    assert.equal(answers.length, 2 * expected.length, `${printed}\n${complaints}`)
+    assert.equal(answers.length, 2 * sessionAnswers.length, `${printed}\n${complaints}`)
     for (const [index, answer] of answers.entries()) {
-      assert.match(answer, expected[index % expected.length]!)
+      assert.match(answer, sessionAnswers[index % sessionAnswers.length]!)
     }
     assert.equal(printed.match(/HTTP\/1.1 200 OK\r\n/g)?.length, 2)
     assert.equal(printed.match(/\nX-Auth-User-Email: new-ada-\d+@example.org\r\n/g)?.length, 2)
