@@ -50,7 +50,7 @@ const countKeys = async (name: string) =>
  * Every answer is a 503 that says when to come again, within two seconds and what a busy machine
  * adds.
  */
-async function isUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
+async function assertUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
   await Promise.all(
     calls.map(async (call) => {
       const start = performance.now()
@@ -67,10 +67,10 @@ async function isUnavailable(...calls: (() => ReturnType<App['request']>)[]) {
 const check = (at: App = app) => at.request('GET', '/healthcheck')
 
 /** Without any help it works again, and soon. */
-async function isBack(at: App = app) {
-  const deadline = performance.now() + 3000
-  while ((await check(at)).status !== 200) assert.ok(performance.now() < deadline)
-  assert.deepEqual([(await read(at)).status, (await change(at)).status], [200, 201])
+async function untilBack(at: App = app) {
+  await until('it is healthy', async () => (await check(at)).status === 200, 3)
+  assert.equal((await read(at)).status, 200)
+  assert.equal((await change(at)).status, 201)
 }
 
 /** Holds a lock while `work` runs. */
@@ -83,13 +83,10 @@ async function holding(lock: string, work: () => Promise<unknown>) {
 
 /** Waits until as many sessions of the service wait for a lock. */
 async function untilWaiting(count: number, by: Db = db) {
-  for (let tries = 0; ; tries++) {
-    const [row] = await by.query<{ n: number }>(`select count(*)::int as n from pg_stat_activity
-      where wait_event_type = 'Lock' and usename = 'user_service_manager'`)
-    if (row!.n >= count) return
-    assert.ok(tries < 300, 'nobody waits')
-    await sleep(10)
-  }
+  const statement = `select from pg_stat_activity
+    where wait_event_type = 'Lock' and usename = 'user_service_manager'`
+  const isWaiting = async () => (await by.query(statement)).length >= count
+  await until(`${count} sessions wait`, isWaiting, 3)
 }
 
 /** Ends the service's sessions, and lets the service notice. */
@@ -117,7 +114,7 @@ test('who loses a deadlock is tried again', async () => {
   assert.equal((await answer!).status, 201)
 })
 
-test('an error of ours in a transaction rolls it back and is no failure of the database', async () => {
+test('an error of ours in a transaction rolls it back and stays what it is', async () => {
   const db = openDatabase({ ...postgres.as('user_service_manager'), poolSize: 1 }, () => {})
   undo.push(() => db.stop())
   for (const error of [
@@ -149,20 +146,20 @@ test('statements that a pooler forgot are not prepared again', async () => {
 test('while PostgreSQL is down every answer is a 503', async () => {
   for (const how of ['SIGQUIT', 'SIGKILL'] as const) {
     await postgres.crash(how)
-    await isUnavailable(check, read, change)
+    await assertUnavailable(check, read, change)
     assert.equal((await app.request('GET', '/livez')).status, 200)
     await postgres.start()
-    await isBack()
+    await untilBack()
   }
 })
 
 test('while PostgreSQL is frozen answers come within two seconds', async () => {
   postgres.freeze()
-  await isUnavailable(check, read, change).finally(() => postgres.thaw())
-  await isBack()
+  await assertUnavailable(check, read, change).finally(() => postgres.thaw())
+  await untilBack()
 })
 
-test('while PostgreSQL is frozen a flood of log-ins is answered within two seconds, too', async () => {
+test('while PostgreSQL is frozen a flood of log-ins is answered within two seconds', async () => {
   postgres.freeze()
   const start = performance.now()
   const login = () =>
@@ -179,12 +176,12 @@ test('while PostgreSQL is frozen a flood of log-ins is answered within two secon
     `${count('overloaded')} refused`,
   )
   assert.equal(count('overloaded') + count('database_unavailable'), 40)
-  await isBack()
+  await untilBack()
 })
 
-test('on a way to the database that swallows everything answers come within two seconds', async () => {
+test('on a way to PostgreSQL that swallows everything answers come within two seconds', async () => {
   proxy.freeze()
-  await isUnavailable(
+  await assertUnavailable(
     () => check(far),
     () => read(far),
     () => change(far),
@@ -192,7 +189,7 @@ test('on a way to the database that swallows everything answers come within two 
   proxy.cut()
   proxy.thaw()
   proxy.up()
-  await isBack(far)
+  await untilBack(far)
 })
 
 /**
@@ -288,40 +285,40 @@ test('while the way to the database swallows everything no key passes', async ()
   proxy.cut()
   proxy.thaw()
   proxy.up()
-  await isBack(far)
+  await untilBack(far)
   assert.equal(await passes(), 401)
 })
 
 test('when PostgreSQL has no connection left answers are 503, until it has', async () => {
   await db.query('alter role user_service_manager connection limit 0')
   await endConnections()
-  await isUnavailable(check, read, change)
+  await assertUnavailable(check, read, change)
   await db.query('alter role user_service_manager connection limit -1')
-  await isBack()
+  await untilBack()
 })
 
 test('a database that is read-only is read, and changes get 503', async () => {
   await db.query('alter database db_user_service set default_transaction_read_only = on')
   await endConnections()
   assert.equal((await read()).status, 200)
-  await isUnavailable(change)
+  await assertUnavailable(change)
   await postgres.sql(
     'begin read write; alter database db_user_service reset default_transaction_read_only; commit',
   )
   await endConnections()
-  await isBack()
+  await untilBack()
 })
 
 test('a change whose connection is cut in the middle has not happened', async () => {
   for (const cut of [endConnections, async () => proxy.cut()]) {
     await holding('lock table audit_events in exclusive mode', async () => {
-      const answers = isUnavailable(() => change(far))
+      const answers = assertUnavailable(() => change(far))
       await untilWaiting(1)
       await cut()
       await answers
     })
     proxy.up()
-    await isBack(far)
+    await untilBack(far)
     assert.equal(await countKeys(`key ${n - 1}`), 0)
   }
 })
@@ -333,18 +330,18 @@ test('a change that waits too long for a lock does not happen later', async () =
     and wait_event_type = 'Lock'`)
     ).length
   await holding('lock table audit_events in exclusive mode', async () => {
-    await isUnavailable(change)
+    await assertUnavailable(change)
     assert.equal((await read()).status, 200)
     await sleep(200)
     assert.equal(await sessions(), 0)
   })
-  await isBack()
+  await untilBack()
   assert.equal(await countKeys(`key ${n - 1}`), 0)
 })
 
 test('each new connection uses the first of several hosts that accepts writes', async () => {
   const either = await using({ DATABASE_HOST: `/nowhere,${postgres.env.DATABASE_HOST}` })
-  await isBack(either)
+  await untilBack(either)
 })
 
 /** What `work` fails with: its code, and the database's own words. */
@@ -365,7 +362,7 @@ async function listenOn(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-test('whatever driver, resolver, TLS or socket says is a 503; a mistake of ours is none', async () => {
+test('what driver, resolver, TLS or socket says is a 503, a mistake of ours is not', async () => {
   const { cert, key } = createCertificate()
   const answering = (answer: (socket: Socket) => void) =>
     listenOn(
@@ -419,16 +416,16 @@ test('while the role may not connect answers are 503', async () => {
     await withDatabase({ ...postgres.as('postgres'), name: 'postgres' }, async (other) => {
       await other.query(`alter database db_user_service ${off}`)
       await endConnections()
-      await isUnavailable(check, read, change)
+      await assertUnavailable(check, read, change)
       await other.query(`alter database db_user_service ${on}`)
     })
-    await isBack()
+    await untilBack()
   }
   await db.query('revoke connect on database db_user_service from user_service_manager')
   await endConnections()
-  await isUnavailable(check, read, change)
+  await assertUnavailable(check, read, change)
   await db.query('grant connect on database db_user_service to user_service_manager')
-  await isBack()
+  await untilBack()
 })
 
 test('a column that gets another type while the service runs costs no request', async () => {
@@ -493,7 +490,7 @@ test('settings of the database and of the role change nothing', async () => {
     await createDatabase(postgres.as('postgres'))
   }
   await endConnections()
-  await isBack()
+  await untilBack()
 })
 
 test('a command may take longer than the database or its role lets statements take', async () => {
@@ -531,7 +528,7 @@ test('row-level security that somebody switched on is no 401', async () => {
   const { status } = await read()
   await db.query('alter table api_keys disable row level security')
   assert.equal(status, 500)
-  await isBack()
+  await untilBack()
 })
 
 test('four instances that start at once on a database without an admin make one', async () => {
@@ -546,7 +543,7 @@ test('four instances that start at once on a database without an admin make one'
   assert.equal((await db.query(`select from users where role = 'admin'`)).length, 1)
 })
 
-const isServed = async ({ url }: Pick<Service, 'url'>) => {
+const assertServed = async ({ url }: Pick<Service, 'url'>) => {
   const { status } = await fetch(`${url}/users/${user.id}`, { headers: { 'X-Api-Key': user.key } })
   assert.equal(status, 200)
 }
@@ -626,7 +623,8 @@ test('a log that nobody reads any more, or on a full disk, stops nothing', async
     ))
   )
     await sleep(20)
-  for (let i = 0; i < 20; i++) await Promise.all([isServed(closed), isServed({ url: fullUrl })])
+  for (let i = 0; i < 20; i++)
+    await Promise.all([assertServed(closed), assertServed({ url: fullUrl })])
   assert.deepEqual([await closed.kill(), await full.kill()], [0, 0])
 })
 
@@ -636,21 +634,27 @@ test('out of file descriptors it serves the connections it has', async () => {
   await sleep(200)
   for (const socket of sockets) socket.destroy()
   await sleep(100)
-  for (let i = 0; i < 20; i++) await isServed(service)
+  for (let i = 0; i < 20; i++) await assertServed(service)
   assert.equal(await service.kill(), 0)
 })
 
 test('within a small memory it lives through a flood', async () => {
   const service = await startService(postgres.env, { nodeFlags: ['--max-old-space-size=48'] })
-  const head = `POST /v1/users/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16000\r\n\r\n`
+  const head = [
+    'POST /v1/users/sessions HTTP/1.1',
+    'Host: x',
+    'Content-Type: application/json',
+    'Content-Length: 16000',
+    '\r\n',
+  ].join('\r\n')
   const flood = Array.from({ length: 400 }, () => {
     const socket = open(service.url)
     socket.write((head + ' '.repeat(16_000)).repeat(10))
     return socket
   })
-  for (let i = 0; i < 10; i++) await isServed(service)
+  for (let i = 0; i < 10; i++) await assertServed(service)
   for (const socket of flood) socket.destroy()
-  await isServed(service)
+  await assertServed(service)
   assert.equal(await service.kill(), 0)
 })
 
@@ -663,7 +667,7 @@ for (const [name, how] of [
     const service = await startService(postgres.env, {
       nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(program)}`],
     })
-    await isServed(service)
+    await assertServed(service)
     assert.equal(await service.kill('SIGUSR2'), 1)
     const last = JSON.parse(service.log.at(-1)!)
     assert.deepEqual(
