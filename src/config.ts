@@ -1,10 +1,11 @@
-import { X509Certificate } from 'node:crypto'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIPv4 } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
-import { ExitError } from './errors.ts'
-import { findMistyped } from './settings.ts'
+import { createReader, findMistyped, type Env, type Reader } from './settings.ts'
+
+export { createReader, type Env, type Reader } from './settings.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {
@@ -13,82 +14,21 @@ export interface DatabaseConfig {
   name: string
   user: string
   password: string | undefined
-  ssl: false | { rejectUnauthorized: boolean; ca?: string }
+  ssl: false | DatabaseTls
   poolSize: number
 }
-export type Config = ReturnType<typeof readConfig>
-export type Env = Record<string, string | undefined>
-
-/** Reads settings one by one and collects what is wrong with them. */
-export interface Reader {
-  /** A setting as it is given, or undefined when it is not or empty. */
-  text(name: string): string | undefined
-  /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
-  wrong(name: string, rule: string): void
-  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
-  read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T
-  integer(name: string, fallback: number, min: number, max: number): number
-  /** The text of the file that a setting names. */
-  file(name: string): string | undefined
-  /** One of `choices`, by default the first. */
-  choice<const T extends string>(name: string, choices: readonly [T, ...T[]]): T
-  /** What `make` makes of two settings that are given together, else null. */
-  pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null
-  /** Throws all mistakes in one message, exit status 2. */
-  finish(): void
+interface DatabaseTls {
+  rejectUnauthorized: boolean
+  ca?: string
+  /** A client's certificate and its key, where the server asks for one. */
+  cert?: string
+  key?: string
 }
+
+export type Config = ReturnType<typeof readConfig>
 
 /** Where `npm start` keeps its private database and the admin's key. */
 export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url))
-
-/** Returns a reader of `env`. A mistyped DATABASE_URL holds a password, so no value is echoed. */
-export function createReader(env: Env): Reader {
-  const mistakes: string[] = []
-  const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
-  const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
-
-  const read: Reader['read'] = (name, fallback, rule, parse) => {
-    const given = text(name)
-    if (given === undefined) return fallback
-    try {
-      const value = parse(given)
-      if (value !== undefined) return value
-    } catch {
-      // It breaks the rule, too.
-    }
-    wrong(name, rule)
-    return fallback
-  }
-
-  return {
-    text,
-    wrong,
-    read,
-    integer: (name, fallback, min, max) =>
-      read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) => {
-        const value = /^\d{1,15}$/.test(given) ? Number(given) : NaN
-        return value >= min && value <= max ? value : undefined
-      }),
-    file: (name) =>
-      read(name, undefined, 'names a file that cannot be read', (path) =>
-        readFileSync(path, 'utf8'),
-      ),
-    choice: (name, choices) =>
-      read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) =>
-        choices.find((each) => each === given),
-      ),
-    pair(one, other, make) {
-      const first = text(one)
-      const second = text(other)
-      if (first !== undefined && second !== undefined) return make(first, second)
-      if (first !== second) wrong(`${one} and ${other}`, 'must be set together')
-      return null
-    },
-    finish() {
-      if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
-    },
-  }
-}
 
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
 export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
@@ -329,8 +269,28 @@ function readSsl(reader: Reader, inUrl: SslMode | undefined): DatabaseConfig['ss
   )
   if (text('DATABASE_CA_FILE') !== undefined && mode !== 'verify-full')
     wrong('DATABASE_CA_FILE', 'is of use with DATABASE_SSL=verify-full only')
+  const own = readClientCertificate(reader)
+  if (own !== null && mode === 'disable') wrong('DATABASE_CERT_FILE', 'is of use with TLS only')
   if (mode === 'disable') return false
-  return { rejectUnauthorized: mode === 'verify-full', ...(ca !== undefined && { ca }) }
+  return { rejectUnauthorized: mode === 'verify-full', ...(ca !== undefined && { ca }), ...own }
+}
+
+function readClientCertificate({ pair, file, wrong }: Reader) {
+  return pair('DATABASE_CERT_FILE', 'DATABASE_KEY_FILE', () => {
+    const cert = file('DATABASE_CERT_FILE') ?? ''
+    const key = file('DATABASE_KEY_FILE') ?? ''
+    if (!isPair(cert, key))
+      wrong('DATABASE_CERT_FILE and DATABASE_KEY_FILE', 'must be a certificate and its key, in PEM')
+    return { cert, key }
+  })
+}
+
+function isPair(cert: string, key: string): boolean {
+  try {
+    return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))
+  } catch {
+    return false
+  }
 }
 
 function parseCertificates(path: string): string | undefined {

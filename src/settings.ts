@@ -2,6 +2,8 @@
 // setting is one line here.
 import { readFileSync } from 'node:fs'
 
+import { ExitError } from './errors.ts'
+
 /** Of the service and of its commands. */
 export const settings = [
   'ADMIN_PASSWORD',
@@ -9,7 +11,9 @@ export const settings = [
   'BOOTSTRAP_ADMIN_KEY_FILE',
   'CORS_ORIGINS',
   'DATABASE_CA_FILE',
+  'DATABASE_CERT_FILE',
   'DATABASE_HOST',
+  'DATABASE_KEY_FILE',
   'DATABASE_NAME',
   'DATABASE_PASSWORD',
   'DATABASE_PASSWORD_FILE',
@@ -107,4 +111,75 @@ function countEdits(one: string, other: string): number {
     row = next
   }
   return row.at(-1)!
+}
+
+/** The environment. */
+export type Env = Record<string, string | undefined>
+
+/** Reads settings one by one and collects what is wrong with them. */
+export interface Reader {
+  /** A setting as it is given, or undefined when it is not or empty. */
+  text(name: string): string | undefined
+  /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
+  wrong(name: string, rule: string): void
+  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
+  read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T
+  integer(name: string, fallback: number, min: number, max: number): number
+  /** The text of the file that a setting names. */
+  file(name: string): string | undefined
+  /** One of `choices`, by default the first. */
+  choice<const T extends string>(name: string, choices: readonly [T, ...T[]]): T
+  /** What `make` makes of two settings that are given together, else null. */
+  pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null
+  /** Throws all mistakes in one message, exit status 2. */
+  finish(): void
+}
+
+/** Returns a reader of `env`. A mistyped DATABASE_URL holds a password, so no value is echoed. */
+export function createReader(env: Env): Reader {
+  const mistakes: string[] = []
+  const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
+  const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
+
+  const read: Reader['read'] = (name, fallback, rule, parse) => {
+    const given = text(name)
+    if (given === undefined) return fallback
+    try {
+      const value = parse(given)
+      if (value !== undefined) return value
+    } catch {
+      // It breaks the rule, too.
+    }
+    wrong(name, rule)
+    return fallback
+  }
+
+  return {
+    text,
+    wrong,
+    read,
+    integer: (name, fallback, min, max) =>
+      read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) => {
+        const value = /^\d{1,15}$/.test(given) ? Number(given) : NaN
+        return value >= min && value <= max ? value : undefined
+      }),
+    file: (name) =>
+      read(name, undefined, 'names a file that cannot be read', (path) =>
+        readFileSync(path, 'utf8'),
+      ),
+    choice: (name, choices) =>
+      read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) =>
+        choices.find((each) => each === given),
+      ),
+    pair(one, other, make) {
+      const first = text(one)
+      const second = text(other)
+      if (first !== undefined && second !== undefined) return make(first, second)
+      if (first !== second) wrong(`${one} and ${other}`, 'must be set together')
+      return null
+    },
+    finish() {
+      if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
+    },
+  }
 }

@@ -91,6 +91,29 @@ test('the password may lie in a file, without the line’s end', () => {
   assert.equal(database?.password, ' p#/ss ')
 })
 
+test('a client’s certificate goes with its key, and with TLS', () => {
+  const own = createCertificate()
+  const files = {
+    DATABASE_CERT_FILE: join(directory, 'client.pem'),
+    DATABASE_KEY_FILE: join(directory, 'client-key.pem'),
+  }
+  writeFileSync(files.DATABASE_CERT_FILE, own.cert)
+  writeFileSync(files.DATABASE_KEY_FILE, own.key)
+  const env = { DATABASE_HOST: 'a', DATABASE_SSL: 'require', ...files }
+  assert.deepEqual(readConfig(env).database?.ssl, { rejectUnauthorized: false, ...own })
+  assert.match(
+    failure({ ...env, DATABASE_SSL: 'disable' }).message,
+    /DATABASE_CERT_FILE is of use with TLS only$/,
+  )
+  const { DATABASE_CERT_FILE, DATABASE_KEY_FILE } = files
+  const swapped = { DATABASE_CERT_FILE: DATABASE_KEY_FILE, DATABASE_KEY_FILE: DATABASE_CERT_FILE }
+  assert.match(
+    failure({ ...env, ...swapped }).message,
+    /DATABASE_CERT_FILE and DATABASE_KEY_FILE must be a certificate and its key, in PEM$/,
+  )
+  assert.match(failure({ ...env, DATABASE_KEY_FILE: '' }).message, /must be set together$/)
+})
+
 test('certificates of an authority are used, and only to verify', () => {
   const path = join(directory, 'ca.pem')
   const text = createCertificate().cert

@@ -120,9 +120,11 @@ export function postgresEnv(database: DatabaseConfig, env: Env): Env {
     PGPASSWORD: password,
     PGHOST: hosts.join(','),
     PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
-    // libpq ignores both on a Unix socket, such as a drill's.
+    // libpq ignores these on a Unix socket, such as a drill's.
     PGSSLMODE: mode,
     PGSSLROOTCERT: text('DATABASE_CA_FILE') ?? systemCa,
+    PGSSLCERT: text('DATABASE_CERT_FILE'),
+    PGSSLKEY: text('DATABASE_KEY_FILE'),
   }
 }
 

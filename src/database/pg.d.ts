@@ -21,6 +21,8 @@ declare module 'pg' {
   interface Tls {
     rejectUnauthorized: boolean
     ca?: string
+    cert?: string
+    key?: string
   }
   interface Types {
     getTypeParser(type: number, format?: string): (text: string) => unknown
