@@ -18,16 +18,12 @@ const admin = await app.admin()
 
 const top = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(join(top, path), 'utf8')
-const readmes = execFileSync(
-  'git',
-  ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'],
-  {
-    cwd: top,
-    encoding: 'utf8',
-  },
-)
-  .trim()
-  .split('\n')
+const listed = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
+  cwd: top,
+  encoding: 'utf8',
+})
+const files = listed.trim().split('\n')
+const readmes = files.filter((path) => path.endsWith('.md'))
 
 interface Block {
   language: string
@@ -104,10 +100,24 @@ test('every block is fenced and says what it is', () => {
   )
 })
 
+test('every test that the catalogue names is there', () => {
+  const tests = files
+    .filter((path) => path.endsWith('.test.ts'))
+    .map(read)
+    .join('\n')
+  const findGone = (text: string) =>
+    [...text.matchAll(/(?<!\*)\*([^*\n]+)\*(?!\*)/g)]
+      .flatMap(([, name]) => name!.split('…'))
+      .filter((part) => !tests.includes(part.trim()))
+  const gone = ['never', 'written'].join(' ')
+  assert.deepEqual(findGone(`*every test that … there* and *${gone}*`), [gone])
+  assert.deepEqual(findGone(read('test/CATALOGUE.md')), [])
+})
+
 test('every code is listed with its status, and no other', () => {
-  const listed = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
+  const shown = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   assert.deepEqual(
-    listed.map(([, code, status]) => `${code} ${status}`).sort(),
+    shown.map(([, code, status]) => `${code} ${status}`).sort(),
     Object.entries(failures)
       .map(([code, { status }]) => `${code} ${status}`)
       .sort(),
