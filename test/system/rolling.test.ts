@@ -8,6 +8,7 @@ import http from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
+import { readMigrations } from '../../src/database/migrate.ts'
 import { createKey } from '../../src/keys/format.ts'
 import { undo } from '../support/helpers.ts'
 import { startOwnPostgres } from '../support/postgres.ts'
@@ -95,7 +96,13 @@ ${ports.map((each) => `  server at-${each} 127.0.0.1:${each}\n`).join('')}`,
   return `http://127.0.0.1:${port}/v1`
 }
 
-const column = { '0003_more': 'alter table user_service_schema.users add column more text' }
+/** The name of a migration, so many after those that there are. */
+const nameAfter = (count: number, what: string) =>
+  `${String(readMigrations().length + count).padStart(4, '0')}_${what}`
+const more = nameAfter(1, 'more')
+const quick = nameAfter(2, 'quick')
+const slow = nameAfter(3, 'waiting')
+const column = { [more]: 'alter table user_service_schema.users add column more text' }
 
 test('under load two instances are replaced by a migrating version and no request fails', async (t) => {
   const next = makeVersion('next', column)
@@ -120,13 +127,15 @@ test('under load two instances are replaced by a migrating version and no reques
     until('30 changes more', () => load.changes.length >= from + 30, 20)
 
   await moreChanges()
-  assert.equal((await migrate(next)).stdout, '0003_more applied\n')
+  assert.equal((await migrate(next)).stdout, `${more} applied\n`)
   await moreChanges()
   const restarted = await start(root)
   assert.equal(await restarted.ended, 1)
   assert.match(
     restarted.said(),
-    /The database is ahead: 0003_more is not known to this version\. Start one that knows/,
+    new RegExp(
+      `The database is ahead: ${more} is not known to this version\\. Start one that knows`,
+    ),
   )
   const instances: Service[] = []
   for (const [i, service] of old.entries()) {
@@ -163,8 +172,8 @@ test('an instance that starts during a migration says so and ends', async () => 
   const goOn = `user_service_schema.login_failures where client = 'go on'`
   const later = makeVersion('later', {
     ...column,
-    '0004_quick': 'select',
-    '0005_waiting': `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$`,
+    [quick]: 'select',
+    [slow]: `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$`,
   })
   const serving = await start(next)
   const migrations = [migrate(later)]
@@ -182,7 +191,7 @@ test('an instance that starts during a migration says so and ends', async () => 
     `insert into user_service_schema.login_failures values ('', 'go on', 1, now())`,
   )
   const said = (await Promise.all(migrations)).map(({ stdout }) => stdout)
-  assert.deepEqual(said, ['0004_quick applied\n0005_waiting applied\n', 'Nothing to do\n'])
+  assert.deepEqual(said, [`${quick} applied\n${slow} applied\n`, 'Nothing to do\n'])
   const all = await Promise.all([1, 2, 3, 4].map(() => start(later)))
   for (const { url } of [serving, ...all]) assert.ok(await isHealthy(url))
 })
