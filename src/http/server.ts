@@ -17,6 +17,7 @@ import { breakBody } from './body.ts'
 import { createConnections, type Connections } from './connections.ts'
 import type { Pipeline } from './pipeline.ts'
 import { createRefusalLog, type RefusalLog } from './refusals.ts'
+import { maxFields } from './strict.ts'
 import { readTlsSettings, type TlsFiles } from './tls.ts'
 
 interface Options {
@@ -107,6 +108,7 @@ function createServer(tls: TlsFiles | null): http.Server | https.Server {
       ? http.createServer(options)
       : https.createServer({ ...options, ...readTlsSettings(tls), handshakeTimeout: 5000 })
   server.maxConnections = 10_000
+  server.maxHeadersCount = maxFields
   // A client that says it sends no more still waits for its answers.
   return Object.assign(server, { httpAllowHalfOpen: true })
 }

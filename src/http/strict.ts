@@ -2,8 +2,15 @@ import type { IncomingMessage } from 'node:http'
 
 import { AppError } from '../errors.ts'
 
+/**
+ * How many header fields a request may have: 1,000 short ones cost as much as ten requests. Node
+ * reads no more of them.
+ */
+export const maxFields = 100
+
 /** What RFC 9112 and 9110 have a server refuse and Node lets through; undefined: nothing. */
 export function findFault(req: IncomingMessage): AppError | undefined {
+  if (req.rawHeaders.length > 2 * maxFields) return new AppError('headers_too_large')
   const isSound = hasSoundHost(req) && hasSoundCoding(req) && hasSoundTarget(req)
   if (!isSound) return new AppError('invalid_request')
   const { expect } = req.headers

@@ -12,6 +12,7 @@ import type { Bench } from './bench.ts'
 import { fillDatabase, startPostgres } from './database.ts'
 import { flood, loginTiming } from './flood.ts'
 import { growth } from './growth.ts'
+import { hostile } from './hostile.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { stopServers } from './servers.ts'
@@ -19,7 +20,7 @@ import { accessLog, instances, pages, throughput } from './throughput.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…] [--against CHECKOUT]
   [--memory-seconds N]
-Cases: auth user first log pages instances growth flood timing memory start revocation
+Cases: auth user first log pages instances growth flood hostile timing memory start revocation
 `
 const requests = ['auth', 'user', 'first']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
@@ -28,6 +29,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   instances,
   growth,
   flood,
+  hostile,
   timing: loginTiming,
   memory,
   start: startTime,
