@@ -114,6 +114,17 @@ test('every test that the catalogue names is there', () => {
   assert.deepEqual(findGone(read('test/CATALOGUE.md')), [])
 })
 
+test('every setting is in a README', () => {
+  const [list] = /const settings = \[[^\]]+\]/.exec(read('src/settings.ts'))!
+  const names = [...list.matchAll(/'(\w+)'/g)].map(([, name]) => name!)
+  const text = readmes.map(read).join('\n')
+  assert.ok(names.includes('RATE_LIMIT'))
+  assert.deepEqual(
+    names.filter((name) => !text.includes(`\`${name}`)),
+    [],
+  )
+})
+
 test('every code is listed with its status, and no other', () => {
   const shown = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   assert.deepEqual(
