@@ -125,6 +125,17 @@ test('every setting is in a README', () => {
   )
 })
 
+test('every path of the API is in the table of README.md', async () => {
+  const document = await (await fetch(`${app.base}/openapi.json`)).json()
+  const readme = read('README.md')
+  const paths = Object.keys((document as { paths: object }).paths)
+  assert.ok(paths.includes('/users/{id}'))
+  assert.deepEqual(
+    paths.filter((path) => !readme.includes(`${path}\``)),
+    [],
+  )
+})
+
 test('every code is listed with its status, and no other', () => {
   const shown = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   assert.deepEqual(
