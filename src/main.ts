@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 
 import { startApp, type App } from './app.ts'
@@ -63,6 +64,8 @@ async function serve(): Promise<void> {
   try {
     await started
   } catch (error) {
+    // The signal that ended one of the start's programs may arrive here a moment after its end.
+    await sleep(100)
     if (stoppingSince === undefined) throw error
   }
 }

@@ -66,5 +66,6 @@ function reasonOf(error: Thrown): string {
   // Of a name with several addresses: what happened at each, and no message of its own.
   const each = error instanceof AggregateError ? error.errors : [error]
   const reasons = each.map(({ message, code }: Thrown) => message || code || 'no reason given')
-  return [...new Set(reasons)].join(', ')
+  const text = [...new Set(reasons)].join(', ')
+  return isCertificate.test(error.code ?? '') ? `the certificate is not accepted: ${text}` : text
 }

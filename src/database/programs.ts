@@ -206,8 +206,9 @@ export async function runProgram(
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     complaints += text
   })
-  const kill = () => {
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGTERM')
+  function kill() {
+    const isRunning = child.exitCode === null && child.signalCode === null
+    if (isRunning && child.pid !== undefined) process.kill(-child.pid, 'SIGTERM')
   }
   signal?.addEventListener('abort', kill)
   try {
