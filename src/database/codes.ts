@@ -22,7 +22,7 @@ export const sqlState = {
   idleSessionTimeout: '57P05',
 } as const
 
-/** The advisory locks, all different; those with a second number are a lock for each of its values. */
+/** The advisory locks, all different; with a second number, a lock for each value of it. */
 export const locks = {
   migrations: 7520601,
   backup: 7520602,

@@ -64,7 +64,7 @@ export interface MigrateOptions {
 export const migrateUp = (db: Database, options: MigrateOptions = {}): Promise<string[]> =>
   repeat(Infinity, () => takeStep(db, 'up', options))
 
-/** Rolls the last `count` migrations back; returns and throws as `migrateUp`, the last one first. */
+/** Rolls back the last `count` migrations, the last one first; throws as `migrateUp` does. */
 export const migrateDown = (
   db: Database,
   count: number,

@@ -270,7 +270,7 @@ export async function one<Row>(
   return row
 }
 
-/** Deletes the rows of a table that meet a condition, 5,000 at a time: each in under two seconds. */
+/** Deletes the rows that meet a condition, 5,000 at a time: each in under two seconds. */
 export async function deleteAll(db: Db, table: string, condition: string): Promise<void> {
   const batch = 5000
   let deleted = batch
