@@ -526,6 +526,7 @@ test('a role’s password may have characters that nobody sees', async () => {
 test('row-level security that somebody switched on is no 401', async () => {
   await db.query('alter table api_keys enable row level security')
   const { status } = await read()
+  await assertUnavailable(check)
   await db.query('alter table api_keys disable row level security')
   assert.equal(status, 500)
   await untilBack()

@@ -15,14 +15,13 @@ await command({
   async run({ positionals: [, days], env }) {
     const config = readCommandDatabase(env, 'user_service_admin')
     const { count } = await withDatabase(config, (db) =>
-      one<{ count: string }>(
-        db,
-        `with deleted as (
+      one<{ count: string }>(db, {
+        text: `with deleted as (
           delete from user_service_schema.audit_events
             where at < now() - make_interval(days => $1) returning 1)
           select count(*) from deleted`,
-        [days],
-      ),
+        values: [days],
+      }),
     )
     console.log(`Deleted ${count} events older than ${days} days`)
   },

@@ -100,19 +100,17 @@ interface Snapshot {
 async function dump(tx: Db, file: string, env: Env): Promise<Manifest> {
   await tx.query('set transaction isolation level repeatable read, read only')
   await tx.query('set local idle_in_transaction_session_timeout = 0')
-  const { locked, id, at, database, server } = await one<Snapshot>(
-    tx,
-    `select pg_try_advisory_xact_lock(${locks.backup}) as locked, pg_export_snapshot() as id,
+  const { locked, id, at, database, server } = await one<Snapshot>(tx, {
+    text: `select pg_try_advisory_xact_lock(${locks.backup}) as locked, pg_export_snapshot() as id,
       now() as at, current_database() as database, current_setting('server_version') as server`,
-  )
+  })
   if (!locked) throw new ExitError('another backup is still running', 3)
   const rows = await countRows(tx)
   if (!('users' in rows))
     throw new ExitError(`${database} holds nothing: node bin/migrate.js up was never run`)
-  const { schema } = await one<{ schema: string | null }>(
-    tx,
-    'select max(name) as schema from user_service_schema.schema_migrations',
-  )
+  const { schema } = await one<{ schema: string | null }>(tx, {
+    text: 'select max(name) as schema from user_service_schema.schema_migrations',
+  })
   const what = 'pg_dump failed'
   const args = [
     '--format=custom',

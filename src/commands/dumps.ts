@@ -33,7 +33,9 @@ export async function countRows(db: Db): Promise<Counts> {
   const counts = tables.map(
     ({ name }) => `(select count(*) from user_service_schema."${name}")::float8 as "${name}"`,
   )
-  return one(db, `select ${counts.join(', ')}`)
+  return one(db, {
+    text: `select ${counts.join(', ')}`,
+  })
 }
 
 /** How the names of a database's dumps begin. */

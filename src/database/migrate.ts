@@ -114,11 +114,10 @@ async function tryStep(db: Database, way: Way, all: Migration[]): Promise<Attemp
   let watching = Promise.resolve('another session')
   try {
     return await db.transaction(async (tx) => {
-      const session = await one<{ pid: number; isLocked: boolean }>(
-        tx,
-        `select pg_backend_pid() as pid, pg_try_advisory_xact_lock($1) as "isLocked"`,
-        [locks.migrations],
-      )
+      const session = await one<{ pid: number; isLocked: boolean }>(tx, {
+        text: `select pg_backend_pid() as pid, pg_try_advisory_xact_lock($1) as "isLocked"`,
+        values: [locks.migrations],
+      })
       if (!session.isLocked) return { blockers: await describeSessions(db, migrating) }
       // Requests queue behind a pending lock (during a dump, say). Wait less than a request can,
       // but more than `deadlock_timeout` (1 s), after which autovacuum yields.

@@ -258,15 +258,19 @@ export async function ping(db: Db): Promise<void> {
   await db.query('select')
 }
 
-/** The first row of a statement; throws `code` when it gives none. */
-export async function one<Row>(
-  db: Db,
-  text: string,
-  values: unknown[] = [],
-  code: Code = 'internal',
-): Promise<Row> {
+/** A statement that is to give a row. */
+interface Wanted {
+  text: string
+  values?: unknown[]
+  /** What is thrown when it gives none; by default `internal`. */
+  orThrow?: Code
+}
+
+/** The first row of a statement; throws `orThrow` when it gives none. */
+export async function one<Row>(db: Db, wanted: Wanted): Promise<Row> {
+  const { text, values, orThrow = 'internal' } = wanted
   const [row] = await db.query<Row>(text, values)
-  if (row === undefined) throw new AppError(code)
+  if (row === undefined) throw new AppError(orThrow)
   return row
 }
 

@@ -32,14 +32,13 @@ export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
   const { kind, key = createKey(), scope = 'all', factors = 1 } = options
   // PostgreSQL reads `now` by its own clock.
   const { authenticatedAt = kind === 'session' ? 'now' : null } = options
-  const made = await one<Key>(
-    db,
-    `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
+  const made = await one<Key>(db, {
+    text: `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
        authenticated_at, valid_until, address, agent)
      select id, $2, $3, $4::bytea, $5, $6::text[], $7::int, $8::timestamptz,
        coalesce($9::timestamptz, now() + $10::int * interval '1 second'), $11, $12
      from users where id = $1::uuid for key share returning ${columns}`,
-    [
+    values: [
       options.userId,
       kind,
       options.name,
@@ -53,22 +52,25 @@ export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
       options.address,
       options.agent,
     ],
-    'user_not_found',
-  )
+    orThrow: 'user_not_found',
+  })
   return { ...made, key }
 }
 
 /** Locks a user, so that its keys can be counted and made one by one; throws `user_not_found`. */
 export const lockOwner = (tx: Db, userId: string): Promise<unknown> =>
-  one(tx, 'select from users where id = $1::uuid for no key update', [userId], 'user_not_found')
+  one(tx, {
+    text: 'select from users where id = $1::uuid for no key update',
+    values: [userId],
+    orThrow: 'user_not_found',
+  })
 
 /** How many API keys a user has, disabled and ended ones too. */
 export async function countKeys(db: Db, userId: string): Promise<number> {
-  const { count } = await one<{ count: number }>(
-    db,
-    `select count(*)::int from api_keys where user_id = $1::uuid and kind = 'api'`,
-    [userId],
-  )
+  const { count } = await one<{ count: number }>(db, {
+    text: `select count(*)::int from api_keys where user_id = $1::uuid and kind = 'api'`,
+    values: [userId],
+  })
   return count
 }
 
@@ -98,7 +100,11 @@ export async function listKeys(db: Db, userId: string, page: KeyPage): Promise<K
     [userId, page.after ?? nilUuid, page.limit, page.kind],
   )
   if (keys.length === 0) {
-    await one(db, 'select from users where id = $1::uuid', [userId], 'user_not_found')
+    await one(db, {
+      text: 'select from users where id = $1::uuid',
+      values: [userId],
+      orThrow: 'user_not_found',
+    })
   }
   return keys
 }
@@ -108,37 +114,40 @@ export type KeyChanges = Partial<Pick<Key, 'name' | 'enabled' | 'validUntil'>>
 
 /** Changes what is given; throws `key_not_found`. */
 export const updateKey = (tx: Db, keyId: string, changes: KeyChanges): Promise<Key> =>
-  one(
-    tx,
-    `update api_keys set name = coalesce($2, name), enabled = coalesce($3::boolean, enabled),
+  one(tx, {
+    text: `update api_keys set name = coalesce($2, name), enabled = coalesce($3::boolean, enabled),
        valid_until = case when $4::boolean then $5::timestamptz else valid_until end
      where id = $1::uuid returning ${columns}`,
-    [keyId, changes.name, changes.enabled, changes.validUntil !== undefined, changes.validUntil],
-    'key_not_found',
-  )
+    values: [
+      keyId,
+      changes.name,
+      changes.enabled,
+      changes.validUntil !== undefined,
+      changes.validUntil,
+    ],
+    orThrow: 'key_not_found',
+  })
 
 /** Ends a key; throws `key_not_found` if the user has no such key. */
 export const deleteKey = (db: Db, userId: string, keyId: string): Promise<unknown> =>
-  one(
-    db,
-    'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id',
-    [userId, keyId],
-    'key_not_found',
-  )
+  one(db, {
+    text: 'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id',
+    values: [userId, keyId],
+    orThrow: 'key_not_found',
+  })
 
 /** A key with what it hands on: when it was proved, and whether it has ended by now. */
 export type StoredKey = Key & { authenticatedAt: string | null; hasEnded: boolean }
 
 /** A key of a user with what it hands on, locked; throws `key_not_found`. */
 export const lockStoredKey = (tx: Db, userId: string, keyId: string): Promise<StoredKey> =>
-  one(
-    tx,
-    `select ${columns}, authenticated_at as "authenticatedAt",
+  one(tx, {
+    text: `select ${columns}, authenticated_at as "authenticatedAt",
        coalesce(valid_until <= clock_timestamp(), false) as "hasEnded"
      from api_keys where user_id = $1::uuid and id = $2::uuid for update`,
-    [userId, keyId],
-    'key_not_found',
-  )
+    values: [userId, keyId],
+    orThrow: 'key_not_found',
+  })
 
 /** Lets a key work for so many seconds more, at most until its end. */
 export const endKeyIn = (tx: Db, keyId: string, seconds: number): Promise<unknown> =>

@@ -4,10 +4,11 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { ping, type Database } from '../database/pool.ts'
+import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { isCurrent } from '../http/etag.ts'
 import { route, type Route } from '../http/route.ts'
+import { findCallers } from '../keys/queries.ts'
 import { oneOf } from '../schema.ts'
 import { measure, type MeasuredDeps } from './measured.ts'
 
@@ -86,15 +87,23 @@ export function operationRoutes(deps: OperationDeps): Route[] {
   ]
 }
 
-/** Asks the database, once for all who ask at the same time; fails within two seconds. */
+/** Of no key: its look-up finds nobody, and shows that the look-up of any key works. */
+const digestOfNone = Buffer.alloc(32)
+
+/** Looks up a key, once for all who ask at the same time; fails within two seconds. */
 function createDatabaseCheck({ db, isStopping }: Pick<OperationDeps, 'db' | 'isStopping'>) {
   let asking: Promise<void> | null = null
 
   async function ask() {
     const late = sleep(1800, 'late', { ref: false })
     try {
-      if ((await Promise.race([ping(db), late])) !== 'late') return
+      const lookingUp = findCallers(db, [digestOfNone], 0)
+      if ((await Promise.race([lookingUp, late])) !== 'late') return
       throw new AppError('database_unavailable', { retryAfterSeconds: 1 })
+    } catch (error) {
+      if (error instanceof AppError) throw error
+      // A table or a privilege is gone: every request with a key fails in the same way.
+      throw new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error })
     } finally {
       asking = null
     }

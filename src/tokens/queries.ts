@@ -17,13 +17,12 @@ export interface NewToken {
 /** Makes a token: the only place where it exists in clear, until it is presented. */
 export async function insertToken(tx: Db, { userId, purpose, email, seconds }: NewToken) {
   const token = createSecret('ust')
-  const { validUntil } = await one<{ validUntil: string }>(
-    tx,
-    `insert into tokens (digest, purpose, user_id, email, valid_until)
+  const { validUntil } = await one<{ validUntil: string }>(tx, {
+    text: `insert into tokens (digest, purpose, user_id, email, valid_until)
      values ($1::bytea, $2, $3::uuid, $4, now() + $5::int * interval '1 second')
      returning valid_until as "validUntil"`,
-    [digestKey(token), purpose, userId, email, seconds],
-  )
+    values: [digestKey(token), purpose, userId, email, seconds],
+  })
   return { token, validUntil }
 }
 

@@ -22,14 +22,13 @@ export type NewUser = UserChanges & Pick<StoredUser, 'email' | 'passwordHash'>
 export async function insertUser(tx: Db, user: NewUser): Promise<User> {
   const address = foldEmail(user.email)
   const inserted = await explained(() =>
-    one<User>(
-      tx,
-      `insert into users (email, email_lower, password_hash, role, permissions, metadata, enabled,
+    one<User>(tx, {
+      text: `insert into users (email, email_lower, password_hash, role, permissions, metadata, enabled,
          email_verified_at)
        values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
          case when $8::boolean then now() end)
        returning ${columns}`,
-      [
+      values: [
         user.email,
         address,
         user.passwordHash,
@@ -39,7 +38,7 @@ export async function insertUser(tx: Db, user: NewUser): Promise<User> {
         user.enabled ?? true,
         user.emailVerified ?? false,
       ],
-    ),
+    }),
   )
   await gainAddress(tx, inserted.id, address)
   return inserted
@@ -56,12 +55,11 @@ export async function findUser(db: Db, id: string): Promise<StoredUser | null> {
 
 /** The user, locked until the transaction ends; throws `user_not_found`. */
 export const lockUser = (tx: Db, id: string): Promise<StoredUser> =>
-  one(
-    tx,
-    `select ${storedColumns} from users where id = $1::uuid for update`,
-    [id],
-    'user_not_found',
-  )
+  one(tx, {
+    text: `select ${storedColumns} from users where id = $1::uuid for update`,
+    values: [id],
+    orThrow: 'user_not_found',
+  })
 
 /** The user of that address, whatever its case, or null. */
 export async function findUserByEmail(db: Db, email: string): Promise<StoredUser | null> {
@@ -112,9 +110,8 @@ export async function updateUser(tx: Db, before: User, changes: UserChanges): Pr
   const { email } = changes
   const address = email === undefined ? undefined : foldEmail(email)
   const after = await explained(() =>
-    one<User>(
-      tx,
-      `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
+    one<User>(tx, {
+      text: `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
          password_hash = coalesce($4, password_hash), role = coalesce($5, role),
          permissions = coalesce($6::text[], permissions), metadata = coalesce($7::jsonb, metadata),
          enabled = coalesce($8::boolean, enabled),
@@ -122,7 +119,7 @@ export async function updateUser(tx: Db, before: User, changes: UserChanges): Pr
            when $9::boolean then coalesce(email_verified_at, now()) end,
          version = version + 1, updated_at = now()
        where id = $1::uuid returning ${columns}`,
-      [
+      values: [
         before.id,
         email,
         address,
@@ -133,7 +130,7 @@ export async function updateUser(tx: Db, before: User, changes: UserChanges): Pr
         changes.enabled,
         changes.emailVerified,
       ],
-    ),
+    }),
   )
   if (address !== undefined && address !== foldEmail(before.email)) {
     await loseAddress(tx, before.id, foldEmail(before.email))
@@ -151,12 +148,11 @@ export async function deleteUser(tx: Db, { id, email }: User): Promise<void> {
 /** Throws `last_admin` unless another enabled admin remains; no two transactions ask at once. */
 export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
   await tx.query('select pg_advisory_xact_lock($1)', [locks.lastAdmin])
-  await one(
-    tx,
-    `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`,
-    [id],
-    'last_admin',
-  )
+  await one(tx, {
+    text: `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`,
+    values: [id],
+    orThrow: 'last_admin',
+  })
 }
 
 /** Waits for the lock under which the first admin is made. */
