@@ -126,7 +126,10 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
 
     const app = await startTestApp(env, { env, name, db: null as never })
     for (const { stdout } of [made, further]) {
-      assert.equal((await app.request('GET', '/users', { key: stdout.trim() })).status, 200)
+      const key = stdout.trim()
+      assert.equal((await app.request('GET', '/users', { key })).status, 200)
+      const { headers } = await app.request('GET', '/users/auth', { key })
+      assert.equal(headers.get('x-auth-factors'), '2')
     }
     await app.stop()
     assert.equal(
