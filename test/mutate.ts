@@ -1,0 +1,188 @@
+// `npm run mutate -- [--changed-since COMMIT] [FILE…]`: makes each mistake of the table in a copy
+// of the tree and runs the tests that must notice. One that no test notices fails the run, as does
+// one whose text is not found exactly once. With files or a commit: the mistakes in those alone.
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+
+import { mutations, testsOf, type Mutation } from './mutations.ts'
+import { root } from './support/process.ts'
+import { compile, isNative, loaderOf, startServer } from './support/runner.ts'
+
+/** Longer than any test file takes on a busy machine: what still runs then hangs. */
+const limitMs = 240_000
+
+interface Worker {
+  /** A copy of the checkout. */
+  tree: string
+  /** What was compiled of it. */
+  compiled: string
+}
+
+type Outcome = 'noticed' | 'not noticed' | 'hangs'
+
+const git = (...args: string[]) => execFileSync('git', args, { cwd: root, encoding: 'utf8' })
+const listFiles = () =>
+  git('ls-files', '--cached', '--others', '--exclude-standard')
+    .trim()
+    .split('\n')
+    .filter((path) => existsSync(join(root, path)))
+
+function makeWorker(directory: string, name: string): Worker {
+  const worker = { tree: join(directory, name), compiled: join(directory, `${name}-compiled`) }
+  for (const path of listFiles()) cpSync(join(root, path), join(worker.tree, path))
+  // Some tests ask git what there is.
+  execFileSync('git', ['init', '-q'], { cwd: worker.tree })
+  execFileSync('git', ['add', '-A'], { cwd: worker.tree })
+  symlinkSync(join(root, 'node_modules'), join(worker.tree, 'node_modules'))
+  if (!isNative) compile(worker.tree, worker.compiled)
+  return worker
+}
+
+/** Gives a file of the copy another text. */
+function replace({ tree, compiled }: Worker, file: string, text: string) {
+  writeFileSync(join(tree, file), text)
+  if (!isNative && /(?<!\.d)\.ts$/.test(file)) compile(tree, compiled, file)
+}
+
+/** Runs one test file to its end, or to its first failure. */
+async function runTest(args: string[], cwd: string, env: NodeJS.ProcessEnv): Promise<Outcome> {
+  const child = spawn(process.execPath, args, {
+    cwd,
+    env,
+    detached: true,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  let outcome: Outcome = 'not noticed'
+  const end = (seen: Outcome) => {
+    if (outcome !== 'not noticed') return
+    outcome = seen
+    // The group, politely: what the test started is stopped by it.
+    process.kill(-child.pid!, 'SIGTERM')
+  }
+  const late = setTimeout(() => end('hangs'), limitMs)
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    if (/^\s*(not ok|✖)/m.test(text)) end('noticed')
+  })
+  const [status] = (await once(child, 'close')) as [number | null]
+  clearTimeout(late)
+  if (outcome === 'not noticed' && status !== 0) return 'noticed'
+  return outcome
+}
+
+/** Runs the tests that should notice a mutation, one after the other, until one does. */
+async function runTests(
+  worker: Worker,
+  { file, tests }: { file: string; tests: string[] },
+  server: ServerEnv,
+) {
+  // What migrations and roles are is part of the template: such a run makes its own.
+  const isTemplate = /^(sql|src\/database)\//.test(file)
+  const loader = isNative ? '' : loaderOf(worker.tree, worker.compiled)
+  const env = { ...process.env, ...server, TEST_LOADER: loader }
+  for (const test of tests) {
+    const args = [...(isNative ? [] : ['--import', loader]), test]
+    const outcome =
+      isTemplate || test.startsWith('test/system')
+        ? await runTest(['test/run.js', test], worker.tree, process.env)
+        : await runTest(args, worker.tree, env)
+    if (outcome !== 'not noticed') return { outcome, test }
+  }
+  return { outcome: 'not noticed' as const, test: '' }
+}
+type ServerEnv = Awaited<ReturnType<typeof startServer>>['env']
+
+/** The text with the mutation, or why there is none. */
+function mutate({ file, text, replacement }: Mutation): { mutated: string } | { fault: string } {
+  if (!existsSync(join(root, file))) return { fault: 'there is no such file' }
+  const parts = readFileSync(join(root, file), 'utf8').split(text)
+  if (parts.length !== 2) return { fault: `its text is there ${parts.length - 1} times` }
+  return { mutated: parts.join(replacement) }
+}
+
+function choose(): Mutation[] {
+  const { values, positionals } = parseArgs({
+    options: { 'changed-since': { type: 'string' } },
+    allowPositionals: true,
+  })
+  const since = values['changed-since']
+  const changed = since === undefined ? [] : git('diff', '--name-only', since).trim().split('\n')
+  const files = [...positionals, ...changed]
+  if (files.length === 0 && since === undefined) return mutations
+  const areTestsOf = (mutation: Mutation) => testsOf(mutation).some((test) => files.includes(test))
+  return mutations.filter((each) => files.includes(each.file) || areTestsOf(each))
+}
+
+/** Throws unless the tests pass without a mutation. */
+async function checkUnchanged(workers: Worker[], chosen: Mutation[], server: ServerEnv) {
+  const queue = new Set(chosen.flatMap(testsOf)).values()
+  async function check(worker: Worker) {
+    for (const test of queue) {
+      const { outcome } = await runTests(worker, { file: '', tests: [test] }, server)
+      if (outcome !== 'not noticed') throw new Error(`${test} fails without a mutation`)
+    }
+  }
+  await Promise.all(workers.map(check))
+}
+
+async function main() {
+  const chosen = choose()
+  const faults: string[] = []
+  for (const mutation of chosen) {
+    const result = mutate(mutation)
+    if ('fault' in result) faults.push(`${mutation.file}: ${mutation.text}: ${result.fault}`)
+  }
+  if (faults.length > 0) throw new Error(faults.join('\n'))
+
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-mutate-'))
+  const server = await startServer(directory)
+  const survivors: string[] = []
+  const queue = chosen.entries()
+  let done = 0
+  async function work(worker: Worker) {
+    for (const [index, mutation] of queue) {
+      const { file, meaning } = mutation
+      const original = readFileSync(join(root, file), 'utf8')
+      const result = mutate(mutation) as { mutated: string }
+      replace(worker, file, result.mutated)
+      const start = performance.now()
+      const { outcome, test } = await runTests(
+        worker,
+        { file, tests: testsOf(mutation) },
+        server.env,
+      )
+      replace(worker, file, original)
+      const seconds = Math.round((performance.now() - start) / 1000)
+      const by = test && ` by ${test.replace(/^test\/|\.test\.ts$/g, '')}`
+      const line = `${index + 1} ${file}: ${meaning}: ${outcome}${by}, ${seconds} s`
+      if (outcome === 'not noticed') survivors.push(line)
+      done++
+      console.log(`${done}/${chosen.length} ${line}`)
+    }
+  }
+  try {
+    const names = Array.from({ length: availableParallelism() }, (_, i) => `tree-${i}`)
+    const workers = names.map((name) => makeWorker(directory, name))
+    await checkUnchanged(workers, chosen, server.env)
+    await Promise.all(workers.map(work))
+  } finally {
+    await server.stop()
+    rmSync(directory, { recursive: true, force: true })
+  }
+  console.log(`${chosen.length} mutations, ${survivors.length} not noticed`)
+  for (const each of survivors) console.log(each)
+  process.exitCode = survivors.length > 0 ? 1 : 0
+}
+
+await main()
