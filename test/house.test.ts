@@ -41,11 +41,10 @@ const written = [...new Set([...under('src', 'bin', 'sql', 'test'), ...readmes])
 /** Where a rule does not hold yet: the rooms, by its name. */
 const notYet: Record<string, string[]> = {
   'no semicolon at the end of a line': ['test/soak', 'test/system/deploy.test.ts'],
-  'one statement a line': ['src/database', 'test/system/image.test.ts'],
+  'one statement a line': ['test/system/image.test.ts'],
   'no array made only to be taken apart': [
     'src/commands',
     'src/config.ts',
-    'src/database',
     'src/passwords',
     'test/access.test.ts',
     'test/bench',
@@ -63,7 +62,6 @@ const notYet: Record<string, string[]> = {
     'test/system/failover.test.ts',
     'test/users.test.ts',
   ],
-  'no positional hole': ['src/database'],
   'at most one conditional operator an expression': [
     'src/commands',
     'test/abuse.test.ts',
@@ -76,7 +74,6 @@ const notYet: Record<string, string[]> = {
   ],
   'no assignment inside an expression': [
     'src/commands',
-    'src/database',
     'test/bench',
     'test/monitor.test.ts',
     'test/soak',
@@ -88,7 +85,6 @@ const notYet: Record<string, string[]> = {
   'at most three arguments': [
     'src/commands',
     'src/config.ts',
-    'src/database',
     'src/keys',
     'src/passwords',
     'src/settings.ts',
@@ -111,7 +107,6 @@ const notYet: Record<string, string[]> = {
     'src/audit',
     'src/commands',
     'src/config.ts',
-    'src/database',
     'src/errors.ts',
     'src/gateway',
     'src/keys',
@@ -186,7 +181,6 @@ const notYet: Record<string, string[]> = {
     'test/system/clock.test.ts',
     'test/system/database-clock.test.ts',
   ],
-  'no any': ['src/database'],
   'SQL in queries': ['src/app.ts', 'src/keys', 'src/passwords', 'src/users'],
   'a sentence for every export': [
     'src/audit',
@@ -199,7 +193,6 @@ const notYet: Record<string, string[]> = {
   'plain English': [
     'bin',
     'src/commands',
-    'src/database',
     'src/passwords',
     'test/backup.test.ts',
     'test/commands.test.ts',

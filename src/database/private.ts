@@ -253,7 +253,7 @@ const pipeOf = (child: ChildProcess) => child.stdio[3] as Socket
 const hasEnded = ({ child }: Server) =>
   child.pid === undefined || child.exitCode !== null || child.signalCode !== null
 
-/** Whether another start was faster, or backends of a killed one still end: such a failure passes. */
+/** Whether another start was faster, or backends of a killed one still end: that passes. */
 const isRace = ({ log }: Place) =>
   /lock file .* (already exists|is empty)|shared memory block/.test(read(log))
 
@@ -293,8 +293,8 @@ async function lock(address: Address, directory: string): Promise<boolean> {
 }
 
 /**
- * What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens once
- * it is ready.
+ * What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens
+ * once it is ready.
  */
 function readPostmaster(data: string) {
   // Of the file's lines: 1 process, 2 data, 4 port, 5 directory of the socket, 8 state.

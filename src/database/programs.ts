@@ -141,7 +141,7 @@ async function install(path: string, { name, version, integrity, signal }: Packa
   fs.writeFileSync(join(path, 'package.json'), JSON.stringify({ private: true, dependencies }))
   fs.writeFileSync(join(path, 'package-lock.json'), JSON.stringify(lock))
   const flags = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
-  // A registry that does not answer is given up after two tries of 7 s; a slow one may take its time.
+  // A registry that does not answer is given up after two tries of 7 s; a slow one may go on.
   const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
   try {
     await runProgram('npm', ['ci', '--prefix', path, ...flags, ...patience], {
