@@ -1,0 +1,81 @@
+// One user's day with the client that openapi-generator makes for Java.
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.UUID;
+import org.openapitools.client.ApiClient;
+import org.openapitools.client.ApiException;
+import org.openapitools.client.api.KeysApi;
+import org.openapitools.client.api.SessionsApi;
+import org.openapitools.client.api.UsersApi;
+import org.openapitools.client.model.CreateUserBody;
+import org.openapitools.client.model.CreatedUser;
+import org.openapitools.client.model.LogInBody;
+import org.openapitools.client.model.RotateKeyBody;
+import org.openapitools.client.model.UpdateUserBody;
+import org.openapitools.client.model.User;
+
+class Main {
+  static final String PASSWORD = "correct horse battery staple";
+
+  interface Call {
+    Object run() throws ApiException;
+  }
+
+  static ApiClient holding(String key) {
+    ApiClient client = new ApiClient();
+    client.updateBaseUri(System.getenv("BASE"));
+    client.setRequestInterceptor(request -> {
+      if (key != null) request.header("X-Api-Key", key);
+    });
+    return client;
+  }
+
+  static List<Object> codeOf(Call call) throws Exception {
+    try {
+      return List.of(call.run());
+    } catch (ApiException error) {
+      Map<?, ?> failure = new ObjectMapper().readValue(error.getResponseBody(), Map.class);
+      return List.of(error.getCode(), failure.get("code"));
+    }
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    String email = System.getenv("EMAIL");
+    String other = "x" + email;
+    CreatedUser made = new UsersApi(holding(null))
+      .createUser(new CreateUserBody().email(email).password(PASSWORD)).getDetails();
+    String key = made.getApiKeys().get(0);
+    UUID id = made.getId();
+    UsersApi own = new UsersApi(holding(key));
+    UsersApi admin = new UsersApi(holding(System.getenv("ADMIN_KEY")));
+    KeysApi keys = new KeysApi(holding(key));
+
+    var read = own.getUser(id, null).getDetails();
+    var allowed = admin
+      .updateUser(id, new UpdateUserBody().permissions(List.of("orders:read")), "\"1\"");
+    var renamed = own.updateUser(id, new UpdateUserBody().email(other), "\"2\"").getDetails();
+    var listed = admin.listUsers(null, null, other, "full").getDetails();
+    var session = new SessionsApi(holding(null))
+      .logIn(new LogInBody().email(other).password(PASSWORD)).getDetails();
+    var first = keys.listKeys(id, null, null).getDetails().get(0);
+    var rotated = keys
+      .rotateKey(id, first.getId(), new RotateKeyBody().overlapSeconds(60)).getDetails();
+
+    Map<String, Object> day = new LinkedHashMap<>();
+    day.put("read", read.getEmail());
+    day.put("allowed", allowed.getDetails().getPermissions());
+    day.put("renamed", List.of(renamed.getEmail(), renamed.getPermissions(), renamed.getVersion()));
+    day.put("listed", listed.stream().map(each -> ((User) each.getActualInstance()).getEmail()).toList());
+    day.put("session", session.getUser().equals(id));
+    day.put("rotated", List.of(
+      rotated.getName(), !rotated.getKey().equals(key), rotated.getKey().substring(0, 4)));
+    UsersApi wrong = new UsersApi(holding("usk_wrong"));
+    day.put("refused", codeOf(() -> wrong.getUser(id, null)));
+    day.put("missing", codeOf(() -> admin.getUser(UUID.randomUUID(), null)));
+    day.put("faulty", codeOf(() -> admin
+      .createUser(new CreateUserBody().email(email).password("password1"))));
+    System.out.println(new ObjectMapper().writeValueAsString(day));
+  }
+}

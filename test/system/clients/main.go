@@ -1,0 +1,97 @@
+// One user's day with the client that openapi-generator makes for Go.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+
+	"github.com/google/uuid"
+
+	"example.org/clients/api"
+)
+
+const password = "correct horse battery staple"
+
+var client = func() *api.APIClient {
+	configuration := api.NewConfiguration()
+	configuration.Servers = api.ServerConfigurations{{URL: os.Getenv("BASE")}}
+	return api.NewAPIClient(configuration)
+}()
+
+func holding(key string) context.Context {
+	keys := map[string]api.APIKey{"apiKey": {Key: key}}
+	return context.WithValue(context.Background(), api.ContextAPIKeys, keys)
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func codeOf(_ any, reply *http.Response, err error) []any {
+	var failed *api.GenericOpenAPIError
+	if !errors.As(err, &failed) {
+		panic(fmt.Sprint("no failure: ", err))
+	}
+	return []any{reply.StatusCode, failed.Model().(api.Failure).Code}
+}
+
+func main() {
+	anyone := context.Background()
+	email := os.Getenv("EMAIL")
+	created, _, err := client.UsersAPI.CreateUser(anyone).
+		CreateUserBody(*api.NewCreateUserBody(email, password)).Execute()
+	check(err)
+	made := created.Details
+	own := holding(made.ApiKeys[0])
+	admin := holding(os.Getenv("ADMIN_KEY"))
+
+	read, _, err := client.UsersAPI.GetUser(own, made.Id).Execute()
+	check(err)
+	allowed, _, err := client.UsersAPI.UpdateUser(admin, made.Id).IfMatch(`"1"`).
+		UpdateUserBody(api.UpdateUserBody{Permissions: []string{"orders:read"}}).Execute()
+	check(err)
+	renamed := api.NewUpdateUserBody()
+	renamed.SetEmail("x" + email)
+	changed, _, err := client.UsersAPI.UpdateUser(own, made.Id).IfMatch(`"2"`).
+		UpdateUserBody(*renamed).Execute()
+	check(err)
+	listed, _, err := client.UsersAPI.ListUsers(admin).Email("x" + email).View("full").Execute()
+	check(err)
+	session, _, err := client.SessionsAPI.LogIn(anyone).
+		LogInBody(*api.NewLogInBody("x"+email, password)).Execute()
+	check(err)
+	keys, _, err := client.KeysAPI.ListKeys(own, made.Id).Execute()
+	check(err)
+	seconds := int32(60)
+	rotated, _, err := client.KeysAPI.RotateKey(own, made.Id, keys.Details[0].Id).
+		RotateKeyBody(api.RotateKeyBody{OverlapSeconds: &seconds}).Execute()
+	check(err)
+
+	emails := []string{}
+	for _, each := range listed.Details {
+		emails = append(emails, each.User.Email)
+	}
+	short := *api.NewCreateUserBody(email, "password1")
+	user := changed.Details
+	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"read":    read.Details.Email,
+		"allowed": allowed.Details.Permissions,
+		"renamed": []any{user.Email, user.Permissions, user.Version},
+		"listed":  emails,
+		"session": session.Details.User == made.Id,
+		"rotated": []any{
+			rotated.Details.Name,
+			rotated.Details.Key != made.ApiKeys[0],
+			rotated.Details.Key[:4],
+		},
+		"refused": codeOf(client.UsersAPI.GetUser(holding("usk_wrong"), made.Id).Execute()),
+		"missing": codeOf(client.UsersAPI.GetUser(admin, uuid.NewString()).Execute()),
+		"faulty":  codeOf(client.UsersAPI.CreateUser(admin).CreateUserBody(short).Execute()),
+	}))
+}
