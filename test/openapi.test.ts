@@ -37,12 +37,14 @@ const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
 const operations: { name: string; method: string; path: string; operation: any }[] =
   Object.entries<any>(document.paths).flatMap(([path, item]) =>
-    Object.entries<any>(item).map(([method, operation]) => ({
-      name: `${method} ${path}`,
-      method,
-      path,
-      operation,
-    })),
+    Object.entries<any>(item)
+      .filter(([, { operationId }]) => operationId)
+      .map(([method, operation]) => ({
+        name: `${method} ${path}`,
+        method,
+        path,
+        operation,
+      })),
   )
 
 /** What the document has at the place that a reference names. */
@@ -120,6 +122,7 @@ const formats: Record<string, (value: any) => boolean> = {
 
 test('every route is in the document, forward-auth once as get, and nothing else is', () => {
   const wanted = routes
+    .filter(({ undocumented }) => !undocumented)
     .map(({ method, path }) => `${method === 'ANY' ? 'get' : method.toLowerCase()} ${path}`)
     .filter((each) => each !== 'get /users/auth/*')
   assert.deepEqual(operations.map(({ name }) => name).sort(), wanted.sort())
@@ -732,6 +735,31 @@ test('where sign-up is closed or the path another, the document says so', async 
   assert.deepEqual(paths['/users'].post.security, [{ apiKey: [] }, { bearer: [] }])
   assert.deepEqual(document.paths['/users'].post.security, [{}, { apiKey: [] }, { bearer: [] }])
   assert.ok(paths['/users'].post.responses[403])
+})
+
+test('what a browser opens first leads to the page, below any base path', async () => {
+  const deep = await startTestApp({ SERVER_BASE_PATH: '/api/v1' }, app.database)
+  const bare = await startTestApp({ SERVER_BASE_PATH: '/' }, app.database)
+  const hops: Record<string, string> = {}
+  for (const [{ url }, paths] of [
+    [app, ['/', '/docs', '/docs/', '/v1', '/v1/']],
+    [deep, ['/', '/docs', '/docs/', '/api/v1', '/api/v1/']],
+    [bare, ['/', '/docs/']],
+  ] as const) {
+    for (const path of paths) {
+      const { status, headers } = await fetch(url + path, { redirect: 'manual' })
+      const place = new URL(headers.get('location')!, url + path)
+      hops[`${url} ${path}`] = `${status} ${place.pathname}`
+      assert.equal((await fetch(place)).headers.get('content-type'), 'text/html; charset=utf-8')
+    }
+  }
+  const to = (base: { url: string }, page: string, ...paths: string[]) =>
+    Object.fromEntries(paths.map((path) => [`${base.url} ${path}`, `302 ${page}`]))
+  assert.deepEqual(hops, {
+    ...to(app, '/v1/docs', '/', '/docs', '/docs/', '/v1', '/v1/'),
+    ...to(deep, '/api/v1/docs', '/', '/docs', '/docs/', '/api/v1', '/api/v1/'),
+    ...to(bare, '/docs', '/', '/docs/'),
+  })
 })
 
 for (const path of ['/docs', '/openapi.json']) {

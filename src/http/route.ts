@@ -118,6 +118,8 @@ interface Spec<A extends Access, P extends string, Q, B> {
   quiet?: true
   /** The path is not below the base path. */
   atRoot?: true
+  /** Not a part of the API that the document describes. */
+  undocumented?: true
   handle(call: Call<A, P, Q, B>): Promise<Reply> | Reply
 }
 

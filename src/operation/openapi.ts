@@ -12,12 +12,13 @@ export function openApi(
   { basePath, version }: { basePath: string; version: string },
 ) {
   // No parameter of OpenAPI holds a slash: what lies below a path cannot be described.
-  const described = routes.filter(({ path }) => !path.endsWith('/*'))
+  const described = routes.filter(({ path, undocumented }) => !undocumented && !path.endsWith('/*'))
   const responses: Record<string, object> = {}
-  const paths: Record<string, Record<string, object>> = {}
+  const paths: Record<string, Record<string, unknown>> = {}
   for (const route of described) {
     const method = route.method === 'ANY' ? 'get' : route.method.toLowerCase()
     paths[route.path] = {
+      ...(route.atRoot && { servers: [{ ...server, url: '/' }] }),
       ...paths[route.path],
       [method]: operation(route, described, responses),
     }
@@ -35,13 +36,7 @@ export function openApi(
       license: { name: 'MIT', identifier: 'MIT' },
       contact: { name: 'The operator of this service' },
     },
-    servers: [
-      {
-        url: basePath || '/',
-        description: 'This instance: local, test or production',
-        'x-internal': false,
-      },
-    ],
+    servers: [{ ...server, url: basePath || '/' }],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
     paths: extracted.paths,
     components: { schemas, ...extracted.components },
@@ -58,6 +53,11 @@ const description = [
     'too long 408, one that expects more than `100-continue` 417, one with too long headers 431.',
   'Nothing but the documentation may be cached.',
 ].join('\n\n')
+
+const server = {
+  description: 'This instance: local, test or production',
+  'x-internal': false,
+}
 
 const tags: Record<Tag, string> = {
   users: 'Accounts',
@@ -76,6 +76,8 @@ const mayCall: Record<Access, string> = {
   self: 'For the user itself and admins.',
   admin: 'For admins.',
 }
+
+const recent = 'A session must come from a log-in a short while ago.'
 
 const keys = [{ apiKey: [] }, { bearer: [] }]
 const security: Record<Access, object[]> = {
@@ -102,7 +104,9 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
     operationId,
     tags: [route.tag],
     summary: route.summary,
-    description: [route.description, mayCall[access]].filter(Boolean).join(' '),
+    description: [route.description, mayCall[access], route.fresh && recent]
+      .filter(Boolean)
+      .join(' '),
     'x-access': access,
     security: security[access],
     parameters: parametersOf(route),

@@ -16,6 +16,7 @@ import { measure, type MeasuredDeps } from './measured.ts'
 export interface OperationDeps extends MeasuredDeps {
   db: Database
   isStopping(): boolean
+  basePath: string
   /** Makes the document of all routes; called once. */
   document(): object
 }
@@ -84,7 +85,37 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       headers: { 'Content-Security-Policy': policyOf(page), 'Referrer-Policy': 'no-referrer' },
       make: () => page,
     }),
+    ...landingRoutes(deps.basePath),
   ]
+}
+
+/** Leads a browser that opens the service to the page. */
+function landingRoutes(basePath: string): Route[] {
+  const page = `${basePath}/docs`.slice(1)
+  // Relative, since a gateway may serve the service below a path of its own.
+  const places: Record<string, string> = {
+    '/': page,
+    '/docs': page,
+    '/docs/': `../${page}`,
+    [basePath]: page.split('/').slice(-2).join('/'),
+    [`${basePath}/`]: 'docs',
+  }
+  return Object.entries(places)
+    .filter(([path]) => path.startsWith('/') && path !== `${basePath}/docs`)
+    .map(([path, place]) =>
+      route({
+        method: 'GET',
+        path,
+        operationId: 'land',
+        tag: 'operation',
+        access: 'anyone',
+        atRoot: true,
+        undocumented: true,
+        summary: 'To the page',
+        replies: { 302: { says: 'It is there', headers: ['Location'] } },
+        handle: () => ({ status: 302, headers: { Location: place } }),
+      }),
+    )
 }
 
 /** Of no key: its look-up finds nobody, and shows that the look-up of any key works. */

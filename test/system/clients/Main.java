@@ -67,7 +67,8 @@ class Main {
     day.put("read", read.getEmail());
     day.put("allowed", allowed.getDetails().getPermissions());
     day.put("renamed", List.of(renamed.getEmail(), renamed.getPermissions(), renamed.getVersion()));
-    day.put("listed", listed.stream().map(each -> ((User) each.getActualInstance()).getEmail()).toList());
+    day.put("listed", listed.stream()
+      .map(each -> ((User) each.getActualInstance()).getEmail()).toList());
     day.put("session", session.getUser().equals(id));
     day.put("rotated", List.of(
       rotated.getName(), !rotated.getKey().equals(key), rotated.getKey().substring(0, 4)));

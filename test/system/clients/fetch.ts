@@ -1,6 +1,5 @@
 // One user's day with the client that openapi-generator makes for TypeScript and fetch.
-import { Configuration, KeysApi, ResponseError, SessionsApi, UsersApi } from './client'
-import type { User } from './client'
+import { Configuration, KeysApi, ResponseError, SessionsApi, UsersApi, type User } from './client'
 
 declare const process: { env: Record<string, string | undefined> }
 

@@ -32,7 +32,9 @@ admin = api.UsersApi(client(os.environ["ADMIN_KEY"]))
 keys = api.KeysApi(client(made.api_keys[0]))
 
 read = own.get_user(made.id).details
-allowed = admin.update_user(made.id, api.UpdateUserBody(permissions=["orders:read"]), if_match='"1"')
+allowed = admin.update_user(
+    made.id, api.UpdateUserBody(permissions=["orders:read"]), if_match='"1"'
+)
 renamed = own.update_user(made.id, api.UpdateUserBody(email="x" + email), if_match='"2"').details
 listed = admin.list_users(email="x" + email, view="full").details
 session = api.SessionsApi(client()).log_in(
@@ -52,7 +54,9 @@ print(
             "rotated": [rotated.name, rotated.key != made.api_keys[0], rotated.key[:4]],
             "refused": code_of(lambda: api.UsersApi(client("usk_wrong")).get_user(made.id)),
             "missing": code_of(lambda: admin.get_user(uuid.uuid4())),
-            "faulty": code_of(lambda: admin.create_user(api.CreateUserBody(email=email, password="password1"))),
+            "faulty": code_of(
+                lambda: admin.create_user(api.CreateUserBody(email=email, password="password1"))
+            ),
         }
     )
 )

@@ -37,7 +37,9 @@ renamed = update_user.sync(
 listed = list_users.sync(client=admin, email="x" + email, view=ListUsersView.FULL).details
 session = log_in.sync(client=anyone, body=LogInBody(email="x" + email, password=password)).details
 key = list_keys.sync(made.id, client=own).details[0]
-rotated = rotate_key.sync(made.id, key.id, client=own, body=RotateKeyBody(overlap_seconds=60)).details
+rotated = rotate_key.sync(
+    made.id, key.id, client=own, body=RotateKeyBody(overlap_seconds=60)
+).details
 
 print(
     json.dumps(
