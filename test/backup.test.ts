@@ -10,6 +10,8 @@ import pg from 'pg'
 
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/dumps.ts'
+import { findForeign, findForeignTables, findPublications } from '../src/commands/foreign.ts'
+import { sortGrants } from '../src/commands/grants.ts'
 import { locks } from '../src/database/codes.ts'
 import { readMigrations } from '../src/database/migrate.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
@@ -24,6 +26,15 @@ const base = { ...env, PATH: `${folder}:/usr/bin:/bin` }
 const fake = (name: string, script: string) =>
   writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
 const fakeAws = (script: string) => fake('aws', script)
+
+/** What the AWS CLI lists: dumps, stored when they were made unless at another time, and manifests. */
+const listed = (...dumps: [name: string, size: number, storedAt?: string][]) =>
+  JSON.stringify(
+    dumps.flatMap(([key, size, storedAt = parseDumpName(key.split('/').at(-1)!)!.toJSON()]) => [
+      { key, size, storedAt },
+      { key: `${key}.json`, size: 1, storedAt },
+    ]),
+  )
 
 test('words and options that are not understood are misuse', async () => {
   const calls = [
@@ -73,7 +84,9 @@ test('a dump is named for its database and instant, and nothing else is taken fo
   const at = new Date('2024-04-25T22:20:01.999Z')
 
   assert.equal(dumpName('db_user_service', at), 'db_user_service_dump_2024-04-25-22_20_01.bck')
-  assert.equal(dumpName('a b/../"c"', at), 'a_b_____c__dump_2024-04-25-22_20_01.bck')
+  assert.equal(dumpName('my_db', at), 'my_db_dump_2024-04-25-22_20_01.bck')
+  assert.equal(dumpName('my.db/"ü"', at), 'my.2edb.2f.22.c3.bc.22_dump_2024-04-25-22_20_01.bck')
+  assert.deepEqual(parseDumpName(dumpName('-.x', at)), new Date('2024-04-25T22:20:01Z'))
   assert.deepEqual(parseDumpName(dumpName('x', at)), new Date('2024-04-25T22:20:01Z'))
   for (const name of [
     'x_dump_2024-04-25-25_20_01.bck',
@@ -125,7 +138,7 @@ test('a manifest is taken only when it is sound', () => {
 test('the AWS CLI gets the endpoint and the profile, and never the database’s password', async () => {
   const seen = join(folder, 'seen')
   fakeAws(
-    `{ echo "$@"; env; } >'${seen}'; echo '[["dumps/x_dump_2024-04-25-22_20_01.bck", 4200000], ["dumps/x_dump_2024-04-25-22_20_01.bck.json", 1]]'`,
+    `{ echo "$@"; env; } >'${seen}'; echo '${listed(['dumps/x_dump_2024-04-25-22_20_01.bck', 4200000])}'`,
   )
   const { status, stdout } = await runCommand('backup', ['list'], {
     ...base,
@@ -144,7 +157,7 @@ test('the AWS CLI gets the endpoint and the profile, and never the database’s 
   const [args, ...variables] = readFileSync(seen, 'utf8').trim().split('\n')
   assert.equal(
     args,
-    's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ --query=Contents[].[Key,Size] ' +
+    's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ --query=Contents[].{key:Key,size:Size,storedAt:LastModified} ' +
       '--output=json --profile=db-backup --endpoint-url=http://127.0.0.1:2',
   )
   const names = variables
@@ -185,12 +198,16 @@ test('a backup puts a dump into the bucket, and then what is in it', async () =>
   assert.equal(dumpName(env['DATABASE_NAME']!, new Date(at)), name)
 })
 
-test('a bucket without dumps is an empty list, and too old for an alarm', async () => {
+test('a bucket without dumps is said to be empty, and an alarm', async () => {
   fakeAws('echo null')
   const list = await runCommand('backup', ['list'], base)
   const alarm = await runCommand('backup', ['list', '--max-age', '1h'], base)
 
-  assert.deepEqual(list, { status: 0, stdout: '', stderr: '' })
+  assert.deepEqual(list, {
+    status: 0,
+    stdout: `There is no dump of ${env['DATABASE_NAME']} in s3://user-service-database-dumps\n`,
+    stderr: '',
+  })
   assert.equal(alarm.status, 4)
 })
 
@@ -285,4 +302,166 @@ test('a restore touches neither data nor a connected service without --yes', asy
     stdout: '',
     stderr: 'restore: the database holds data (audit_events): pass --yes to replace it\n',
   })
+})
+
+/** The name of a dump of this test's database, that many hours ago. */
+const dumpOf = (hours: number) =>
+  dumpName(env['DATABASE_NAME']!, new Date(Date.now() - hours * 3_600_000))
+const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000).toJSON()
+
+test('a dump dated in the future keeps no alarm silent, and latest does not choose by itself', async () => {
+  const ahead = dumpOf(-24)
+  const real = dumpOf(2)
+  fakeAws(`echo '${listed([ahead, 1, hoursAgo(3)], [real, 1])}'`)
+  const list = await runCommand('backup', ['list', '--max-age', '1h'], base)
+  const young = await runCommand('backup', ['list', '--max-age', '3h', '--quiet'], base)
+  const latest = await runCommand('restore', ['latest', '--yes'], base)
+  fakeAws(`echo '${listed([ahead, 1, hoursAgo(0)])}'`)
+  const alone = await runCommand('backup', ['list', '--max-age', '1h', '--quiet'], base)
+
+  assert.equal(
+    list.stdout,
+    `${real}\t2.0 h\t0.00 MB\tcomplete\n${ahead}\t-24.0 h\t0.00 MB\tIN THE FUTURE\n`,
+  )
+  const bucket = 's3://user-service-database-dumps'
+  assert.deepEqual(
+    [list.status, list.stderr],
+    [4, `backup: the newest complete dump in ${bucket}, ${real}, is 2.0 h old\n`],
+  )
+  assert.deepEqual(young, { status: 0, stdout: '', stderr: '' })
+  assert.deepEqual(latest, {
+    status: 1,
+    stdout: '',
+    stderr:
+      `restore: the latest dump is in doubt (${ahead} is dated in the future, ` +
+      `${real} was stored last): name the one to restore\n`,
+  })
+  assert.deepEqual([alone.status, alone.stdout], [4, ''])
+  assert.match(
+    alone.stderr,
+    /no complete dump of \w+ in \S+ but \S+, which is dated in the future\n$/,
+  )
+})
+
+test('latest does not choose where names and S3 tell two dumps apart differently', async () => {
+  const older = dumpOf(48)
+  const newer = dumpOf(24)
+  fakeAws(`echo '${listed([older, 1, hoursAgo(1)], [newer, 1, hoursAgo(2)])}'`)
+  const { status, stderr } = await runCommand('restore', ['latest', '--yes'], base)
+
+  assert.equal(
+    stderr,
+    `restore: the latest dump is in doubt (${newer} is dated last, ${older} was stored last): ` +
+      'name the one to restore\n',
+  )
+  assert.equal(status, 1)
+})
+
+test('a dump of another database is neither listed nor restored', async () => {
+  const name = dumpOf(1)
+  const others = [`${env['DATABASE_NAME']}_dump_${name}`, name.replace(/^./, 'x')]
+  const manifest = {
+    name,
+    database: 'my.db',
+    sha256: 'a'.repeat(64),
+    at: '2024-04-25T22:20:01Z',
+    rows: { users: 1 },
+    schema: 'x',
+    pgDump: '15',
+  }
+  const all = listed(...others.map((each): [string, number] => [each, 1]))
+  fakeAws(`case $1 in s3) echo '${JSON.stringify(manifest)}' >"$5";; *) echo '${all}'; esac`)
+  const list = await runCommand('backup', ['list', '--max-age', '20d'], base)
+  const restore = await runCommand('restore', [name, '--yes'], base)
+
+  assert.deepEqual([list.status, list.stdout], [4, ''])
+  assert.deepEqual(restore, {
+    status: 1,
+    stdout: '',
+    stderr:
+      `restore: ${name} is a dump of "my.db", not of ${env['DATABASE_NAME']}; ` +
+      'nothing was touched\n',
+  })
+})
+
+test('a refused upload is not tried again', async () => {
+  fake(
+    'pg_dump',
+    `for each; do case $each in --file=*) echo >"\${each#--file=}"; esac; done; echo 15`,
+  )
+  fake('pg_restore', '')
+  const tries = join(folder, 'tries')
+  fakeAws(
+    `echo >>'${tries}'; echo 'upload failed: x to s3://b/x An error occurred (AccessDenied) when' ` +
+      `'calling the PutObject operation: Access Denied' >&2; exit 1`,
+  )
+  const { status, stderr } = await runCommand('backup', [], base)
+  for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))
+
+  assert.match(stderr, /An error occurred \(AccessDenied\)/)
+  assert.deepEqual([status, readFileSync(tries, 'utf8')], [1, '\n'])
+})
+
+test('grants between our roles are told from those of others', () => {
+  const ours = [
+    'GRANT USAGE ON SCHEMA user_service_schema TO user_service_user;',
+    'GRANT SELECT(email),UPDATE(email) ON TABLE user_service_schema.users TO user_service_manager;',
+    'REVOKE ALL ON FUNCTION user_service_schema.uuid_v7(at timestamp with time zone) FROM PUBLIC;',
+    'ALTER DEFAULT PRIVILEGES FOR ROLE user_service_admin IN SCHEMA user_service_schema ' +
+      'GRANT SELECT ON TABLES TO user_service_user;',
+  ]
+  const others = [
+    'GRANT SELECT ON TABLE user_service_schema.users TO grafana;',
+    'GRANT SELECT ON TABLE user_service_schema.users TO "user_service_admin x" WITH GRANT OPTION;',
+    'ALTER DEFAULT PRIVILEGES FOR ROLE boss IN SCHEMA user_service_schema ' +
+      'GRANT ALL ON TABLES TO user_service_manager;',
+    "GRANT SELECT ON TABLE x TO user_service_user; select '\\! x' TO user_service_user;",
+  ]
+  const foreign = 'GRANT SELECT ON TABLE user_service_schema.users TO user_service_user;'
+  const lines = [
+    '--',
+    'SET row_security = off;',
+    ...ours,
+    ...others,
+    'SET SESSION AUTHORIZATION grafana;',
+    foreign,
+    'RESET SESSION AUTHORIZATION;',
+    ours[0]!,
+  ]
+
+  assert.deepEqual(sortGrants(lines), { ours: [...ours, ours[0]], others: [...others, foreign] })
+})
+
+test('what others put into our schema is found, and a restore drops it only when told to', async () => {
+  assert.deepEqual(await findForeign(db), [])
+  await db.query(`
+    create table user_service_schema."a b" (id int primary key);
+    create type user_service_schema.mood as enum ('good');
+    create schema reports;
+    create view reports.emails as select email from user_service_schema.users;
+    create table reports.notes (id int, author uuid constraint notes_author
+      references user_service_schema.users, mood user_service_schema.mood);
+    create publication copies for table user_service_schema.users`)
+  const found = await findForeign(db)
+  const tables = await findForeignTables(db)
+  const publications = await findPublications(db)
+  await db.query('truncate user_service_schema.audit_events')
+  const restore = await runCommand('restore', ['latest'], base)
+
+  const inside = ['table user_service_schema."a b"', 'type user_service_schema.mood']
+  const outside = [
+    'table constraint notes_author on reports.notes',
+    'table column reports.notes.mood',
+    'view reports.emails',
+  ]
+  assert.deepEqual(
+    found,
+    [
+      ...outside.map((name) => ({ name, inside: false })),
+      ...inside.map((name) => ({ name, inside: true })),
+    ].sort((a, b) => (a.name < b.name ? -1 : 1)),
+  )
+  assert.deepEqual([tables, publications], [['a b'], ['copies']])
+  assert.equal(restore.status, 1)
+  assert.match(restore.stderr, /^restore: this would also drop .*view reports\.emails: pass --yes/)
 })

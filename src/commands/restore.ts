@@ -19,9 +19,12 @@ import {
   hashFile,
   parseDumpName,
   parseManifest,
+  pickLatest,
   type Counts,
   type Manifest,
 } from './dumps.ts'
+import { findForeign, findPublications } from './foreign.ts'
+import { readGrants, type Grants } from './grants.ts'
 import { makeDirectory, postgresEnv, startProgram } from './programs.ts'
 import { readPlaces, type Bucket } from './s3.ts'
 
@@ -35,37 +38,76 @@ latest: the newest complete dump in node bin/backup.js list.
 Connects as user_service_admin, otherwise as in node bin/backup.js --help.
 Exit status: 0 done, 1 failed, 2 misuse.`
 
+/** Rows that may have ended since the dump; deleted where it has the table. */
+const cleared = [
+  { table: 'api_keys', condition: `kind = 'session'` },
+  { table: 'tokens', condition: 'true' },
+]
+
+const clearings = cleared.map(
+  ({ table, condition }) => `do $$ begin
+    if to_regclass('user_service_schema.${table}') is not null then
+      delete from user_service_schema.${table} where ${condition};
+    end if; end $$;`,
+)
+
+/** Lifts what a role or the server may limit, as node does for its own connections. */
+const beginning = `
+  select set_config(name, '0', false) from pg_settings
+    where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',
+      'idle_in_transaction_session_timeout');
+  begin;
+  set local lock_timeout = '30s';
+  set role user_service_admin;
+  drop schema if exists user_service_schema cascade;
+`
+/** The settings that are left out come within so many bytes. */
+const headLength = 1000
+
 await command({
   name: 'restore',
   synopsis: 'NAME|latest [--yes | --check]',
   usage,
   pattern: /^ \S+( --check| --yes)?$/,
-  async run({ values: { yes, check }, positionals: [wanted = ''], env }) {
+  async run({ values: { yes = false, check }, positionals: [wanted = ''], env }) {
     if (wanted !== 'latest' && parseDumpName(wanted) === null)
       throw misuse('The argument must be latest or the name of a dump')
     stopAfter(86_400_000)
     const { database, bucket } = readPlaces(env, 'user_service_admin')
-    if (!check && !yes) await withDatabase(database, refuseUnlessUnused)
+    const losses = check ? null : await withDatabase(database, (db) => findLosses(db, yes))
     const file = join(makeDirectory(), 'dump.bck')
     const name = wanted === 'latest' ? await findLatest(bucket, database.name) : wanted
-    const manifest = await download(bucket, name, file)
+    const manifest = await download({ bucket, name, database: database.name, file })
     const counts = Object.entries(manifest.rows).map(([table, count]) => `${table} ${count}`)
+    const grants = await readGrants(file, postgresEnv(database, env))
     const restoreInto = (place: DatabaseConfig) =>
-      restore(file, manifest.rows, postgresEnv(place, env))
-    if (check) {
+      restore({ file, rows: manifest.rows, grants: grants.ours, env: postgresEnv(place, env) })
+    if (losses === null) {
       await withScratch(database.name, restoreInto)
       console.log(`${name} can be restored: ${counts.join(', ')}`)
       return
     }
     await restoreInto(database)
-    console.log(`Restored ${name} into ${database.name}: ${counts.join(', ')}
-Changes after ${manifest.at} are gone; keys and passwords that were revoked since are valid again.
-Next: node bin/migrate.js up (the dump is at ${manifest.schema}), then restart the service.`)
+    console.log(`Restored ${name} into ${database.name}: ${counts.join(', ')}`)
+    console.log(tell({ manifest, losses, grants }).join('\n'))
   },
 })
 
-/** Those settings come within so many bytes. */
-const headLength = 1000
+/** What a restore takes away that no dump gives back. */
+interface Losses {
+  foreign: string[]
+  publications: string[]
+}
+
+/** Finds what the restore takes away; throws, unless `yes`, when that needs to be confirmed. */
+async function findLosses(db: Db, yes: boolean): Promise<Losses> {
+  if (!yes) await refuseUnlessUnused(db)
+  const objects = await findForeign(db)
+  const foreign = objects.map(({ name }) => name)
+  if (foreign.length > 0 && !yes)
+    throw new ExitError(`this would also drop ${foreign.join(', ')}: pass --yes to drop them`)
+  return { foreign, publications: await findPublications(db) }
+}
 
 async function refuseUnlessUnused(db: Db): Promise<void> {
   const rows = await countRows(db)
@@ -79,17 +121,54 @@ async function refuseUnlessUnused(db: Db): Promise<void> {
     throw new ExitError('the service is connected: stop it first, or pass --yes')
 }
 
+/** What an operator must know afterwards. */
+function tell({ manifest, losses, grants }: Told): string[] {
+  const { foreign, publications } = losses
+  const lines = [
+    `Changes after ${manifest.at} are gone. Sessions, tokens and waiting requests were deleted: ` +
+      'everybody logs in again.',
+    'All else is as it was then, also what was revoked, changed or removed since: API keys, ' +
+      'passwords, recovery codes, second factors, and signing keys ' +
+      '(node bin/secrets.js new-signing-key --yes).',
+  ]
+  if (foreign.length > 0) lines.push(`Dropped, and in no dump: ${foreign.join(', ')}.`)
+  if (publications.length > 0)
+    lines.push(`These publications have lost their tables: ${publications.join(', ')}.`)
+  if (grants.others.length > 0)
+    lines.push('Not restored, since it is not between our roles:', ...grants.others)
+  lines.push(
+    `Next: node bin/migrate.js up (the dump is at ${manifest.schema}), then restart the service.`,
+  )
+  return lines
+}
+
+interface Told {
+  manifest: Manifest
+  losses: Losses
+  grants: Grants
+}
+
 async function findLatest(bucket: Bucket, database: string): Promise<string> {
-  const dumps = await bucket.list(database)
-  const latest = dumps.find(({ complete }) => complete)
+  const latest = pickLatest(await bucket.list(database), Date.now())
   if (latest !== undefined) return latest.name
   throw new ExitError(`there is no complete dump of ${database} in ${bucket.url}`)
 }
 
+interface Download {
+  bucket: Bucket
+  name: string
+  database: string
+  file: string
+}
+
 /** Fetches a dump by its manifest; throws unless it is the one that was uploaded. */
-async function download(bucket: Bucket, name: string, file: string): Promise<Manifest> {
+async function download({ bucket, name, database, file }: Download): Promise<Manifest> {
   await bucket.get(`${name}.json`, `${file}.json`)
   const manifest = parseManifest(readFileSync(`${file}.json`, 'utf8'), name)
+  if (manifest.database !== database) {
+    const found = JSON.stringify(manifest.database)
+    throw new ExitError(`${name} is a dump of ${found}, not of ${database}; nothing was touched`)
+  }
   await bucket.get(name, file)
   if ((await hashFile(file)) === manifest.sha256) return manifest
   throw new ExitError(
@@ -97,12 +176,20 @@ async function download(bucket: Bucket, name: string, file: string): Promise<Man
   )
 }
 
-async function restore(file: string, rows: Counts, env: Env): Promise<void> {
+interface Restore {
+  file: string
+  rows: Counts
+  /** Statements. */
+  grants: string[]
+  env: Env
+}
+
+async function restore({ file, rows, grants, env }: Restore): Promise<void> {
   const what = 'the restore failed and nothing was changed'
   // With the key psql runs no commands of its own from the dump, which could start programs
   // (CVE-2025-8714). A pg_restore too old for the option fails on it.
   const key = randomBytes(16).toString('hex')
-  const dumpArgs = ['--file=-', '--no-owner', `--restrict-key=${key}`, file]
+  const dumpArgs = ['--file=-', '--no-owner', '--no-privileges', `--restrict-key=${key}`, file]
   const psqlArgs = [
     '--no-psqlrc',
     '--no-password',
@@ -116,13 +203,12 @@ async function restore(file: string, rows: Counts, env: Env): Promise<void> {
   const sql = psql.child.stdin!
   // psql may end before it has read everything: its exit status counts.
   sql.on('error', () => {})
-  sql.write(`begin; set local lock_timeout = '30s'; set role user_service_admin;
-    drop schema if exists user_service_schema cascade;\n`)
+  sql.write(beginning)
   let failure: unknown
   try {
     await pipeline(dump.child.stdout!, withoutNewSettings, sql, { end: false })
     await dump.ended
-    sql.write(`${checkCounts(rows)}commit;\n`)
+    sql.write([...grants, ...checkCounts(rows), ...clearings, 'commit;\n'].join('\n'))
   } catch (error) {
     failure = error
   }
@@ -153,15 +239,14 @@ async function* withoutNewSettings(chunks: AsyncIterable<Buffer>): AsyncGenerato
   if (!isPassed) yield strip()
 }
 
-function checkCounts(rows: Counts): string {
-  const checks = Object.entries(rows).map(
+function checkCounts(rows: Counts): string[] {
+  return Object.entries(rows).map(
     ([table, count]) => `do $$
       declare found bigint := (select count(*) from user_service_schema."${table}");
       begin if found <> ${count} then
         raise exception '${table} has % rows, its manifest says ${count}', found;
-      end if; end $$;\n`,
+      end if; end $$;`,
   )
-  return checks.join('')
 }
 
 /** A PostgreSQL for the time of `work`, as empty as one where only database.js create has run. */

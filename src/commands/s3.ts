@@ -5,25 +5,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { signal } from './command.ts'
-import { dumpPrefix, parseDumpName } from './dumps.ts'
+import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
 import { programEnv, runProgram } from './programs.ts'
-
-/** A dump in the bucket; `complete`: its manifest is there, too. */
-export interface StoredDump {
-  name: string
-  at: Date
-  size: number
-  complete: boolean
-}
 
 /** Each of its functions throws when the AWS CLI fails, with its reason. */
 export interface Bucket {
   url: string
-  /** Uploads a file, trying three times; throws unless the bucket then holds all of it. */
+  /**
+   * Uploads a file, three times where it may help; throws unless the bucket then holds all of it.
+   */
   put(file: string, name: string): Promise<void>
   /** Downloads into a file. */
   get(name: string, file: string): Promise<void>
-  /** The dumps of a database, newest first. */
+  /** The dumps of a database, those that were stored last first. */
   list(database: string): Promise<StoredDump[]>
 }
 
@@ -51,6 +45,23 @@ export function readPlaces(env: Env, user: string): { database: DatabaseConfig; 
   return { database, bucket: openBucket({ url, name, prefix: `${folder}/`.slice(1), aws }) }
 }
 
+/** An object as the AWS CLI lists it. */
+interface StoredObject {
+  key: string
+  size: number
+  storedAt: string
+}
+
+/** Answers that may be others a little later. */
+const passing = /\((5\d\d|InternalError|SlowDown|ServiceUnavailable|RequestTimeout\w*)\)/
+
+/** Whether S3 or the CLI refused: neither the rights nor the names change while we wait. */
+function isRefusal(error: unknown): boolean {
+  const { message } = error as Error
+  if (/credentials|config profile|is not installed/.test(message)) return true
+  return /An error occurred \(/.test(message) && !passing.test(message)
+}
+
 interface Place {
   url: string
   name: string
@@ -70,7 +81,7 @@ function openBucket({ url, name: bucket, prefix, aws }: Place): Bucket {
         await copy(`cannot upload to ${target}`, file, target)
         break
       } catch (error) {
-        if (triesLeft === 0) throw error
+        if (triesLeft === 0 || isRefusal(error)) throw error
         await sleep(3000, undefined, { signal })
       }
     }
@@ -97,17 +108,23 @@ function openBucket({ url, name: bucket, prefix, aws }: Place): Bucket {
       'list-objects-v2',
       `--bucket=${bucket}`,
       `--prefix=${prefix}${dumpPrefix(database)}`,
-      '--query=Contents[].[Key,Size]',
+      '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
       '--output=json',
     ])
-    const found = (JSON.parse(text || 'null') ?? []) as [string, number][]
-    const sizes = new Map(found.map(([key, size]) => [key.slice(prefix.length), size]))
+    const objects = (JSON.parse(text || 'null') ?? []) as StoredObject[]
+    const keys = new Set(objects.map(({ key }) => key))
     const dumps: StoredDump[] = []
-    for (const [name, size] of sizes) {
+    for (const { key, size, storedAt } of objects) {
+      const name = key.slice(prefix.length)
       const at = parseDumpName(name)
-      if (at !== null) dumps.push({ name, at, size, complete: sizes.has(`${name}.json`) })
+      // The dumps of `app` are listed with those of `app_dump_old`.
+      if (at === null || name !== dumpName(database, at)) continue
+      const complete = keys.has(`${key}.json`)
+      dumps.push({ name, at, storedAt: new Date(storedAt), size, complete })
     }
-    return dumps.sort((a, b) => Number(b.at) - Number(a.at))
+    return dumps.sort(
+      (a, b) => Number(b.storedAt) - Number(a.storedAt) || Number(b.at) - Number(a.at),
+    )
   }
 
   return { url, put, get, list }

@@ -10,7 +10,7 @@ import { rights } from './rights.ts'
 import { serviceSettings } from './session.ts'
 
 /** The owner, the service and the backup. */
-const roles = ['user_service_admin', 'user_service_manager', 'user_service_user'] as const
+export const roles = ['user_service_admin', 'user_service_manager', 'user_service_user'] as const
 
 type Role = (typeof roles)[number]
 type Passwords = Partial<Record<Role, string>>

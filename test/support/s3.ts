@@ -99,7 +99,7 @@ ${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#
     }
   }
   const ready = () =>
-    until('the S3 server answers; are memcached and the four swift servers installed?', answers, 30)
+    until('the S3 server answers; are memcached and the four swift servers installed?', answers, 120)
   launch('memcached', 'memcached', [
     '-u',
     user,

@@ -355,7 +355,12 @@ test('a restore brings every row back, with the rights and without what came lat
   assert.equal(stderr, '')
   assert.match(
     stdout,
-    /^Restored .* users 100000\nChanges after .*Z are gone; .*\nNext: node bin\/migrate\.js up /,
+    new RegExp(
+      '^Restored .* users 100000\n' +
+        'Changes after .*Z are gone\\. Sessions, tokens and waiting requests were deleted.*\n' +
+        'All else is as it was then, .* API keys, passwords, recovery codes, second factors, .*\n' +
+        'Next: node bin/migrate\\.js up ',
+    ),
   )
   assert.equal(status, 0)
   await assertSameRows()
@@ -641,6 +646,9 @@ async function putChanged(
   return name
 }
 
+const remove = (name: string) =>
+  aws('s3', 'rm', '--recursive', '--exclude=*', `--include=${name}*`, bucket)
+
 const damages: [string, string, Parameters<typeof putChanged>[1], RegExp][] = [
   [
     'was cut short',
@@ -712,6 +720,7 @@ for (const [what, day, change, sentence] of damages) {
   test(`a dump that ${what} is not restored, and the database stays as it was`, async () => {
     const name = await putChanged(day, change)
     const { status, stdout, stderr } = await runCommand('restore', [name, '--yes'], owns)
+    await remove(name)
 
     assert.match(stderr, sentence)
     assert.match(stderr, /^restore: [^\n]+\n$/)
@@ -725,6 +734,7 @@ test('list tells an incomplete dump, and latest passes it over', async () => {
   const name = await putChanged('2030-01-01', ({ dump }) => ({ dump }))
   const list = await runCommand('backup', ['list'], reads)
   const latest = await runCommand('restore', ['latest', '--check'], owns)
+  await remove(name)
 
   assert.match(
     list.stdout,
@@ -742,6 +752,7 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
     return { dump, manifest: { ...manifest, sha256: sha256(dump) } }
   })
   const { status, stderr } = await runCommand('restore', [name, '--yes'], owns)
+  await remove(name)
 
   assert.equal(
     stderr,
@@ -751,6 +762,46 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
   assert.equal(status, 1)
   assert.ok(!existsSync(stolen))
   await assertSameRows()
+})
+
+test('a restore ends sessions, and keeps what is between our roles from what others did', async () => {
+  await main.sql(`
+    insert into api_keys (user_id, digest, kind, name)
+      select id, sha256('session'), 'session', 'x' from users limit 1;
+    create role grafana;
+    grant usage on schema user_service_schema to grafana;
+    grant select on users to grafana;
+    set search_path = user_service_schema;
+    create table scratch as select 1 as n;
+    create view public.emails as select email from users;
+    create publication copies for table users;
+    alter role user_service_user set statement_timeout = '1ms'`)
+  const elsewhere: Env = { S3_BUCKET: `${bucket}/grants` }
+  const backup = await runCommand('backup', [], { ...reads, ...elsewhere })
+  const fresh = await startInstance('grants')
+  const anew = await runCommand('restore', ['latest'], { ...owns, ...elsewhere, ...fresh.at })
+  const drill = await runCommand('restore', ['latest', '--check'], { ...owns, ...elsewhere })
+  const over = await runCommand('restore', ['latest', '--yes'], { ...owns, ...elsewhere })
+
+  assert.equal(backup.stderr, '')
+  assert.match(
+    backup.stdout,
+    /^Not backed up, since it is not ours: table user_service_schema\.scratch\nBacked up .*\n$/,
+  )
+  assert.deepEqual([drill.status, drill.stderr], [0, ''])
+  assert.deepEqual([anew.status, anew.stderr], [0, ''])
+  assert.match(anew.stdout, /\nGRANT SELECT ON TABLE user_service_schema\.users TO grafana;\n/)
+  assert.equal(over.stderr, '')
+  const dropped = 'table user_service_schema.scratch, view public.emails'
+  assert.match(over.stdout, new RegExp(`\nDropped, and in no dump: ${dropped}\\.\n`))
+  assert.match(over.stdout, /\nThese publications have lost their tables: copies\.\n/)
+  await main.sql('drop publication copies; alter role user_service_user reset statement_timeout')
+  await assertSameRows()
+  await assertSameRows(fresh)
+  const rights = `select string_agg(relname || relacl::text, ' ' order by relname) from pg_class
+    where relnamespace = 'user_service_schema'::regnamespace and relacl is not null`
+  assert.equal(await fresh.sql(rights), await main.sql(rights))
+  assert.match(await fresh.sql(rights), /user_service_manager=arw/)
 })
 
 test('a restore that gets SIGTERM leaves the database as it was', async () => {
