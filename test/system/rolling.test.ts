@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -194,4 +194,61 @@ test('an instance that starts during a migration says so and ends', async () => 
   assert.deepEqual(said, [`${quick} applied\n${slow} applied\n`, 'Nothing to do\n'])
   const all = await Promise.all([1, 2, 3, 4].map(() => start(later)))
   for (const { url } of [serving, ...all]) assert.ok(await isHealthy(url))
+})
+
+/** Version 1.0.0 as it was released; returns where it lies. */
+async function checkOutFirstRelease() {
+  const version = join(postgres.directory, 'first-release')
+  mkdirSync(version)
+  const archive = join(postgres.directory, 'first-release.tar')
+  await run('git', ['-C', root, 'archive', '--output', archive, '00b51f7'], {})
+  await run('tar', ['-xf', archive, '-C', version], {})
+  symlinkSync(join(root, 'node_modules'), join(version, 'node_modules'))
+  return version
+}
+
+test('version 1.0 serves on while the database is migrated, and beside this one', async () => {
+  const first = await checkOutFirstRelease()
+  const count = String(readMigrations().length - 2)
+  const down = [join(root, 'bin/migrate.js'), 'down', count, '--yes']
+  await run(process.execPath, down, postgres.env)
+  const old = await start(first)
+  const password = 'correct horse battery staple'
+  const ask = async (service: Service, path: string, init: { method?: string; body?: object }) => {
+    const response = await fetch(service.url + path, {
+      method: init.method ?? 'POST',
+      headers: { 'x-api-key': admin, 'content-type': 'application/json' },
+      ...(init.body && { body: JSON.stringify(init.body) }),
+    })
+    const text = await response.text()
+    assert.ok(response.ok, `${path}: ${response.status} ${text}`)
+    return text === '' ? undefined : JSON.parse(text).details
+  }
+  const signUp = (service: Service, email: string) =>
+    ask(service, '/users', { body: { email, password } })
+  const before = await signUp(old, 'before@example.org')
+  await migrate(root)
+  const next = await start(root)
+
+  for (const [service, email] of [
+    [old, 'old@example.org'],
+    [next, 'next@example.org'],
+  ] as const) {
+    const { id } = await signUp(service, email)
+    for (const other of [old, next]) {
+      await ask(other, '/users/sessions', { body: { email, password } })
+      const key = await ask(other, `/users/${id}/keys`, { body: { name: 'one' } })
+      await ask(next, `/users/${id}/keys/${key.id}/rotate`, {})
+      await ask(other, `/users/${id}`, { method: 'PATCH', body: { permissions: [other.url] } })
+    }
+    await ask(service === old ? next : old, `/users/${id}`, { method: 'DELETE' })
+  }
+  const seen = await ask(next, `/users/${before.id}`, { method: 'GET' })
+  assert.deepEqual({ ...seen, ...before, apiKeys: [] }, seen)
+  assert.deepEqual([seen.emailVerified, seen.metadata, seen.secondFactor], [false, {}, false])
+  for (const service of [old, next]) {
+    const errors = service.log.filter((line) => line.includes('"level":"error"'))
+    assert.deepEqual(errors, [])
+    assert.equal(await service.kill(), 0, service.said())
+  }
 })
