@@ -5,7 +5,7 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
@@ -132,6 +132,22 @@ test('every path of the API is in the table of README.md', async () => {
   assert.ok(paths.includes('/users/{id}'))
   assert.deepEqual(
     paths.filter((path) => !readme.includes(`${path}\``)),
+    [],
+  )
+})
+
+test('test/README.md lists every script and every test with real programs', () => {
+  const text = read('test/README.md')
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+  const suites = Object.keys(scripts).filter((name) => /test\//.test(scripts[name]!))
+  const system = files.filter((path) => /^test\/system\/[^/]+\.test\.ts$/.test(path))
+  const named = [
+    ...suites.filter((name) => name !== 'test'),
+    ...system.map((path) => basename(path)),
+  ]
+  assert.ok(named.includes('bench') && named.includes('tls.test.ts'))
+  assert.deepEqual(
+    named.filter((name) => !text.includes(`\`npm run ${name}`) && !text.includes(`\`${name}\``)),
     [],
   )
 })
