@@ -29,6 +29,7 @@ const slow = () =>
   `${post}Content-Length: 35\r\n\r\n{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
 /** How long a password may take, on a machine that is busy with other things. */
 const hashMs = 20_000
+const fields = (count: number) => Array.from({ length: count }, (_, i) => `A${i}: b\r\n`).join('')
 const chunked = 'Transfer-Encoding: chunked\r\n'
 
 const raw = (bytes: string | Buffer, options?: Sending) => exchange(app.url, bytes, options)
@@ -164,11 +165,7 @@ for (const [name, bytes, status, code] of [
     `GET /v1/livez HTTP/1.1\r\nHost: [::1]:80\r\n${close}\r\n`,
     200,
   ],
-  [
-    'a hundred headers',
-    `GET /v1/livez HTTP/1.1\r\n${close}${Array.from({ length: 98 }, (_, i) => `A${i}: b\r\n`).join('')}${h}\r\n`,
-    200,
-  ],
+  ['a hundred headers', `GET /v1/livez HTTP/1.1\r\n${close}${fields(98)}${h}\r\n`, 200],
   ['HTTP/1.0', `GET /v1/livez HTTP/1.0\r\n${h}\r\n`, 200],
   ['HTTP/1.0 without Host', 'GET /v1/livez HTTP/1.0\r\n\r\n', 200],
   ['OPTIONS *', `OPTIONS * HTTP/1.1\r\n${h}${close}\r\n`, 204],
@@ -310,14 +307,8 @@ for (const [name, bytes] of [
     'the name of a header of 20,000 octets',
     `GET /v1/livez HTTP/1.1\r\n${h}${'a'.repeat(20_000)}: a\r\n\r\n`,
   ],
-  [
-    '101 headers',
-    `GET /v1/livez HTTP/1.1\r\n${h}${Array.from({ length: 100 }, (_, i) => `A${i}: b\r\n`).join('')}\r\n`,
-  ],
-  [
-    'ten thousand headers',
-    `GET /v1/livez HTTP/1.1\r\n${h}${Array.from({ length: 10_000 }, (_, i) => `A${i}: b\r\n`).join('')}\r\n`,
-  ],
+  ['101 headers', `GET /v1/livez HTTP/1.1\r\n${h}${fields(100)}\r\n`],
+  ['ten thousand headers', `GET /v1/livez HTTP/1.1\r\n${h}${fields(10_000)}\r\n`],
 ] as const) {
   test(`${name} gets 431 and the connection closed`, async () => {
     const { answers, closed } = await raw(bytes)
@@ -834,7 +825,7 @@ test('headers that look like a key, a date or a list cost no time', async () => 
   }
 })
 
-test('a key in one place and another in the other are refused, however they are written', async () => {
+test('two different keys in two places are refused, however they are written', async () => {
   for (const other of [
     `Bearer ${admin.key}`,
     `bearer ${admin.key}`,
@@ -919,7 +910,7 @@ test('clients that hang up in the middle leave nothing behind', async () => {
   for (const line of app.log.slice(before)) assert.notEqual(JSON.parse(line).level, 'error', line)
 })
 
-test('a client that hangs up with answers queued behind a slow one does not hold up a stop', async () => {
+test('answers queued for a client that hung up do not hold up a stop', async () => {
   const other = await startTestApp({ SHUTDOWN_SECONDS: '30' }, app.database)
   const socket = open(other.url)
   socket.write(slow() + good.repeat(19))

@@ -151,10 +151,8 @@ test('a known path with another method names those it has', async () => {
 
 test('HEAD answers as GET does, without the body', async () => {
   for (const path of ['/livez', '/users', '/openapi.json']) {
-    const [get, head] = [
-      await app.request('GET', path, { key }),
-      await app.request('HEAD', path, { key }),
-    ]
+    const get = await app.request('GET', path, { key })
+    const head = await app.request('HEAD', path, { key })
     assert.deepEqual([head.status, head.text], [get.status, ''])
     assert.equal(head.headers.get('content-length'), get.headers.get('content-length'))
   }

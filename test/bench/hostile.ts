@@ -1,4 +1,4 @@
-// One hostile client, from 1 to 200 connections, and a victim that asks 50 times a second. Each
+// One hostile client, from 1 to 200 connections, and a victim that asks 100 times a second. Each
 // attack is measured beside its own requests sent one at a time on as many connections: with as
 // many a second on each, and without limit.
 import { fork } from 'node:child_process'
@@ -39,7 +39,7 @@ export async function hostile({ directory, database, seconds, quick }: Bench): P
       .map(({ key }) => ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })),
   )
   const service = await startService(database, directory)
-  const victim = { port: service.port, connections: 8, requests, seconds, perSecond: 50 }
+  const victim = { port: service.port, connections: 8, requests, seconds, perSecond: 100 }
 
   async function beside(attack: Kind, connections: number, perSecond: number | null) {
     const { port } = service
