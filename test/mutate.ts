@@ -1,6 +1,7 @@
-// `npm run mutate -- [--changed-since COMMIT] [FILE…]`: makes each mistake of the table in a copy
-// of the tree and runs the tests that must notice. One that no test notices fails the run, as does
-// one whose text is not found exactly once. With files or a commit: the mistakes in those alone.
+// `npm run mutate -- [--changed-since COMMIT] [--workers N] [FILE…]`: makes each mistake of the
+// table in a copy of the tree and runs the tests that must notice. One that no test notices fails
+// the run, as does one whose text is not found exactly once. With files or a commit: the mistakes
+// in those alone.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -111,11 +112,12 @@ function mutate({ file, text, replacement }: Mutation): { mutated: string } | { 
   return { mutated: parts.join(replacement) }
 }
 
+const { values, positionals } = parseArgs({
+  options: { 'changed-since': { type: 'string' }, workers: { type: 'string' } },
+  allowPositionals: true,
+})
+
 function choose(): Mutation[] {
-  const { values, positionals } = parseArgs({
-    options: { 'changed-since': { type: 'string' } },
-    allowPositionals: true,
-  })
   const since = values['changed-since']
   const changed = since === undefined ? [] : git('diff', '--name-only', since).trim().split('\n')
   const files = [...positionals, ...changed]
@@ -172,7 +174,8 @@ async function main() {
     }
   }
   try {
-    const names = Array.from({ length: availableParallelism() }, (_, i) => `tree-${i}`)
+    const length = Number(values.workers ?? availableParallelism())
+    const names = Array.from({ length }, (_, i) => `tree-${i}`)
     const workers = names.map((name) => makeWorker(directory, name))
     await checkUnchanged(workers, chosen, server.env)
     await Promise.all(workers.map(work))
