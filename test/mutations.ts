@@ -232,14 +232,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/queries.ts',
-    text: `where user_id = $1::uuid and kind = 'api'\`,
-    [userId],
-  )
-  return count`,
-    replacement: `where user_id = $1::uuid and enabled and kind = 'api'\`,
-    [userId],
-  )
-  return count`,
+    text: `select count(*)::int from api_keys where user_id = $1::uuid and kind = 'api'\``,
+    replacement: `select count(*)::int from api_keys where user_id = $1::uuid and enabled and kind = 'api'\``,
     meaning: 'disabled keys do not count for the limit of keys',
   },
   {
