@@ -291,7 +291,13 @@ test('an origin that CORS_ORIGINS names may call, another may not', async () => 
     ]
   }
   assert.deepEqual(await ask('https://app.example'), [401, 'https://app.example', 'Origin'])
-  assert.deepEqual(await ask('https://evil.example'), [401, null, 'Origin'])
+  for (const other of [
+    'https://evil.example',
+    'https://app.example.evil.org',
+    'https://b.exampl',
+  ]) {
+    assert.deepEqual(await ask(other), [401, null, 'Origin'])
+  }
   const preflight = await cors.request('OPTIONS', '/users', {
     headers: {
       origin: 'https://b.example',

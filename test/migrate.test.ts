@@ -112,6 +112,21 @@ test('the service’s role can do its work and no more, the backup’s can read 
   )
 })
 
+test('a role that was granted nothing neither connects nor creates', async () => {
+  const db = await createEmpty()
+  const [rights] = await db.query(`
+    select
+      has_database_privilege('public', current_database(), 'connect') as connects,
+      has_database_privilege('public', current_database(), 'temporary') as makes,
+      has_schema_privilege('public', 'public', 'create') as creates,
+      has_schema_privilege('public', 'public', 'usage') as uses,
+      has_schema_privilege('public', 'user_service_schema', 'usage') as reads`)
+  assert.deepEqual(
+    { ...rights! },
+    { connects: false, makes: false, creates: false, uses: false, reads: false },
+  )
+})
+
 test('an empty database is behind, and the message names the command', async () => {
   const db = await createEmpty()
   assert.match(

@@ -58,7 +58,7 @@ async function ask(at: Address | null, text: string) {
 }
 
 /** A process that starts it, says `owns` or why not, and stays. */
-async function startElsewhere(directory: string) {
+async function startElsewhere(directory: string, as: { uid?: number } = {}) {
   const module = import.meta.resolve('../src/database/private.ts')
   const program = `
     import { startPrivatePostgres } from ${JSON.stringify(module)}
@@ -70,7 +70,7 @@ async function startElsewhere(directory: string) {
   const child = spawn(
     process.execPath,
     [...loader, '--input-type=module', '-e', program, directory],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
+    { ...as, cwd: '/', stdio: ['ignore', 'pipe', 'inherit'] },
   )
   children.push(child)
   const [said] = (await once(child.stdout, 'data')) as [Buffer]
@@ -106,6 +106,9 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
   assert.equal(fs.statSync(first.socketDirectory).mode & 0o777, 0o700)
   assert.equal(fs.statSync(directory).mode & 0o066, 0)
   assert.equal(await ask(first, `select current_setting('listen_addresses') as answer`), '')
+  const methods = `select string_agg(distinct auth_method, ' ') as answer
+    from pg_hba_file_rules where type like 'host%'`
+  assert.equal(await ask(first, methods), 'reject')
   assert.equal(await ask(first, `select current_setting('data_checksums') as answer`), 'on')
   const lower = process.platform === 'linux' ? 'é' : 'É'
   assert.equal(await ask(first, `select lower('É') as answer`), lower)
@@ -117,6 +120,13 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
   const second = await start(directory)
   assert.equal(await ask(second, 'select answer from kept'), 7)
   await second.stop()
+})
+
+test('leaves a directory of another account alone', async () => {
+  // Only root owns it; whoever runs this may not be root, and then starts it as somebody else.
+  const stranger = process.getuid!() === 0 ? { uid: 65_534 } : {}
+  const { said } = await startElsewhere('/usr', stranger)
+  assert.match(said, /^\/usr belongs to another account \(uid 0\)/)
 })
 
 test('ends when its owner was killed, and finds its data again', async () => {

@@ -14,6 +14,7 @@ import {
   nobody,
   password,
   startTestApp,
+  passwordHash,
 } from './support/helpers.ts'
 
 hashCheaply()
@@ -356,6 +357,55 @@ test('a wrong current password makes as many hashes as the right one', async () 
   assert.equal(hashes, 1)
   await change(password)
   assert.equal(hashes, 2)
+})
+
+/** Checks the password of a user by a hasher that finds it right, after it does `meanwhile`. */
+function checkSlowly(user: { id: string }, meanwhile: () => Promise<unknown>) {
+  const find = async () => {
+    const [found] = await app.db.query<StoredUser>(
+      'select *, password_hash as "passwordHash" from users where id = $1',
+      [user.id],
+    )
+    return found!
+  }
+  const hasher: Pick<Hasher, 'verify' | 'hash'> = {
+    async verify(_given, find) {
+      const found = await find()
+      await meanwhile()
+      return { found, isRight: found.passwordHash === known, renew: false }
+    },
+    hash: async () => assert.fail('there is nothing to hash'),
+  }
+  let known: string | null
+  const check = async () => {
+    known = (await find()).passwordHash
+    const origin = { requestId: 'x', address: '198.51.100.20', client: '198.51.100.20' }
+    const attempt = { find, address: user.id, password, origin }
+    await checkPassword({ db: app.db, hasher: hasher as Hasher }, attempt, async () => ({}))
+  }
+  return check()
+}
+
+for (const { what, change } of [
+  { what: 'is disabled', change: 'enabled = false' },
+  { what: 'gets another password', change: `password_hash = '${passwordHash}'` },
+]) {
+  test(`a user who ${what} while the password is hashed does not get in`, async () => {
+    const user = await app.user()
+    const late = checkSlowly(user, () =>
+      app.db.query(`update users set ${change} where id = $1`, [user.id]),
+    )
+    await assert.rejects(late, { code: 'invalid_credentials' })
+  })
+}
+
+test('an attempt that has to wait is refused before anything is hashed', async () => {
+  const user = await app.user()
+  const client = '198.51.100.20'
+  await setFailures(user, client, { failures: 10 })
+  await login(user.email, 'wrong', client)
+  const late = checkSlowly(user, async () => assert.fail('it is hashed'))
+  await assert.rejects(late, { code: 'login_throttled' })
 })
 
 test('after a change of the address guesses are still counted', async () => {

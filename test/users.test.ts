@@ -1,8 +1,21 @@
 import assert from 'node:assert/strict'
+import { statSync } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { locks } from '../src/database/codes.ts'
-import { brief, hashCheaply, nobody, password, startTestApp } from './support/helpers.ts'
+import { insertKey } from '../src/keys/queries.ts'
+import { bootstrap } from '../src/users/first-admin.ts'
+import {
+  atFullCost,
+  brief,
+  createTestDatabase,
+  hashCheaply,
+  nobody,
+  password,
+  startTestApp,
+} from './support/helpers.ts'
+import { makeFolder, until } from './support/process.ts'
 
 hashCheaply()
 const app = await startTestApp()
@@ -352,24 +365,41 @@ test('a user deletes itself with its keys', async () => {
 
 test('the last admin can be neither demoted, disabled nor deleted', async () => {
   const own = await startTestApp()
-  const one = await own.admin()
-  const two = await own.admin()
-  const both = await Promise.all([
-    own.request('PATCH', `/users/${two.id}`, { key: one.key, body: { role: 'user' } }),
-    own.request('DELETE', `/users/${one.id}`, { key: two.key }),
-  ])
-  const [left] = await own.db.query<{ id: string }>(`select id from users where role = 'admin'`)
-  assert.ok(left, `an admin is left: ${both.map(({ status }) => status)}`)
-  const { key } = left.id === one.id ? one : two
+  const { id, key } = await own.admin()
+  // One who is disabled cannot act.
+  await own.user({ role: 'admin', enabled: false })
   for (const body of [{ role: 'user' }, { enabled: false }]) {
-    const answer = await own.request('PATCH', `/users/${left.id}`, { key, body })
+    const answer = await own.request('PATCH', `/users/${id}`, { key, body })
     assert.deepEqual(brief(answer), { status: 409, code: 'last_admin' })
   }
-  assert.deepEqual(brief(await own.request('DELETE', `/users/${left.id}`, { key })), {
+  assert.deepEqual(brief(await own.request('DELETE', `/users/${id}`, { key })), {
     status: 409,
     code: 'last_admin',
   })
 })
+
+for (const method of ['PATCH', 'DELETE']) {
+  test(`of two admins who remove each other at once by ${method}, one is left`, async () => {
+    const own = await startTestApp()
+    const one = await own.admin()
+    const two = await own.admin()
+    // Each has looked for another admin before either has changed anything.
+    await own.db.query(`
+      create function pause() returns trigger language plpgsql as $$ begin
+        perform pg_sleep(0.2);
+        return coalesce(new, old);
+      end $$;
+      create trigger pause before update or delete on users
+        for each row execute function pause()`)
+    const remove = (id: string, key: string) =>
+      own.request(method, `/users/${id}`, {
+        key,
+        ...(method === 'PATCH' && { body: { role: 'user' } }),
+      })
+    await Promise.all([remove(two.id, one.key), remove(one.id, two.key)])
+    assert.equal((await own.db.query(`select from users where role = 'admin'`)).length, 1)
+  })
+}
 
 test('an admin goes while a backup, which holds its lock, is running', async () => {
   const other = await app.user({ role: 'admin' })
@@ -412,4 +442,55 @@ test('malformed ids are told from unknown ones', async () => {
     status: 404,
     code: 'user_not_found',
   })
+})
+
+test('of passwords that a user without one sets at once, one is set', () =>
+  atFullCost(async () => {
+    const user = await app.user({ passwordHash: null })
+    const all = await Promise.all(
+      Array.from({ length: 4 }, (_, i) =>
+        app.request('PATCH', `/users/${user.id}`, {
+          key: user.key,
+          body: { password: `a new and fine one ${i}` },
+        }),
+      ),
+    )
+    const refused = { status: 401, code: 'invalid_credentials' }
+    const outcomes = all.map(brief).sort((a, b) => a.status - b.status)
+    assert.deepEqual(outcomes, [{ status: 200 }, refused, refused, refused])
+  }))
+
+test('a password is not changed to the address, the present or the next one', async () => {
+  const user = await app.user()
+  const change = (body: object) =>
+    app.request('PATCH', `/users/${user.id}`, {
+      key: user.key,
+      body: { currentPassword: password, ...body },
+    })
+  const refused = { status: 400, code: 'invalid_password' }
+  assert.deepEqual(brief(await change({ password: user.email.toUpperCase() })), refused)
+  const next = `next-${user.email}`
+  assert.deepEqual(brief(await change({ email: next, password: next })), refused)
+})
+
+test('a key for a user who is deleted at that moment is for no user', async () => {
+  const { id } = await app.user()
+  const late = await app.db.transaction(async (tx) => {
+    await tx.query('delete from users where id = $1', [id])
+    const making = insertKey(app.db, { userId: id, kind: 'api', name: 'late' })
+    const waiting = `select from pg_stat_activity
+      where wait_event_type = 'Lock' and query like 'insert into api_keys%'`
+    await until('the insertion waits', async () => (await app.db.query(waiting)).length > 0)
+    return { making }
+  })
+  await assert.rejects(late.making, { code: 'user_not_found' })
+})
+
+test('the key that the service makes for its first admin is for its account alone', async () => {
+  const own = await createTestDatabase()
+  const keyFile = join(makeFolder('first-admin'), 'key')
+  const admin = { email: 'first@example.org', keyFile, makesFile: true as const }
+  const outcomes = await Promise.all([bootstrap(own.db, admin), bootstrap(own.db, admin)])
+  assert.deepEqual(outcomes.sort(), [false, true])
+  assert.equal(statSync(keyFile).mode & 0o777, 0o600)
 })
