@@ -320,6 +320,28 @@ test('an origin that CORS_ORIGINS names may call, another may not', async () => 
   )
 })
 
+test('metrics tell of files and of a loop that is late, to any number of scrapers', async () => {
+  async function scrape() {
+    const lines = (await app.request('GET', '/metrics', { key })).text.split('\n')
+    return (name: string) => {
+      const line = lines.find((each) => each.startsWith(`${name} `))
+      return Number(line?.slice(name.length))
+    }
+  }
+  const before = await scrape()
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 150)
+  const late = (read: typeof before) =>
+    read('user_service_event_loop_delay_seconds_count') -
+    read('user_service_event_loop_delay_seconds_bucket{le="0.1"}')
+  await until('the late turn is counted', async () => late(await scrape()) > late(before))
+  const one = await scrape()
+  assert.ok(late(one) > late(before))
+  assert.ok(one('process_open_fds') > 3)
+  assert.ok(one('process_max_fds') > one('process_open_fds'))
+  const started = Date.now() / 1000 - one('process_start_time_seconds')
+  assert.ok(Math.abs(started - process.uptime()) < 1)
+})
+
 test('metrics are for admins and label requests by the route table alone', async () => {
   await app.request('GET', '/made/up/path')
   await app.request('GET', '/users/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f', { key })
@@ -334,8 +356,9 @@ test('metrics are for admins and label requests by the route table alone', async
     text,
     /^http_request_duration_seconds_bucket\{method="GET",route="none",le="\+Inf"\} \d+$/m,
   )
-  assert.match(text, /^failed_logins_total 1$/m)
-  assert.match(text, /^build_info\{version="1\.0\.0",commit="unknown"\} 1$/m)
+  assert.match(text, /^user_service_failures_total\{code="invalid_credentials"\} 1$/m)
+  assert.match(text, /^user_service_failures_total\{code="last_admin"\} 0$/m)
+  assert.match(text, /^user_service_build_info\{version="1\.0\.0",commit="unknown"\} 1$/m)
   assert.ok(!text.includes('made/up'))
   const numbers = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
   for (const line of numbers) assert.match(line, /^[a-z_]+(\{.*\})? -?\d+(\.\d+)?(e[+-]?\d+)?$/)

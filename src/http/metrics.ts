@@ -1,4 +1,4 @@
-import type { Code } from '../errors.ts'
+import { failures as knownFailures, type Code } from '../errors.ts'
 
 /** One answered request. */
 export interface Answered {
@@ -8,8 +8,19 @@ export interface Answered {
   seconds: number
 }
 
-/** A value that is measured when it is read; a name that ends in labels keeps them. */
-export type Measured = [name: string, help: string, value: number]
+/** How many values were above one bound and at most the next; the last bound is infinite. */
+export interface Histogram {
+  bounds: readonly number[]
+  counts: number[]
+  sum: number
+}
+
+/** What is measured elsewhere; a name that ends in labels keeps them. */
+export interface Measured {
+  name: string
+  help: string
+  value: number | Histogram
+}
 
 /** Numbers of the service; labels come from the route table alone. */
 export interface Metrics {
@@ -17,62 +28,46 @@ export interface Metrics {
   request(answered: Answered): void
   /** Counts a failed one by its code. */
   failure(code: Code): void
-  /** How many failed with this code. */
-  failures(code: Code): number
   /** All that was counted, and what is measured now, in Prometheus' text format 0.0.4. */
   text(measured: Measured[]): string
 }
 
-interface Spent {
-  /** For each bound, the requests that took no longer, but longer than the bound before. */
-  counts: number[]
-  sum: number
-}
-
-const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, Infinity]
+const durationBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 const duration = 'http_request_duration_seconds'
 const failed = 'user_service_failures_total'
 
 /** Starts counting at zero. */
 export function createMetrics(): Metrics {
   const requests = new Map<string, number>()
-  const durations = new Map<string, Spent>()
-  const failures = new Map<Code, number>()
+  const durations = new Map<string, Histogram>()
+  // From zero on: what appears with its first value shows no increase.
+  const failures = new Map((Object.keys(knownFailures) as Code[]).map((code) => [code, 0]))
 
-  function spentFor(labels: string): Spent {
+  function durationsOf(labels: string): Histogram {
     const known = durations.get(labels)
     if (known !== undefined) return known
-    const spent = { counts: bounds.map(() => 0), sum: 0 }
-    durations.set(labels, spent)
-    return spent
+    const histogram = createHistogram(durationBounds)
+    durations.set(labels, histogram)
+    return histogram
   }
 
   return {
     request({ method, route, status, seconds }) {
       const labels = `method="${method}",route="${route}"`
       count(requests, `http_requests_total{${labels},status="${status}"}`)
-      const spent = spentFor(labels)
-      let bucket = 0
-      while (seconds > bounds[bucket]!) bucket++
-      spent.counts[bucket]!++
-      spent.sum += seconds
+      observe(durationsOf(labels), seconds)
     },
     failure: (code) => count(failures, code),
-    failures: (code) => failures.get(code) ?? 0,
     text(measured) {
       const answered = [...requests].map(([name, value]) => `${name} ${value}`)
       const failing = [...failures].map(([code, value]) => `${failed}{code="${code}"} ${value}`)
-      const times = [...durations].flatMap(([labels, spent]) => histogram(labels, spent))
+      const times = [...durations].flatMap(([labels, times]) => samples(duration, times, labels))
       const families = [
         family('counter', { name: 'http_requests_total', help: 'Requests answered.' }, answered),
         family('histogram', { name: duration, help: durationHelp }, times),
         family('counter', { name: failed, help: 'Requests that failed, by code.' }, failing),
       ]
-      for (const [name, help, value] of measured) {
-        const type = name.endsWith('_total') ? 'counter' : 'gauge'
-        families.push(family(type, { name: name.replace(/\{.*/, ''), help }, [`${name} ${value}`]))
-      }
-      return families.join('')
+      return [...families, ...measured.map(familyOf)].join('')
     },
   }
 }
@@ -83,16 +78,38 @@ function count<Name>(counts: Map<Name, number>, name: Name) {
   counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
-function histogram(labels: string, { counts, sum }: Spent): string[] {
+/** A histogram without values, of bounds in rising order. */
+export function createHistogram(bounds: readonly number[]): Histogram {
+  const all = [...bounds, Infinity]
+  return { bounds: all, counts: all.map(() => 0), sum: 0 }
+}
+
+/** Counts a value. */
+export function observe(histogram: Histogram, value: number): void {
+  let bucket = 0
+  while (value > histogram.bounds[bucket]!) bucket++
+  histogram.counts[bucket]!++
+  histogram.sum += value
+}
+
+/** The lines of a histogram; `labels`: those of each, or none. */
+function samples(name: string, { bounds, counts, sum }: Histogram, labels = ''): string[] {
   const lines: string[] = []
   let total = 0
   for (const [index, bound] of bounds.entries()) {
     total += counts[index]!
-    const limit = bound === Infinity ? '+Inf' : bound
-    lines.push(`${duration}_bucket{${labels},le="${limit}"} ${total}`)
+    const limit = `le="${bound === Infinity ? '+Inf' : bound}"`
+    lines.push(`${name}_bucket{${labels === '' ? limit : `${labels},${limit}`}} ${total}`)
   }
-  lines.push(`${duration}_sum{${labels}} ${sum}`, `${duration}_count{${labels}} ${total}`)
+  const braces = labels === '' ? '' : `{${labels}}`
+  lines.push(`${name}_sum${braces} ${sum}`, `${name}_count${braces} ${total}`)
   return lines
+}
+
+function familyOf({ name, help, value }: Measured): string {
+  if (typeof value !== 'number') return family('histogram', { name, help }, samples(name, value))
+  const type = name.endsWith('_total') ? 'counter' : 'gauge'
+  return family(type, { name: name.replace(/\{.*/, ''), help }, [`${name} ${value}`])
 }
 
 function family(

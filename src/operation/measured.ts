@@ -1,11 +1,10 @@
 // What is measured when metrics are read. The names of what is ours begin with user_service_;
 // http_* and process_* are Prometheus' own conventions.
 import { readdirSync, readFileSync } from 'node:fs'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 import type { Database } from '../database/pool.ts'
 import type { Limiter } from '../http/limiter.ts'
-import type { Metrics } from '../http/metrics.ts'
+import { createHistogram, observe, type Measured, type Metrics } from '../http/metrics.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 
 /** What is measured, and the build that it is measured of. */
@@ -18,63 +17,55 @@ export interface MeasuredDeps {
   commit: string
 }
 
-const loopDelay = monitorEventLoopDelay({ resolution: 20 })
-loopDelay.enable()
-
 /** All metrics, in Prometheus' text format 0.0.4. */
 export function measure({ databases, hasher, limiter, metrics, version, commit }: MeasuredDeps) {
   const hashes = hasher.load()
   const sum = (what: 'total' | 'idle' | 'waiting') =>
     databases.reduce((n, each) => n + each.connections()[what], 0)
-  const delay = Math.max(0, loopDelay.percentile(99) / 1e9 - 0.02)
-  loopDelay.reset()
   return metrics.text([
-    [`build_info{version="${version}",commit="${commit}"}`, 'The build that runs.', 1],
-    ['throttled_total', 'Requests refused by the throttle.', metrics.failures('throttled')],
-    [
-      'overloaded_total',
-      'Requests refused because too many wait before them.',
-      metrics.failures('overloaded'),
-    ],
-    [
-      'failed_logins_total',
-      'Wrong passwords and unknown addresses.',
-      metrics.failures('invalid_credentials'),
-    ],
-    [
-      'login_throttled_total',
-      'Log-ins refused because of failed ones before.',
-      metrics.failures('login_throttled'),
-    ],
-    ['password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight],
-    ['password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued],
-    ['database_connections', 'Connections to the database.', sum('total')],
-    ['database_connections_idle', 'Connections that nobody uses now.', sum('idle')],
-    ['database_waiting', 'Calls waiting for a connection.', sum('waiting')],
-    ['throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0],
-    [
-      'event_loop_delay_seconds',
-      'How late the event loop was since this was last read: 99th percentile.',
-      delay,
-    ],
+    ours(`build_info{version="${version}",commit="${commit}"}`, 'The build that runs.', 1),
+    ours('password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight),
+    ours('password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued),
+    ours('database_connections', 'Connections to the database.', sum('total')),
+    ours('database_connections_idle', 'Connections that nobody uses now.', sum('idle')),
+    ours('database_waiting', 'Calls waiting for a connection.', sum('waiting')),
+    ours('throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0),
+    ours('event_loop_delay_seconds', 'How late timers of 20 ms were.', loopDelays),
     ...processMetrics(),
   ])
 }
 
+const ours = (name: string, help: string, value: Measured['value']): Measured => ({
+  name: `user_service_${name}`,
+  help,
+  value,
+})
+
+// Counted from the start on, so that any number of scrapers see the same.
+const loopDelays = createHistogram([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5])
+let due = performance.now() + 20
+setInterval(() => {
+  const now = performance.now()
+  observe(loopDelays, Math.max(0, now - due) / 1000)
+  due = now + 20
+}, 20).unref()
+
 const startTime = Date.now() / 1000 - process.uptime()
 
 /** What Prometheus' own clients tell of a process; files only where /proc has them. */
-function processMetrics(): [string, string, number][] {
+function processMetrics(): Measured[] {
   const cpu = process.cpuUsage()
-  const measured: [string, string, number][] = [
-    ['process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()],
-    ['process_cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6],
-    ['process_start_time_seconds', 'When the process started, in Unix time.', startTime],
-  ]
+  const measured: Measured[] = []
+  function add(name: string, help: string, value: number) {
+    measured.push({ name: `process_${name}`, help, value })
+  }
+  add('resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss())
+  add('cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6)
+  add('start_time_seconds', 'When the process started, in Unix time.', startTime)
   const files = countFiles()
   if (files) {
-    measured.push(['process_open_fds', 'Open files and sockets.', files.open])
-    measured.push(['process_max_fds', 'How many may be open.', files.max])
+    add('open_fds', 'Open files and sockets.', files.open)
+    add('max_fds', 'How many may be open.', files.max)
   }
   return measured
 }
