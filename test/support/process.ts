@@ -118,7 +118,8 @@ let lastPort = randomInt(20_000, 32_000)
 export async function freePort(): Promise<number> {
   for (;;) {
     lastPort++
-    const server = createServer().listen(lastPort, '127.0.0.1')
+    const port = lastPort
+    const server = createServer().listen(port, '127.0.0.1')
     try {
       await once(server, 'listening')
     } catch {
@@ -126,7 +127,7 @@ export async function freePort(): Promise<number> {
     }
     server.close()
     await once(server, 'close')
-    return lastPort
+    return port
   }
 }
 

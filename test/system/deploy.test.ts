@@ -7,7 +7,7 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { freePort, root, run, succeed } from '../support/process.ts'
+import { freePort, root, run, succeed, until } from '../support/process.ts'
 import { ask, startSshd } from '../support/sshd.ts'
 
 const scripts = (await readdir(join(root, 'bin'))).filter((name) => name.endsWith('.sh')).sort()
@@ -173,7 +173,7 @@ test('the control socket of a killed tunnel blocks neither opening nor closing',
   for (const next of [open, close]) {
     await open()
     process.kill((await findMaster())!, 'SIGKILL')
-    for (let i = 0; i < 100 && (await ask(tunnelPort)) !== 'ECONNREFUSED'; i++);
+    await until('the tunnel ends', async () => (await ask(tunnelPort)) === 'ECONNREFUSED')
     assert.equal(existsSync(socket), true)
 
     assert.equal((await next()).status, 0)

@@ -26,9 +26,19 @@ const disk = mkdtempSync(join(tmpdir(), 'user-service-disk-'))
 undo.push(() => rmdirSync(disk))
 const asRoot = (...command: string[]) =>
   execFileSync(process.getuid!() === 0 ? 'env' : 'sudo', command)
+/** Whether nothing used it any more. */
+function tryUnmount(): boolean {
+  try {
+    asRoot('umount', disk)
+    return true
+  } catch {
+    return false
+  }
+}
 const options = `size=160m,mode=755,uid=${process.getuid!()},gid=${process.getgid!()}`
 asRoot('mount', '-t', 'tmpfs', '-o', options, 'tmpfs', disk)
-undo.push(() => asRoot('umount', disk))
+// Its last processes may still be ending.
+undo.push(() => until('the disk is free', tryUnmount))
 const postgres = await startOwnPostgres({ checkpoint_timeout: '1h' }, disk)
 const ballast = join(disk, 'ballast')
 const makeRoom = () => rmSync(ballast, { force: true })
@@ -50,7 +60,15 @@ function fill(room: number) {
 
 // Without room to note that a key was used.
 await postgres.sql('alter table user_service_schema.api_keys set (fillfactor = 100)')
-const service = await startService({ ...postgres.env, SIGNUP: 'open' })
+const service = await startService({
+  ...postgres.env,
+  SIGNUP: 'open',
+  KEYS_PER_USER: '1000000',
+})
+interface Ask {
+  key?: string | undefined
+  body?: object
+}
 interface Told {
   code?: string
   details: { id: string; key: string; apiKeys: string[] }
@@ -59,7 +77,7 @@ interface Told {
  * Holds each answer to two seconds, and what a busy machine adds; what fails is a 503 that says
  * when to come again.
  */
-async function ask(method: string, path: string, key = '', body?: object) {
+async function ask(method: string, path: string, { key, body }: Ask) {
   const start = performance.now()
   const response = await fetch(service.url + path, {
     method,
@@ -78,16 +96,16 @@ async function ask(method: string, path: string, key = '', body?: object) {
 }
 
 let n = 0
-const signUp = () => ask('POST', '/users', '', { email: `user${++n}@example.org`, password })
+const signUp = () => ask('POST', '/users', { body: { email: `user${++n}@example.org`, password } })
 const {
   details: {
     id,
     apiKeys: [key],
   },
 } = await signUp()
-const passes = async (each = key) => (await ask('GET', '/users/auth', each)).status
-const read = async () => (await ask('GET', `/users/${id}`, key)).status
-const makeKey = () => ask('POST', `/users/${id}/keys`, key, { name: 'x'.repeat(100) })
+const passes = async (each = key) => (await ask('GET', '/users/auth', { key: each })).status
+const read = async () => (await ask('GET', `/users/${id}`, { key })).status
+const makeKey = () => ask('POST', `/users/${id}/keys`, { key, body: { name: 'x'.repeat(100) } })
 
 /**
  * Every key that was given out, by a sign-up or as a further one; and how the last changes went.

@@ -64,20 +64,21 @@ auth_file = ${directory}/users.txt
       alter ${whom} set datestyle = 'German';
       alter ${whom} set search_path = 'public';
       alter ${whom} set default_transaction_isolation = 'serializable'`)
-  const [one, two] = [await start(env), await start(env)]
+  const one = await start(env)
+  const two = await start(env)
 
   const { details: user } = await one.request('POST', '/users', {
     body: { email: 'ada@example.org', password },
   })
   const [key] = user.apiKeys
-  const calls = await Promise.all(
-    Array.from({ length: 200 }, (_, i) => {
-      const app = i % 2 === 0 ? one : two
-      return i % 5 === 0
-        ? app.request('POST', `/users/${user.id}/keys`, { key, body: { name: `key ${i}` } })
-        : app.request('GET', i % 3 === 0 ? '/users/auth' : `/users/${user.id}`, { key })
-    }),
-  )
+  const call = (i: number) => {
+    const app = i % 2 === 0 ? one : two
+    if (i % 5 === 0) {
+      return app.request('POST', `/users/${user.id}/keys`, { key, body: { name: `key ${i}` } })
+    }
+    return app.request('GET', i % 3 === 0 ? '/users/auth' : `/users/${user.id}`, { key })
+  }
+  const calls = await Promise.all(Array.from({ length: 200 }, (_, i) => call(i)))
   assert.deepEqual([...new Set(calls.map(({ status }) => status))].sort(), [200, 201])
   const session = await two.request('POST', '/users/sessions', {
     body: { email: user.email, password },
@@ -102,7 +103,8 @@ auth_file = ${directory}/users.txt
 
 test('a standby is passed over, and used without a restart once it is promoted', async () => {
   const directory = makeDirectory('standby')
-  const [data, socket] = [join(directory, 'postgres'), join(directory, 'socket')]
+  const data = join(directory, 'postgres')
+  const socket = join(directory, 'socket')
   mkdirSync(socket)
   chownSync(socket, uid, gid)
   execFileSync(

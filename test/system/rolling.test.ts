@@ -139,8 +139,9 @@ test('under load two instances are replaced by a migrating version and no reques
   )
   const instances: Service[] = []
   for (const [i, service] of old.entries()) {
-    const { url } = (instances[i] = await start(next, ports[2 + i]))
-    await until('the next instance is healthy', () => isHealthy(url), 20)
+    const instance = await start(next, ports[2 + i])
+    instances.push(instance)
+    await until('the next instance is healthy', () => isHealthy(instance.url), 20)
     await moreChanges()
     assert.equal(await service.kill(), 0, service.said())
     await moreChanges()
