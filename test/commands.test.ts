@@ -55,11 +55,13 @@ for (const words of [
   ['migrate', 'up', '--force'],
   ['migrate', 'up', '--timeout', 'soon'],
   ['database', 'drop'],
+  ['database', 'drop', '--yes'],
+  ['database', 'drop', 'a'],
   ['database', 'create'],
   ['admin', 'create'],
   ['migrate', 'down', '0', '--yes'],
   ['migrate', 'status', '--check'],
-  ['database', 'drop', '--yes', 'now'],
+  ['database', 'drop', 'a', 'b', '--yes'],
   ['admin', 'create', 'a', 'b'],
 ]) {
   test(`${words.join(' ')} is misuse`, async () => {
@@ -92,7 +94,8 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
   const passwords = { ADMIN_PASSWORD: 'pw-a', MANAGER_PASSWORD: 'pw-m', USER_PASSWORD: 'pw-u' }
   const link = join(directory, 'linked.js')
   symlinkSync(`${bin}migrate.js`, link)
-  const drop = () => run('database.js', ['drop', '--yes'], env)
+  const drop = (which: string, DATABASE_USER = 'postgres') =>
+    run('database.js', ['drop', which, '--yes'], { ...env, DATABASE_USER })
   try {
     for (let i = 0; i < 2; i++)
       assert.equal((await run('database.js', ['create'], { ...env, ...passwords })).status, 0)
@@ -137,8 +140,35 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
       `${names.at(-1)} rolled back\n`,
     )
   } finally {
-    assert.deepEqual(await drop(), { status: 0, stdout: `Dropped ${name}\n`, stderr: '' })
-    assert.equal((await drop()).status, 0)
+    const refused = [await drop('postgres'), await drop(name, 'user_service_admin')]
+    const dropped = await drop(name)
+    const again = await drop(name)
+    const kept =
+      'Kept what other databases need: ' +
+      'user_service_admin, user_service_manager, user_service_user\n'
+
+    assert.deepEqual(refused, [
+      {
+        status: 1,
+        stdout: '',
+        stderr:
+          'database: there is no schema user_service_schema in that database, so it is not one ' +
+          'of this service; nothing was dropped\n',
+      },
+      {
+        status: 1,
+        stdout: '',
+        stderr:
+          'database: user_service_admin may not drop the database and its roles: connect as a ' +
+          'superuser, or as the role that created them; nothing was dropped\n',
+      },
+    ])
+    assert.deepEqual(dropped, { status: 0, stdout: `Dropped ${name}\n${kept}`, stderr: '' })
+    assert.deepEqual(again, {
+      status: 0,
+      stdout: `There is no database ${name}\n${kept}`,
+      stderr: '',
+    })
   }
 })
 

@@ -1,22 +1,22 @@
-import { createReader, readDatabase } from '../config.ts'
+import { createReader, readDatabase, type DatabaseConfig } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
 import { command } from './command.ts'
 
 const usage = `  create  the roles user_service_admin (owner), user_service_manager (the service)
           and user_service_user (the backup), the database and its schema; safe to repeat
-  drop    the database with all data, and the roles
+  drop    the database NAME with all data, and the roles unless another database needs them
 
 create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment.
 Connects as a superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost),
-_PORT, _USER, _PASSWORD. The database is DATABASE_NAME, or the URL's (not postgres), or
-db_user_service. Exit status: 0 done, 1 failed, 2 misuse.`
+_PORT, _USER, _PASSWORD, or as a role that may create roles and databases. The created database is
+DATABASE_NAME, or the URL's (not postgres), or db_user_service. Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'database',
-  synopsis: 'create | drop --yes',
+  synopsis: 'create | drop NAME --yes',
   usage,
-  pattern: /^ (create|drop --yes)$/,
-  async run({ positionals: [action], env }) {
+  pattern: /^ (create|drop \S+ --yes)$/,
+  async run({ positionals: [action, dropped = ''], env }) {
     const host = env['ENV_DATABASE_HOST'] || 'localhost'
     const reader = createReader({ ...env, ENV_DATABASE_HOST: host })
     const server = readDatabase(reader, 'postgres')!
@@ -24,8 +24,7 @@ await command({
     const name = reader.text('DATABASE_NAME') ?? urlName
     if (action === 'drop') {
       reader.finish()
-      await dropDatabase({ ...server, name })
-      console.log(`Dropped ${name}`)
+      await drop({ ...server, name: dropped })
       return
     }
     const password = (setting: string) => {
@@ -43,3 +42,10 @@ await command({
     console.log(`${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
   },
 })
+
+async function drop(config: DatabaseConfig): Promise<void> {
+  const { database, roles, kept } = await dropDatabase(config)
+  console.log(database ? `Dropped ${config.name}` : `There is no database ${config.name}`)
+  if (roles.length > 0) console.log(`Dropped the roles ${roles.join(', ')}`)
+  if (kept.length > 0) console.log(`Kept what other databases need: ${kept.join(', ')}`)
+}

@@ -3,9 +3,10 @@ import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
 import pg from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
+import { ExitError } from '../errors.ts'
 import { sqlState } from './codes.ts'
 import { checkForeign } from './migrate.ts'
-import { withDatabase, type Db } from './pool.ts'
+import { one, withDatabase, type Db } from './pool.ts'
 import { rights } from './rights.ts'
 import { serviceSettings } from './session.ts'
 
@@ -35,13 +36,75 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
   })
 }
 
-/** Drops the database, ends its connections, and drops the roles that nothing else needs. */
-export async function dropDatabase(config: DatabaseConfig) {
-  await withDatabase({ ...config, name: 'postgres' }, async (db) => {
+/** What was there to be dropped; `kept`: the roles that other databases need. */
+export interface Dropped {
+  database: boolean
+  roles: string[]
+  kept: string[]
+}
+
+/**
+ * Drops the database, ends its connections, and drops the roles that nothing else needs. Throws,
+ * before anything is done, when the database is not one of ours or the role may not do all of it.
+ */
+export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
+  return withDatabase({ ...config, name: 'postgres' }, async (db) => {
+    const { exists, may, user } = await readDropRights(db, config.name)
+    if (!may)
+      throw new ExitError(
+        `${user} may not drop the database and its roles: connect as a superuser, or as the role ` +
+          'that created them; nothing was dropped',
+      )
+    if (exists) await withDatabase(config, checkOurs)
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-    for (const role of roles)
-      await unless(sqlState.dependentObjects, () => db.query(`drop role if exists ${role}`))
+    const dropped: Dropped = { database: exists, roles: [], kept: [] }
+    for (const name of await findRoles(db)) {
+      const isDropped = await unless(sqlState.dependentObjects, () => db.query(`drop role ${name}`))
+      dropped[isDropped ? 'roles' : 'kept'].push(name)
+    }
+    return dropped
   })
+}
+
+interface DropRights {
+  user: string
+  exists: boolean
+  may: boolean
+}
+
+const readDropRights = (db: Db, name: string): Promise<DropRights> =>
+  one<DropRights>(db, {
+    text: `select current_user::text as user,
+        exists (select from pg_database where datname = $1) as exists,
+        rolsuper or rolcreaterole and current_user <> all($2::text[])
+          and not exists (
+            select from pg_database
+              where datname = $1 and not pg_has_role(current_user, datdba, 'usage'))
+          -- Since PostgreSQL 16 a role is dropped only by its administrators.
+          and (current_setting('server_version_num')::int < 160000 or not exists (
+            select from pg_roles as role where role.rolname = any($2::text[])
+              and not pg_has_role(current_user, role.oid, 'member with admin option'))) as may
+      from pg_roles where rolname = current_user`,
+    values: [name, roles],
+  })
+
+async function findRoles(db: Db): Promise<string[]> {
+  const found = await db.query<{ name: string }>(
+    'select rolname::text as name from pg_roles where rolname = any($1::text[]) order by 1',
+    [roles],
+  )
+  return found.map(({ name }) => name)
+}
+
+/** Throws in a database without our schema, and in one of another service. */
+async function checkOurs(db: Db): Promise<void> {
+  const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
+  if (schemas.length === 0)
+    throw new ExitError(
+      'there is no schema user_service_schema in that database, so it is not one of this service; ' +
+        'nothing was dropped',
+    )
+  await checkForeign(db)
 }
 
 async function createRole(db: Db, role: Role, password: string | undefined) {
@@ -117,12 +180,14 @@ async function grantRights(db: Db) {
       grant select on user_service_schema.${name} to user_service_user`)
 }
 
-/** Runs `work`, which may fail with this SQLSTATE: then there is nothing to do. */
-async function unless(code: string, work: () => Promise<unknown>) {
+/** Runs `work`, which may fail with this SQLSTATE: false, then, and there is nothing to do. */
+async function unless(code: string, work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work()
+    return true
   } catch (error) {
     if ((error as { code?: string }).code !== code) throw error
+    return false
   }
 }
 
