@@ -94,8 +94,7 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
   const passwords = { ADMIN_PASSWORD: 'pw-a', MANAGER_PASSWORD: 'pw-m', USER_PASSWORD: 'pw-u' }
   const link = join(directory, 'linked.js')
   symlinkSync(`${bin}migrate.js`, link)
-  const drop = (which: string, DATABASE_USER = 'postgres') =>
-    run('database.js', ['drop', which, '--yes'], { ...env, DATABASE_USER })
+  const drop = () => run('database.js', ['drop', name, '--yes'], server)
   try {
     for (let i = 0; i < 2; i++)
       assert.equal((await run('database.js', ['create'], { ...env, ...passwords })).status, 0)
@@ -140,36 +139,37 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
       `${names.at(-1)} rolled back\n`,
     )
   } finally {
-    const refused = [await drop('postgres'), await drop(name, 'user_service_admin')]
-    const dropped = await drop(name)
-    const again = await drop(name)
-    const kept =
-      'Kept what other databases need: ' +
-      'user_service_admin, user_service_manager, user_service_user\n'
+    const dropped = await drop()
+    const again = await drop()
+    const roles = ['admin', 'manager', 'user'].map((role) => `user_service_${role}`)
+    const kept = `Kept what other databases need: ${roles.join(', ')}\n`
 
-    assert.deepEqual(refused, [
-      {
-        status: 1,
-        stdout: '',
-        stderr:
-          'database: there is no schema user_service_schema in that database, so it is not one ' +
-          'of this service; nothing was dropped\n',
-      },
-      {
-        status: 1,
-        stdout: '',
-        stderr:
-          'database: user_service_admin may not drop the database and its roles: connect as a ' +
-          'superuser, or as the role that created them; nothing was dropped\n',
-      },
-    ])
     assert.deepEqual(dropped, { status: 0, stdout: `Dropped ${name}\n${kept}`, stderr: '' })
-    assert.deepEqual(again, {
-      status: 0,
-      stdout: `There is no database ${name}\n${kept}`,
-      stderr: '',
-    })
+    const none = `There is no database ${name}\n${kept}`
+    assert.deepEqual(again, { status: 0, stdout: none, stderr: '' })
   }
+})
+
+test('drop refuses a database without our schema, and a role that could not finish', async () => {
+  const { name, db } = await createTestDatabase()
+  const drop = (which: string, DATABASE_USER: string) =>
+    run('database.js', ['drop', which, '--yes'], { ...server, DATABASE_NAME: name, DATABASE_USER })
+
+  assert.deepEqual(await drop('postgres', 'postgres'), {
+    status: 1,
+    stdout: '',
+    stderr:
+      'database: there is no schema user_service_schema in that database: ' +
+      'it is not one of this service; nothing was dropped\n',
+  })
+  assert.deepEqual(await drop(name, 'user_service_admin'), {
+    status: 1,
+    stdout: '',
+    stderr:
+      'database: user_service_admin may not drop the database and its roles: connect as a ' +
+      'superuser, or as the role that created them; nothing was dropped\n',
+  })
+  assert.deepEqual(await db.query('select count(*)::int as n from users'), [{ n: 0 }])
 })
 
 test('a host that is not this one is a wrong setting, and not echoed', async () => {

@@ -163,10 +163,13 @@ interface Snapshot {
  */
 async function dump(tx: Db, file: string, env: Env): Promise<Snapshot> {
   await tx.query('set transaction isolation level repeatable read, read only')
-  const { id, ...rest } = await one<{ id: string; at: string; database: string; server: string }>(tx, {
-    text: `select pg_export_snapshot() as id, now() as at, current_database() as database,
+  const { id, ...rest } = await one<{ id: string; at: string; database: string; server: string }>(
+    tx,
+    {
+      text: `select pg_export_snapshot() as id, now() as at, current_database() as database,
       current_setting('server_version') as server`,
-  })
+    },
+  )
   const rows = await countRows(tx)
   if (!('users' in rows))
     throw new ExitError(`${rest.database} holds nothing: node bin/migrate.js up was never run`)

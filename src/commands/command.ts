@@ -64,6 +64,8 @@ export const misuse = (message: string) => new ExitError(`${message}\nSee --help
  * status is 2 for misuse, else 1 or that of an ExitError.
  */
 export async function command({ name, synopsis, usage, pattern, run }: Command): Promise<void> {
+  // `pg` warns of ~/.pgpass, which would be in each mail of cron.
+  process.noDeprecation = true
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
   try {
     const call = readCall()

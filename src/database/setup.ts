@@ -101,7 +101,7 @@ async function checkOurs(db: Db): Promise<void> {
   const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
   if (schemas.length === 0)
     throw new ExitError(
-      'there is no schema user_service_schema in that database, so it is not one of this service; ' +
+      'there is no schema user_service_schema in that database: it is not one of this service; ' +
         'nothing was dropped',
     )
   await checkForeign(db)
