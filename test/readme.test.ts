@@ -152,6 +152,17 @@ test('test/README.md lists every script and every test with real programs', () =
   )
 })
 
+test('every metric is in a README', async () => {
+  const { text } = await app.request('GET', '/metrics', { key: admin.key })
+  const names = [...text.matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name!)
+  const readme = read('bin/README.md')
+  assert.ok(names.includes('http_requests_total'))
+  assert.deepEqual(
+    names.filter((name) => !readme.includes(`\`${name}\``)),
+    [],
+  )
+})
+
 test('every code is listed with its status, and no other', () => {
   const shown = [...read('src/users/README.md').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   assert.deepEqual(
