@@ -38,7 +38,7 @@ const listFiles = () =>
   git('ls-files', '--cached', '--others', '--exclude-standard')
     .trim()
     .split('\n')
-    .filter((path) => existsSync(join(root, path)))
+    .filter((path) => path !== 'node_modules' && existsSync(join(root, path)))
 
 function makeWorker(directory: string, name: string): Worker {
   const worker = { tree: join(directory, name), compiled: join(directory, `${name}-compiled`) }
