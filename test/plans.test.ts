@@ -114,7 +114,9 @@ async function readEverything({ id, key, adminKey }: Subject, email: string) {
   const ofAdmin = [
     '/healthcheck',
     '/livez',
+    '/',
     '/docs',
+    '/docs/',
     '/openapi.json',
     '/metrics',
     '/audit',

@@ -85,10 +85,12 @@ async function fill(db: Database, users: number, knownCount: number): Promise<Kn
   await db.query(
     `insert into api_keys (user_id, kind, name, digest)
      select u.id, 'api', 'bench', coalesce(k.digest, sha256(convert_to(u.email, 'UTF8')))
-     from users u left join known_keys k on u.email = 'user' || k.i || '@example.org' order by u.id`,
+     from users u left join known_keys k on u.email = 'user' || k.i || '@example.org'
+     order by u.id`,
   )
   const rows = await db.query<{ i: number; id: string; email: string }>(
-    `select k.i, u.id, u.email from known_keys k join users u on u.email_lower = 'user' || k.i || '@example.org'
+    `select k.i, u.id, u.email from known_keys k
+       join users u on u.email_lower = 'user' || k.i || '@example.org'
      order by random()`,
   )
   await db.query('drop table known_keys')

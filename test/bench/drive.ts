@@ -47,7 +47,9 @@ export async function flood(directory: string, options: LoadOptions): Promise<Lo
     `
     local requests, at = {}, 0
     function init(args)
-      for each in io.open(args[1]):read('*a'):gmatch('[^\\1]+') do requests[#requests + 1] = each end
+      for each in io.open(args[1]):read('*a'):gmatch('[^\\1]+') do
+        requests[#requests + 1] = each
+      end
     end
     function request()
       at = at % #requests + 1
@@ -69,9 +71,13 @@ export async function flood(directory: string, options: LoadOptions): Promise<Lo
   const [program, ...args] = pinned(command, onOtherCores)
   const child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   let text = ''
-  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk
+  })
   let generatorMs = 0
-  const watch = setInterval(() => (generatorMs = cpuOf(child.pid!) ?? generatorMs), 100)
+  const watch = setInterval(() => {
+    generatorMs = cpuOf(child.pid!) ?? generatorMs
+  }, 100)
   await once(child, 'close')
   clearInterval(watch)
   const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(text)?.[1])

@@ -28,20 +28,34 @@ const probe = `data:text/javascript,${encodeURIComponent(`
 
 const client = (i: number) => ({ 'X-Forwarded-For': `10.1.${(i >> 8) & 255}.${i & 255}` })
 
-/**
- * Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make.
- */
-export async function flood({
-  directory,
-  database,
-  rounds,
-  seconds: length,
-}: Bench): Promise<void> {
-  const seconds = 2 * length
-  const { known } = database
+/** What was measured, by name, a value for each round. */
+class Values {
+  readonly #values = new Map<string, number[]>()
+
+  note(name: string, value: number) {
+    this.#values.set(name, [...this.of(name), value])
+  }
+
+  of(name: string): number[] {
+    return this.#values.get(name) ?? []
+  }
+}
+
+/** The loads of a round. */
+interface Loads {
+  /** 200 cheap requests a second, at the service or at another port. */
+  cheap(port?: number): ReturnType<typeof prepare>
+  /** 16 log-ins in flight. */
+  held(): ReturnType<typeof prepare>
+  /** 300 log-ins at once. */
+  burst(port?: number): ReturnType<typeof prepare>
+}
+
+function makeLoads({ directory, database }: Bench, port: number, seconds: number): Loads {
+  const known = database.known.slice(0, 10_000)
   const logins = writeRequests(
     `${directory}/logins`,
-    known.slice(0, 10_000).map(({ email }, i) => ({
+    known.map(({ email }, i) => ({
       method: 'POST',
       path: '/v1/users/sessions',
       headers: client(i),
@@ -50,26 +64,35 @@ export async function flood({
   )
   const gets = writeRequests(
     `${directory}/gets`,
-    known
-      .slice(0, 10_000)
-      .map(({ key }) => ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })),
+    known.map(({ key }) => ({ path: '/v1/users/auth', headers: { 'X-Api-Key': key } })),
   )
-  const service = await startService(
-    database,
-    directory,
-    { TRUSTED_PROXIES: '127.0.0.1' },
-    { nodeArgs: ['--import', probe] },
-  )
+  return {
+    cheap: (at = port) =>
+      prepare({ port: at, connections: 32, requests: gets, seconds, perSecond: 200 }),
+    held: () => prepare({ port, connections: 16, requests: logins, seconds }),
+    burst: (at = port) =>
+      prepare({ port: at, connections: 300, count: 300, requests: logins, seconds }),
+  }
+}
+
+/**
+ * Log-ins alone, beside cheap requests, and 300 at once, against the hashes the machine can make.
+ */
+export async function flood(bench: Bench): Promise<void> {
+  const { directory, database, rounds } = bench
+  const seconds = 2 * bench.seconds
+  const service = await startService(database, directory, {
+    env: { TRUSTED_PROXIES: '127.0.0.1' },
+    nodeArgs: ['--import', probe],
+  })
   const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
   let probes: { file: number; dns: number }[] = []
   service.child.on('message', (sample) => probes.push(sample as never))
+  const { cheap, held, burst } = makeLoads(bench, service.port, seconds)
+  const values = new Values()
+  const right = ({ statuses }: LoadResult) => (statuses['201'] ?? 0) / seconds
 
-  const cheap = (port = service.port) =>
-    prepare({ port, connections: 32, requests: gets, seconds, perSecond: 200 })
-  const held = () => prepare({ port: service.port, connections: 16, requests: logins, seconds })
-  const burst = (port = service.port) =>
-    prepare({ port, connections: 300, count: 300, requests: logins, seconds })
-  const together = async (...loads: ReturnType<typeof prepare>[]) => {
+  async function together(...loads: ReturnType<typeof prepare>[]) {
     const ready = await Promise.all(loads)
     probes = []
     const results = await Promise.all(ready.map((load) => load.go()))
@@ -79,37 +102,36 @@ export async function flood({
       dns: median(probes.map(({ dns }) => dns)),
     }
   }
-  const values: Record<string, number[]> = {}
-  const note = (name: string, value: number) => (values[name] ??= []).push(value)
-  const right = ({ statuses }: LoadResult) => (statuses['201'] ?? 0) / seconds
+  function noteCheap(at: string, { results, file, dns }: Awaited<ReturnType<typeof together>>) {
+    values.note(`${at} p99`, results[0]!.p99)
+    values.note(`${at} p50`, results[0]!.p50)
+    values.note(`${at} file`, file)
+    values.note(`${at} dns`, dns)
+  }
 
   await together(cheap())
   for (let round = 0; round < rounds; round++) {
-    note('limit', await hashLimit(seconds))
-    note('alone', right((await together(held())).results[0]!))
-    const quiet = await together(cheap())
-    note('quiet p99', quiet.results[0]!.p99)
-    note('quiet p50', quiet.results[0]!.p50)
-    note('quiet file', quiet.file)
-    note('quiet dns', quiet.dns)
+    values.note('limit', await hashLimit(seconds))
+    values.note('alone', right((await together(held())).results[0]!))
+    noteCheap('quiet', await together(cheap()))
     const flooded = await together(cheap(), held(), cheap(bare.port))
-    note('16 p99', flooded.results[0]!.p99)
-    note('16 p50', flooded.results[0]!.p50)
-    note('16 bare p99', flooded.results[2]!.p99)
-    note('16 file', flooded.file)
-    note('16 dns', flooded.dns)
-    note('beside', right(flooded.results[1]!))
-    const at = await together(cheap(), burst())
-    note('300 p99', at.results[0]!.p99)
-    note('300 p50', at.results[0]!.p50)
-    note('300 file', at.file)
-    note('300 dns', at.dns)
-    note('300 in', at.results[1]!.statuses['201'] ?? 0)
-    note('300 refused', at.results[1]!.statuses['503'] ?? 0)
-    note('bare p99', (await together(cheap(bare.port))).results[0]!.p99)
-    note('bare 300 p99', (await together(cheap(bare.port), burst(bare.port))).results[0]!.p99)
+    noteCheap('16', flooded)
+    values.note('16 bare p99', flooded.results[2]!.p99)
+    values.note('beside', right(flooded.results[1]!))
+    const burdened = await together(cheap(), burst())
+    noteCheap('300', burdened)
+    values.note('300 in', burdened.results[1]!.statuses['201'] ?? 0)
+    values.note('300 refused', burdened.results[1]!.statuses['503'] ?? 0)
+    values.note('bare p99', (await together(cheap(bare.port))).results[0]!.p99)
+    const ofBare = await together(cheap(bare.port), burst(bare.port))
+    values.note('bare 300 p99', ofBare.results[0]!.p99)
   }
-  const v = (name: string) => values[name]!
+  printFlood(values)
+  await Promise.all([service.stop(), bare.stop()])
+}
+
+function printFlood(values: Values) {
+  const v = (name: string) => values.of(name)
   printTable(
     'Log-ins a second',
     ['', 'a second', 'of the limit'],
@@ -136,12 +158,13 @@ export async function flood({
     ['', 'p50 ms', 'p99 ms', 'p99 ÷ quiet', 'file read p50 ms', 'DNS p50 ms'],
     [row('quiet', 'quiet'), row('16 log-ins in flight', '16'), row('300 log-ins at once', '300')],
   )
+  const beside = ratio(v('16 bare p99'), v('bare p99'))
+  const itself = ratio(v('bare 300 p99'), v('bare p99'))
   console.log(
     `\nOf 300 at once ${spread(v('300 in'))} got in and ${spread(v('300 refused'))} were refused.` +
-      ` A bare server beside the 16, p99: ${spread(v('16 bare p99'))} ms, ${ratio(v('16 bare p99'), v('bare p99'))} of its own when` +
-      ` quiet; that gets the 300 itself: ${spread(v('bare 300 p99'))} ms, ${ratio(v('bare 300 p99'), v('bare p99'))}.`,
+      ` A bare server beside the 16, p99: ${spread(v('16 bare p99'))} ms, ${beside} of its own` +
+      ` when quiet; that gets the 300 itself: ${spread(v('bare 300 p99'))} ms, ${itself}.`,
   )
-  await Promise.all([service.stop(), bare.stop()])
 }
 
 async function hashLimit(seconds: number): Promise<number> {
@@ -149,7 +172,9 @@ async function hashLimit(seconds: number): Promise<number> {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   let text = ''
-  child.stdout.on('data', (chunk) => (text += chunk))
+  child.stdout.on('data', (chunk) => {
+    text += chunk
+  })
   await once(child, 'close')
   return Number(text) / seconds
 }
@@ -157,8 +182,11 @@ async function hashLimit(seconds: number): Promise<number> {
 /** Whether a refused log-in's time tells why it was refused. */
 export async function loginTiming({ directory, database, quick }: Bench): Promise<void> {
   const tries = quick ? 10 : 50
-  const service = await startService(database, directory, { TRUSTED_PROXIES: '127.0.0.1' })
-  const [wrong, disabled] = [database.known.slice(-tries), database.known.slice(-2 * tries, -tries)]
+  const service = await startService(database, directory, {
+    env: { TRUSTED_PROXIES: '127.0.0.1' },
+  })
+  const wrong = database.known.slice(-tries)
+  const disabled = database.known.slice(-2 * tries, -tries)
   await withDatabase(database.as('postgres'), (db) =>
     db.query('update users set enabled = false where id = any($1::uuid[])', [
       disabled.map(({ id }) => id),

@@ -76,7 +76,8 @@ export async function growth({ database, fill, users, rounds, quick }: Bench): P
         const each: number[] = []
         // A new connection pays for each page that it meets the first time: the first round is
         // long, and not counted.
-        const count = changes.includes(name) ? 150 : round < 0 ? 10_000 : 1000
+        const reads = round < 0 ? 10_000 : 1000
+        const count = changes.includes(name) ? 150 : reads
         for (let i = 0; i < (quick ? 30 : count); i++) {
           const start = performance.now()
           await work(db, known[Math.floor(Math.random() * known.length)]!, deep)

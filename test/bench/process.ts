@@ -20,9 +20,7 @@ export async function memory({ directory, database, memorySeconds }: Bench): Pro
     }),
   )
   const server = await startService(database, directory, {
-    RATE_LIMIT: '1',
-    RATE_LIMIT_BURST: '1000000',
-    TRUSTED_PROXIES: '127.0.0.1',
+    env: { RATE_LIMIT: '1', RATE_LIMIT_BURST: '1000000', TRUSTED_PROXIES: '127.0.0.1' },
   })
   await sleep(1000)
   const idle = server.rssMb()

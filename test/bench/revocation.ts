@@ -3,6 +3,7 @@
 // that started after the revocation was answered and still passed are counted: there must be none.
 import http from 'node:http'
 
+import { withDatabase } from '../../src/database/pool.ts'
 import type { Bench } from './bench.ts'
 import { type Server, startService } from './servers.ts'
 import { median, printTable, quantile, short } from './stats.ts'
@@ -14,60 +15,86 @@ interface Answer {
 
 const agent = new http.Agent({ keepAlive: true })
 
+const ways = [
+  'key deleted',
+  'key disabled',
+  'key rotated',
+  'user disabled',
+  'user deleted',
+] as const
+type Way = (typeof ways)[number]
+
+/** A user whose key is revoked, and what may do that. */
+interface Subject {
+  id: string
+  key: string
+  adminKey: string
+}
+
+type Revoked = Subject & { keyId: string }
+
+/** Revokes a key of a user in one of the ways. */
+function revoke(at: Server, way: Way, { id, key, adminKey, keyId }: Revoked) {
+  const user = `/v1/users/${id}`
+  const path = `${user}/keys/${keyId}`
+  const body = { enabled: false }
+  if (way === 'key deleted') return ask(at, { method: 'DELETE', path, key })
+  if (way === 'key disabled') return ask(at, { method: 'PATCH', path, key, body })
+  if (way === 'key rotated') return ask(at, { method: 'POST', path: `${path}/rotate`, key })
+  if (way === 'user disabled') return ask(at, { method: 'PATCH', path: user, key: adminKey, body })
+  return ask(at, { method: 'DELETE', path: user, key })
+}
+
+interface Instances {
+  one: Server
+  other: Server
+}
+
+/** How long after the revocation on `one` the `other` still let the key pass, and how often. */
+async function measure({ one, other }: Instances, way: Way, subject: Subject) {
+  const path = `/v1/users/${subject.id}/keys`
+  const body = { name: 'bench' }
+  const { details } = await ask(one, { method: 'POST', path, key: subject.key, body })
+  const probe = { method: 'GET', path: '/v1/users/auth', key: details.key }
+  const before = await ask(other, probe)
+  if (before.status !== 200) throw new Error(`A new key was answered ${before.status}`)
+  let revokedAt = Infinity
+  const revoking = revoke(one, way, { ...subject, keyId: details.id }).then(({ status }) => {
+    if (status >= 300) throw new Error(`${way}: ${status}`)
+    revokedAt = performance.now()
+  })
+  for (let late = 0; ;) {
+    const start = performance.now()
+    const { status } = await ask(other, probe)
+    const end = performance.now()
+    if (status === 401) {
+      await revoking
+      return { lag: end - revokedAt, late }
+    }
+    if (start > revokedAt) late++
+    if (end > revokedAt + 5000) throw new Error(`${way}: still answered ${status} after 5 s`)
+  }
+}
+
 /** Revokes in five ways on one instance and looks for the first refusal on the other. */
 export async function revocation({ directory, database, quick }: Bench): Promise<void> {
   const [one, other] = await Promise.all([
     startService(database, directory),
     startService(database, directory),
   ])
-  const users = database.known.slice(-1)
-  const { withDatabase } = await import('../../src/database/pool.ts')
+  const admin = database.known.at(-1)!
   await withDatabase(database.as('postgres'), (db) =>
-    db.query(`update users set role = 'admin' where id = $1`, [users[0]!.id]),
+    db.query(`update users set role = 'admin' where id = $1`, [admin.id]),
   )
-  const admin = users[0]!.key
-  const ways = [
-    'key deleted',
-    'key disabled',
-    'key rotated',
-    'user disabled',
-    'user deleted',
-  ] as const
-  const lags: Record<string, number[]> = {}
+  const lags = new Map<Way, number[]>(ways.map((way) => [way, []]))
   let late = 0
   const total = quick ? 50 : 1000
   for (let i = 0; i < total; i++) {
     const way = ways[i % ways.length]!
-    const user = database.known[i]!
-    const of = `/v1/users/${user.id}`
-    const made = await ask(one, 'POST', `${of}/keys`, user.key, { name: 'bench' })
-    const { id, key } = made.details
-    const revoke = {
-      'key deleted': () => ask(one, 'DELETE', `${of}/keys/${id}`, user.key),
-      'key disabled': () => ask(one, 'PATCH', `${of}/keys/${id}`, user.key, { enabled: false }),
-      'key rotated': () => ask(one, 'POST', `${of}/keys/${id}/rotate`, user.key),
-      'user disabled': () => ask(one, 'PATCH', of, admin, { enabled: false }),
-      'user deleted': () => ask(one, 'DELETE', of, user.key),
-    }[way]
-    const before = await ask(other, 'GET', '/v1/users/auth', key)
-    if (before.status !== 200) throw new Error(`A new key was answered ${before.status}`)
-    let revokedAt = Infinity
-    const revoking = revoke().then(({ status }) => {
-      if (status >= 300) throw new Error(`${way}: ${status}`)
-      revokedAt = performance.now()
-    })
-    for (;;) {
-      const start = performance.now()
-      const { status } = await ask(other, 'GET', '/v1/users/auth', key)
-      const end = performance.now()
-      if (status === 401) {
-        await revoking
-        ;(lags[way] ??= []).push(end - revokedAt)
-        break
-      }
-      if (start > revokedAt) late++
-      if (end > revokedAt + 5000) throw new Error(`${way}: still answered ${status} after 5 s`)
-    }
+    const { id, key } = database.known[i]!
+    const measured = await measure({ one, other }, way, { id, key, adminKey: admin.key })
+    lags.get(way)!.push(measured.lag)
+    late += measured.late
   }
   const row = (name: string, values: number[]) => [
     name,
@@ -78,45 +105,35 @@ export async function revocation({ directory, database, quick }: Bench): Promise
     short(Math.max(...values)),
   ]
   printTable(
-    'Revocation on one instance to refusal on another, ms after the revocation’s answer (negative: before it)',
+    'From a revocation’s answer on one instance to the refusal on another, ms (negative: before)',
     ['', 'revocations', 'min', 'median', 'p99', 'max'],
-    [
-      ...Object.entries(lags).map(([way, values]) => row(way, values)),
-      row('all', Object.values(lags).flat()),
-    ],
+    [...[...lags].map(([way, values]) => row(way, values)), row('all', [...lags.values()].flat())],
   )
   console.log(`\n${late} requests that started after a revocation was answered still passed`)
   await Promise.all([one.stop(), other.stop()])
 }
 
-function ask(
-  { port }: Server,
-  method: string,
-  path: string,
-  key: string,
-  body?: object,
-): Promise<Answer> {
+interface Request {
+  method: string
+  path: string
+  key: string
+  body?: object
+}
+
+function ask({ port }: Server, { method, path, key, body }: Request): Promise<Answer> {
+  const headers = { 'X-Api-Key': key, ...(body && { 'Content-Type': 'application/json' }) }
   return new Promise((resolve, reject) => {
-    const req = http.request(
-      {
-        port,
-        host: '127.0.0.1',
-        method,
-        path,
-        agent,
-        headers: { 'X-Api-Key': key, ...(body && { 'Content-Type': 'application/json' }) },
-      },
-      (res) => {
-        let text = ''
-        res.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
-        res.on('end', () =>
-          resolve({
-            status: res.statusCode!,
-            details: text === '' ? {} : JSON.parse(text).details,
-          }),
-        )
-      },
-    )
+    const target = { port, host: '127.0.0.1', method, path, agent, headers }
+    const req = http.request(target, (res) => {
+      let text = ''
+      res.setEncoding('utf8').on('data', (chunk: string) => {
+        text += chunk
+      })
+      res.on('end', () => {
+        const details = text === '' ? {} : JSON.parse(text).details
+        resolve({ status: res.statusCode!, details })
+      })
+    })
     req.on('error', reject)
     req.end(body && JSON.stringify(body))
   })

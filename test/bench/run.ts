@@ -18,8 +18,8 @@ import { revocation } from './revocation.ts'
 import { stopServers } from './servers.ts'
 import { accessLog, instances, pages, throughput } from './throughput.ts'
 
-const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…] [--against CHECKOUT]
-  [--memory-seconds N]
+const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
+  [--against CHECKOUT] [--memory-seconds N]
 Cases: auth user first log pages instances growth flood hostile timing memory start revocation
 `
 const requests = ['auth', 'user', 'first']
@@ -69,8 +69,9 @@ try {
   )
   if (readLinux('/proc/sys/kernel/sched_autogroup_enabled') === '1') {
     console.log(
-      'Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That makes tails beside' +
-        ' log-ins longer, by up to 0.1 s; off: sysctl kernel.sched_autogroup_enabled=0',
+      'Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That ' +
+        'makes tails beside log-ins longer, by up to 0.1 s; off: ' +
+        'sysctl kernel.sched_autogroup_enabled=0',
     )
   }
   const start = performance.now()

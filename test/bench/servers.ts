@@ -74,14 +74,13 @@ export async function startServer(
 }
 
 /**
- * The service as it would run: its access log goes through a pipe to who writes it into a file, as
- * Docker's does.
+ * The service as it would run: its access log goes through a pipe to a program that writes it into
+ * a file, as Docker's does.
  */
 export async function startService(
   database: { env: Env },
   directory: string,
-  env: Env = {},
-  { nodeArgs = [] as string[], tree = root } = {},
+  { env = {} as Env, nodeArgs = [] as string[], tree = root } = {},
 ): Promise<Server> {
   const reader = spawn('cat', {
     stdio: ['pipe', openSync(`${directory}/access.log`, 'a'), 'inherit'],

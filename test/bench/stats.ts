@@ -13,12 +13,11 @@ export const median = (values: number[]) => {
 }
 
 /** Three significant digits, thousands in full. */
-export const short = (value: number) =>
-  !Number.isFinite(value)
-    ? '-'
-    : Math.abs(value) >= 100
-      ? Math.round(value).toLocaleString('en')
-      : String(Number(value.toPrecision(3)))
+export function short(value: number): string {
+  if (!Number.isFinite(value)) return '-'
+  if (Math.abs(value) >= 100) return Math.round(value).toLocaleString('en')
+  return String(Number(value.toPrecision(3)))
+}
 
 /** Median and range. */
 export const spread = (values: number[]) =>

@@ -44,7 +44,8 @@ async function compete({ directory, postgres, rounds, seconds }: Bench, contesta
     for (const { name, server, requests } of round % 2 === 0
       ? contestants
       : [...contestants].reverse()) {
-      const [cpu, database] = [server.cpuMs(), postgresMs()]
+      const cpu = server.cpuMs()
+      const database = postgresMs()
       const run = await flood(directory, {
         port: server.port,
         connections,
@@ -120,7 +121,8 @@ function print(title: string, results: Map<string, Measured[]>, against: Record<
  */
 export async function throughput(bench: Bench, cases: string[]): Promise<void> {
   const { directory, database, rounds, against } = bench
-  const [few, rest] = [database.known.slice(0, 10_000), database.known.slice(10_000)]
+  const few = database.known.slice(0, 10_000)
+  const rest = database.known.slice(10_000)
   const authFile = writeRequests(`${directory}/auth`, few.map(auth))
   const userFile = writeRequests(`${directory}/user`, few.map(own))
   const bare = await startServer((port) => [reference, 'bare', String(port)], '/')
@@ -135,7 +137,7 @@ export async function throughput(bench: Bench, cases: string[]): Promise<void> {
   const services = await Promise.all(
     trees.map(async ([suffix, tree]) => ({
       suffix,
-      server: await startService(database, directory, {}, { ...(tree && { tree }) }),
+      server: await startService(database, directory, { ...(tree && { tree }) }),
     })),
   )
   const fresh = Math.floor(rest.length / (rounds + 1) / services.length)
@@ -181,7 +183,7 @@ export async function accessLog(bench: Bench): Promise<void> {
   const { directory, database } = bench
   const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
   const on = await startService(database, directory)
-  const off = await startService(database, directory, { LOG_LEVEL: 'error' })
+  const off = await startService(database, directory, { env: { LOG_LEVEL: 'error' } })
   const results = await compete(bench, [
     { name: 'log on', server: on, requests: () => file },
     { name: 'log off', server: off, requests: () => file },
@@ -202,7 +204,8 @@ export async function instances({ directory, database, rounds, seconds }: Bench)
   ])
   const load = (server: Server, share: number) =>
     flood(directory, { port: server.port, connections: share, seconds, requests: file })
-  const [alone, both]: [number[], number[]] = [[], []]
+  const alone: number[] = []
+  const both: number[] = []
   for (let round = -1; round < rounds; round++) {
     const single = await load(one, connections)
     const halves = await Promise.all([load(one, connections / 2), load(other, connections / 2)])

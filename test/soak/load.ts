@@ -67,7 +67,10 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     const { status = 200, user, makes, apply = () => {}, ...asking } = changing
     const answer = await ask(method, path, asking)
     const isLost = answer.status === 0
-    if (!isLost && answer.status !== status) return (unexpected(answer, `${method} ${path}`), false)
+    if (!isLost && answer.status !== status) {
+      unexpected(answer, `${method} ${path}`)
+      return false
+    }
     changes.push({
       requestId: answer.requestId,
       actions,
@@ -77,7 +80,10 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       apply,
     })
     if (isLost && user) user.isLost = true
-    if (isLost) return (await sleep(300), false)
+    if (isLost) {
+      await sleep(300)
+      return false
+    }
     if (user && makes) {
       const { id, key, apiKeys } = answer.details
       if (actions.includes('user.created')) user.id = id
@@ -367,7 +373,7 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     for (const key of user.keys) if (key.kind === 'session' && key !== except) key.state = 'gone'
   }
 
-  /** Whoever is asked, a key counts as long as it should, and no longer. */
+  /** On each instance a key counts as long as it should, and no longer. */
   async function authenticate(user: User, key: Key, asking: Asking = {}) {
     const answer = await ask('GET', '/users/auth', { ...asking, key: key.text })
     const says = isUsable(user, key)
@@ -389,11 +395,9 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       const r = createRandom(seed)
       while (!isOver()) {
         const user = await signUp(r)
-        for (
-          let left = 10 + r.below(60);
-          left > 0 && user.exists && !user.isLost && !isOver();
-          left--
-        ) {
+        const count = 10 + r.below(60)
+        for (let i = 0; i < count; i++) {
+          if (!user.exists || user.isLost || isOver()) break
           await r.pick(drawn)(user, r)
           await sleep(r.below(50))
         }

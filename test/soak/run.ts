@@ -34,7 +34,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.on(signal, () => {
     interrupted = true
   })
-// Whatever happens, nothing that was started is left behind.
+// Nothing that was started is left behind.
 const giveUp = async (error: unknown) => {
   console.log('The soak itself failed:', error)
   await undoAll()
@@ -75,7 +75,8 @@ async function soak(): Promise<boolean> {
     start(postgres.env),
     start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
   ])
-  const [direct, proxied] = [slot('the direct instance', one), slot('the proxied instance', two)]
+  const direct = slot('the direct instance', one)
+  const proxied = slot('the proxied instance', two)
   const slots = [direct, proxied]
   const client = createClient(slots)
   const load = createLoad(client, admin)
@@ -185,7 +186,8 @@ async function soak(): Promise<boolean> {
   clearInterval(watching)
   const largest = (from: number, to: number) =>
     Math.max(...memory.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
-  const [early, late] = [largest(0.2, 0.4), largest(0.8, Infinity)]
+  const early = largest(0.2, 0.4)
+  const late = largest(0.8, Infinity)
   if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
 
   const checked = await verify(client, slots, load, admin)

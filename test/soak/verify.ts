@@ -51,8 +51,8 @@ export async function verify(
     }
     if (makes) {
       const { keyId } = found.find(({ action }) => /\.(created|started)$/.test(action))!
-      if ((makes.id ??= keyId) !== keyId)
-        fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
+      makes.id ??= keyId
+      if (makes.id !== keyId) fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
     }
     if (user && found.some(({ subject }) => subject !== user.id))
       fail(`${requestId}: the event is of another user than ${user.id}`)
@@ -60,7 +60,8 @@ export async function verify(
   for (const [requestId, [event]] of events)
     fail(`${requestId}: ${event!.action} that nobody asked for`)
 
-  let [keys, revoked] = [0, 0]
+  let keys = 0
+  let revoked = 0
   const queue = [...users]
   const checkSome = async () => {
     for (let user = queue.pop(); user; user = queue.pop()) {
@@ -101,7 +102,8 @@ export async function verify(
       list
         .map(({ id, kind, name, enabled }) => ({ id, kind, name, enabled }))
         .sort((a, b) => (a.id! < b.id! ? -1 : 1))
-    const [is, must] = [sorted(details), sorted(user.keys.filter(({ state }) => state !== 'gone'))]
+    const is = sorted(details)
+    const must = sorted(user.keys.filter(({ state }) => state !== 'gone'))
     if (!isDeepStrictEqual(is, must))
       fail(`keys of ${user.id} are ${JSON.stringify(is)}, must be ${JSON.stringify(must)}`)
   }
