@@ -26,6 +26,7 @@ import {
   undo,
   type TestApp,
 } from './support/helpers.ts'
+import { createSchemaCheck } from './support/json-schema.ts'
 
 hashCheaply()
 const origin = 'https://console.example.org'
@@ -50,75 +51,7 @@ const operations: { name: string; method: string; path: string; operation: any }
 /** What the document has at the place that a reference names. */
 const resolve = (value: unknown) => resolveIn(value, document)
 
-const annotations = ['description', 'title', 'default', 'examples']
-
-/** What is wrong with a value by a JSON Schema; a keyword that is not known here is wrong, too. */
-function findFaults(schema: any, value: any, place = ''): string[] {
-  if (schema.$ref) return findFaults(resolve(schema), value, place)
-  const actual = typeOf(value)
-  const type = Number.isInteger(value) ? 'integer' : actual
-  const of = (type: string, holds: (wanted: any) => boolean) => (wanted: any) =>
-    actual !== type || holds(wanted)
-  const length = actual === 'string' ? [...value].length : 0
-  const rules: Record<string, (wanted: any) => boolean> = {
-    type: (wanted) => [wanted].flat().includes(type),
-    enum: (wanted) => wanted.includes(value),
-    oneOf: (wanted) =>
-      wanted.filter((each: any) => findFaults(each, value).length === 0).length === 1,
-    minLength: of('string', (wanted) => length >= wanted),
-    maxLength: of('string', (wanted) => length <= wanted),
-    pattern: of(
-      'string',
-      (wanted) => new RegExp(wanted, 'u').test(value) && new RegExp(wanted).test(value),
-    ),
-    format: (wanted) => formats[wanted]!(value),
-    minimum: of('number', (wanted) => value >= wanted),
-    maximum: of('number', (wanted) => value <= wanted),
-    maxItems: of('array', (wanted) => value.length <= wanted),
-    uniqueItems: of('array', () => new Set(value).size === value.length),
-    items: () => true,
-    properties: () => true,
-    required: of('object', (wanted) => wanted.every((name: string) => Object.hasOwn(value, name))),
-    unevaluatedProperties: of('object', () =>
-      Object.keys(value).every((name) => Object.hasOwn(schema.properties, name)),
-    ),
-  }
-  const faults = Object.entries(schema)
-    .filter(([name]) => !annotations.includes(name))
-    .filter(([name, wanted]) => !rules[name]?.(wanted))
-    .map(([name]) => `${place}: ${name}`)
-  if (actual === 'array') {
-    faults.push(
-      ...value.flatMap((each: any, i: number) =>
-        findFaults(schema.items ?? {}, each, `${place}/${i}`),
-      ),
-    )
-  }
-  if (actual === 'object') {
-    faults.push(
-      ...Object.entries(schema.properties ?? {}).flatMap(([name, each]) =>
-        Object.hasOwn(value, name) ? findFaults(each, value[name], `${place}/${name}`) : [],
-      ),
-    )
-  }
-  return faults
-}
-
-function typeOf(value: unknown): string {
-  if (value === null) return 'null'
-  return Array.isArray(value) ? 'array' : typeof value
-}
-
-const formats: Record<string, (value: any) => boolean> = {
-  uuid: (value) =>
-    typeof value !== 'string' || /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(value),
-  'date-time': (value) =>
-    typeof value !== 'string' ||
-    (/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i.test(value) &&
-      new Date(`${value.slice(0, 10)}T00:00:00Z`).getUTCDate() === Number(value.slice(8, 10))),
-  int32: () => true,
-  password: () => true,
-}
+const findFaults = createSchemaCheck(document)
 
 test('every route is in the document, forward-auth once as get, and nothing else is', () => {
   const wanted = routes
