@@ -23,6 +23,8 @@ export interface Ask {
   chunked?: boolean
   trailers?: [string, string][]
   limitMs?: number
+  /** The client's address. */
+  from?: string
 }
 
 /** What came back; of an answer of the backend also what had reached it. */
@@ -69,6 +71,7 @@ export async function ask(port: number, sent: Ask): Promise<Answer> {
     path,
     agent: false,
     timeout: limitMs,
+    ...(sent.from !== undefined && { localAddress: sent.from }),
     headers: ['Host', 'backend.example.org', ...framing, ...headers.flat()],
   })
   request.on('timeout', () => request.destroy(new Error(`no answer in ${limitMs} ms`)))

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { createInterface } from 'node:readline'
 import { test } from 'node:test'
 
 import {
@@ -18,7 +19,7 @@ import {
   startOnPort,
 } from '../support/gateways.ts'
 import { startTestApp } from '../support/helpers.ts'
-import { freePort } from '../support/process.ts'
+import { freePort, until } from '../support/process.ts'
 
 const backend = await startBackend()
 const app = await startTestApp()
@@ -27,7 +28,10 @@ const service = await startOnPort(servicePort, [process.execPath, 'bin/start.js'
   ...app.database.env,
   SERVER_HOST: '127.0.0.1',
   SERVER_PORT: String(servicePort),
+  TRUSTED_PROXIES: '127.0.0.1',
 })
+const log: string[] = []
+createInterface({ input: service.stdout! }).on('line', (line) => log.push(line))
 const user = await app.user({
   email: `zoë-${randomBytes(4).toString('hex')}@example.org`,
   permissions: ['a', 'b:c'],
@@ -187,11 +191,15 @@ const framings = [
   `X: y\nTransfer-Encoding: chunked\r\nContent-Length: ${chunkedSmuggled.length}`,
 ]
 
+// All are started before the first test: a test file ends when the tests that it has so far do.
 const ports = new Map<string, number>()
 for (const [name, startGateway] of Object.entries(gateways)) {
   const port = await freePort()
   await startGateway({ gateway: port, service: servicePort, backend: backend.port })
   ports.set(name, port)
+}
+
+for (const [name, port] of ports) {
   const get = (path: string, headers: [string, string][], more: Ask = {}) =>
     ask(port, { path, headers, ...more })
 
@@ -328,9 +336,21 @@ for (const [name, startGateway] of Object.entries(gateways)) {
     }
   })
 
-  test(`${name}: what a client says of its own address does not reach the backend`, async () => {
-    const { reached } = await get('/', [...as(user), ['X-Forwarded-For', '203.0.113.9']])
+  test(`${name}: what a client says of its own address reaches nobody`, async () => {
+    const { key, keyId } = await app.user()
+    const headers: [string, string][] = [
+      ['X-Api-Key', key],
+      ['X-Forwarded-For', '203.0.113.9'],
+    ]
+    const { reached } = await get('/', headers, { from: '127.0.0.2' })
     assert.doesNotMatch(JSON.stringify(reached), /203\.0\.113\.9/)
+    const asked = await until('the question is logged', () =>
+      log.find((line) => line.includes(`"key":"${keyId}"`)),
+    )
+    const { address } = JSON.parse(asked!) as { address: string }
+    // Envoy tells its own address in place of a loopback one.
+    if (name === 'envoy') assert.notEqual(address, '203.0.113.9')
+    else assert.equal(address, '127.0.0.2')
   })
 
   test(`${name}: a long path and long cookies reach the backend`, async () => {
