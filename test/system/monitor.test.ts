@@ -133,7 +133,10 @@ describe('monitor', { concurrency: true }, () => {
       assert.equal(status, 3)
       assert.match(
         stderr,
-        /^monitor: (docker inspect failed: No such container: |there is no container named )\w+\n$/,
+        new RegExp(
+          `^monitor: ${SERVICE_NAME} is not healthy \\(ECONNREFUSED\\), and ` +
+            '(docker inspect failed: No such container: |there is no container named )\\w+\\n$',
+        ),
       )
     }
     assert.equal(await service.startedAt(), before)
