@@ -198,6 +198,34 @@ test('a backup puts a dump into the bucket, and then what is in it', async () =>
   assert.equal(dumpName(env['DATABASE_NAME']!, new Date(at)), name)
 })
 
+test('while a backup uploads it holds no snapshot, and a lost lock is no failure', async () => {
+  fake(
+    'pg_dump',
+    `for each; do case $each in --file=*) echo >"\${each#--file=}"; esac; done; echo 15`,
+  )
+  fake('pg_restore', '')
+  const asked = join(folder, 'asked')
+  const go = join(folder, 'go')
+  fakeAws(
+    `case $1 in s3) touch '${asked}'; until [ -e '${go}' ]; do sleep 0.1; done; ` +
+      `wc -c <"$4" >'${asked}';; *) cat '${asked}'; esac`,
+  )
+  const { ended } = startCommand('backup', [], base)
+  await until('an upload', () => existsSync(asked))
+  const sessions = await db.query<{ holds: boolean; ended: boolean }>(
+    `select backend_xmin is not null as holds, pg_terminate_backend(pid) as ended
+      from pg_stat_activity
+      where datname = current_database() and usename = 'user_service_user'`,
+  )
+  writeFileSync(go, '')
+  const { status, stdout, stderr } = await ended
+  for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))
+
+  assert.deepEqual(sessions, [{ holds: false, ended: true }])
+  assert.deepEqual([status, stderr], [0, ''])
+  assert.match(stdout, /^Backed up 0 users to [^\n]+\n$/)
+})
+
 test('a bucket without dumps is said to be empty, and an alarm', async () => {
   fakeAws('echo null')
   const list = await runCommand('backup', ['list'], base)
