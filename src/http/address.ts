@@ -25,7 +25,7 @@ export function createClientReader(
   function peerOf(socket: Socket): Client {
     const known = peers.get(socket)
     if (known !== undefined) return known
-    const peer = describe(normalAddress(socket.remoteAddress ?? ''))
+    const peer = readPeer(socket)
     peers.set(socket, peer)
     return peer
   }
@@ -59,6 +59,10 @@ export function createClientReader(
     return describe(address)
   }
 }
+
+/** The other side of a connection, which may be a proxy. */
+export const readPeer = (socket: Socket): Client =>
+  describe(normalAddress(socket.remoteAddress ?? ''))
 
 const describe = (address: string): Client => ({
   address,

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
+import { readPeer } from './address.ts'
 import type { Pipeline } from './pipeline.ts'
 import type { RefusalLog } from './refusals.ts'
 import { findFault } from './strict.ts'
@@ -73,8 +74,8 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
   }
 
   function cut(socket: Socket) {
-    const address = socket.remoteAddress ?? ''
-    logRefusal(address, 'connection cut', { address, failure: 'too many requests wait' })
+    const { address, client } = readPeer(socket)
+    logRefusal(client, 'connection cut', { address, failure: 'too many requests wait' })
     socket.destroy()
     // What was read in one go, up to 64 KiB, would still be parsed to its end, request by request:
     // a tenth of a second for a dozen connections. An answer of -1 makes the parser stop.

@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { AppError, ExitError, failures, type Code } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { readPeer } from './address.ts'
 import { breakBody } from './body.ts'
 import { createConnections, type Connections } from './connections.ts'
 import type { Pipeline } from './pipeline.ts'
@@ -53,8 +54,8 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
   // There is no way to answer before the handshake; with a listener on this event, closing the
   // socket is our job.
   server.on('tlsClientError', ({ message }: Error, socket: Socket) => {
-    const address = socket.remoteAddress ?? ''
-    logRefusal(address, 'handshake failed', { address, failure: message })
+    const { address, client } = readPeer(socket)
+    logRefusal(client, 'handshake failed', { address, failure: message })
     socket.destroy()
   })
   let newest = 0
@@ -141,9 +142,9 @@ function createRefusal({ find }: Connections, isSecure: boolean, logRefusal: Ref
   function refuse(socket: Socket, code: Code) {
     const requestId = randomUUID()
     socket.end(rawRefusal(code, requestId, isSecure), () => socket.destroy())
-    const address = socket.remoteAddress ?? ''
+    const { address, client } = readPeer(socket)
     const { status } = failures[code]
-    logRefusal(address, 'request', { requestId, route: 'none', status, address, failure: code })
+    logRefusal(client, 'request', { requestId, route: 'none', status, address, failure: code })
   }
 
   return (error: Error & { code?: string }, socket: Socket) => {
