@@ -144,17 +144,26 @@ export function openDatabase(
     try {
       return await ask<Row>({ text: marked, values, name }, true)
     } catch (error) {
-      const code = codeOf(error)
-      if (unprepared.includes(code)) prepares = false
-      else if (code !== sqlState.cachedPlanChanged) throw error
-      // The type of a column was changed. With another text, also a pooler prepares it again.
-      else if (current === generation) generation++
+      learnFrom(error, current)
       return ask<Row>({ text, values }, true)
     }
   }
 
+  /** Draws the conclusion from an error of a named statement; throws it when it is another one. */
+  function learnFrom(error: unknown, current: number) {
+    const code = codeOf(error)
+    if (unprepared.includes(code)) {
+      prepares = false
+    } else if (code === sqlState.cachedPlanChanged) {
+      // A column got another type. With another text, a pooler prepares the statement again, too.
+      if (current === generation) generation++
+    } else {
+      throw error
+    }
+  }
+
   function query<Row>(text: string, values: unknown[] = [], prepared = false): Promise<Row[]> {
-    if (prepared && prepares) return askByName(text, values)
+    if (prepared && prepares) return retryLostRaces(() => askByName<Row>(text, values))
     const repeatable = prepared || /^\s*select\b/.test(text)
     return retryLostRaces(() => ask<Row>({ text, values }, repeatable))
   }
@@ -321,10 +330,11 @@ const unavailable = (cause: unknown) =>
 const mistakes = [AppError, TypeError, RangeError, ReferenceError, SyntaxError]
 const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof mistake)
 
+const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout]
+
 /** Whether the connection was ended, rather than the statement given up. */
 function isCut(error: unknown): boolean {
   const { code = '', severity, message } = error as DatabaseError
   if (severity !== undefined) return cuts.includes(code)
   return ['ECONNRESET', 'EPIPE'].includes(code) || /terminated|not queryable/i.test(message)
 }
-const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout]
