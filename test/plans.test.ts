@@ -57,7 +57,8 @@ await db.transaction(async (tx) => {
   await tx.query(`insert into login_failures (account, client, failures, wait_until, updated_at)
     select sha256(convert_to(email, 'UTF8')), '', 1, '-infinity', now() from users`)
   await tx.query(`insert into tokens (digest, purpose, user_id, email, valid_until)
-    select sha256(convert_to(email, 'UTF8')), 'email', id, email, now() + interval '1 day' from users`)
+    select sha256(convert_to(email, 'UTF8')), 'email', id, email, now() + interval '1 day'
+    from users`)
   await tx.query(countNow)
 })
 await db.query('vacuum analyze')

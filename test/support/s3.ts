@@ -74,6 +74,8 @@ use = egg:swift#${name}
     tempauth:
       'use = egg:swift#tempauth\nuser_backup_agent = backup-secret .admin\nuser_backup_reader = reader-secret',
   }
+  const describeFilter = (name: string) =>
+    `[filter:${name}]\n${settings[name] ?? `use = egg:swift#${name}`}\n`
   writeFileSync(
     join(etc, 'proxy-server.conf'),
     `${common(proxy!)}
@@ -83,7 +85,7 @@ pipeline = ${filters.join(' ')} proxy-server
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
-${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#${name}`}\n`).join('')}`,
+${filters.map(describeFilter).join('')}`,
   )
 
   const running = new Map<string, ChildProcess>()
@@ -99,7 +101,7 @@ ${filters.map((name) => `[filter:${name}]\n${settings[name] ?? `use = egg:swift#
     }
   }
   const ready = () =>
-    until('the S3 server answers; are memcached and the four swift servers installed?', answers, 120)
+    until('the S3 server answers; are memcached and the swift servers there?', answers, 120)
   launch('memcached', 'memcached', [
     '-u',
     user,
