@@ -182,7 +182,9 @@ async function runOapi() {
 
 async function runJava() {
   const own = folderFor('Main.java')
-  await generate('java', join(own, 'client'), ['--library', 'native'])
+  // So that a parameter more changes no signature.
+  const parameters = 'useSingleRequestParameter=true'
+  await generate('java', join(own, 'client'), ['--library', 'native', '--additional-properties', parameters])
   const libraries = ['-DincludeScope=compile', `-DoutputDirectory=${join(own, 'lib')}`]
   const pom = join(own, 'client/pom.xml')
   await succeed('mvn', ['-q', '-B', '-f', pom, 'dependency:copy-dependencies', ...libraries])

@@ -3,12 +3,15 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.UUID;
 import org.openapitools.client.ApiClient;
 import org.openapitools.client.ApiException;
 import org.openapitools.client.api.KeysApi;
+import org.openapitools.client.api.KeysApi.APIListKeysRequest;
 import org.openapitools.client.api.SessionsApi;
 import org.openapitools.client.api.UsersApi;
+import org.openapitools.client.api.UsersApi.APIListUsersRequest;
 import org.openapitools.client.model.CreateUserBody;
 import org.openapitools.client.model.CreatedUser;
 import org.openapitools.client.model.LogInBody;
@@ -54,12 +57,13 @@ class Main {
 
     var read = own.getUser(id, null).getDetails();
     var allowed = admin
-      .updateUser(id, new UpdateUserBody().permissions(List.of("orders:read")), "\"1\"");
+      .updateUser(id, new UpdateUserBody().permissions(Set.of("orders:read")), "\"1\"");
     var renamed = own.updateUser(id, new UpdateUserBody().email(other), "\"2\"").getDetails();
-    var listed = admin.listUsers(null, null, other, "full").getDetails();
+    var listed = admin.listUsers(
+      APIListUsersRequest.newBuilder().email(other).view("full").build()).getDetails();
     var session = new SessionsApi(holding(null))
       .logIn(new LogInBody().email(other).password(PASSWORD)).getDetails();
-    var first = keys.listKeys(id, null, null).getDetails().get(0);
+    var first = keys.listKeys(APIListKeysRequest.newBuilder().id(id).build()).getDetails().get(0);
     var rotated = keys
       .rotateKey(id, first.getId(), new RotateKeyBody().overlapSeconds(60)).getDetails();
 

@@ -27,6 +27,12 @@ func holding(key string) context.Context {
 	return context.WithValue(context.Background(), api.ContextAPIKeys, keys)
 }
 
+func signUp(email, password string) api.CreateUserBody {
+	body := api.NewCreateUserBody(email)
+	body.SetPassword(password)
+	return *body
+}
+
 func check(err error) {
 	if err != nil {
 		panic(err)
@@ -45,7 +51,7 @@ func main() {
 	anyone := context.Background()
 	email := os.Getenv("EMAIL")
 	created, _, err := client.UsersAPI.CreateUser(anyone).
-		CreateUserBody(*api.NewCreateUserBody(email, password)).Execute()
+		CreateUserBody(signUp(email, password)).Execute()
 	check(err)
 	made := created.Details
 	own := holding(made.ApiKeys[0])
@@ -68,16 +74,17 @@ func main() {
 	check(err)
 	keys, _, err := client.KeysAPI.ListKeys(own, made.Id).Execute()
 	check(err)
-	seconds := int32(60)
+	rotate := api.NewRotateKeyBody()
+	rotate.SetOverlapSeconds(60)
 	rotated, _, err := client.KeysAPI.RotateKey(own, made.Id, keys.Details[0].Id).
-		RotateKeyBody(api.RotateKeyBody{OverlapSeconds: &seconds}).Execute()
+		RotateKeyBody(*rotate).Execute()
 	check(err)
 
 	emails := []string{}
 	for _, each := range listed.Details {
 		emails = append(emails, each.User.Email)
 	}
-	short := *api.NewCreateUserBody(email, "password1")
+	common := signUp(email, "password1")
 	user := changed.Details
 	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"read":    read.Details.Email,
@@ -92,6 +99,6 @@ func main() {
 		},
 		"refused": codeOf(client.UsersAPI.GetUser(holding("usk_wrong"), made.Id).Execute()),
 		"missing": codeOf(client.UsersAPI.GetUser(admin, uuid.NewString()).Execute()),
-		"faulty":  codeOf(client.UsersAPI.CreateUser(admin).CreateUserBody(short).Execute()),
+		"faulty":  codeOf(client.UsersAPI.CreateUser(admin).CreateUserBody(common).Execute()),
 	}))
 }

@@ -45,7 +45,7 @@ func main() {
 	anyone := holding("")
 	email := os.Getenv("EMAIL")
 	other := "x" + email
-	body := api.CreateUserBody{Email: email, Password: password}
+	body := api.CreateUserBody{Email: email, Password: pointer(password)}
 	made := must(anyone.CreateUserWithResponse(ctx, body)).JSON201.Details
 	own := holding(made.ApiKeys[0])
 	admin := holding(os.Getenv("ADMIN_KEY"))
@@ -74,8 +74,8 @@ func main() {
 	}
 	refused := must(holding("usk_wrong").GetUserWithResponse(ctx, id, nil))
 	missing := must(admin.GetUserWithResponse(ctx, uuid.New(), nil))
-	short := api.CreateUserBody{Email: email, Password: "password1"}
-	faulty := must(admin.CreateUserWithResponse(ctx, short))
+	common := api.CreateUserBody{Email: email, Password: pointer("password1")}
+	faulty := must(admin.CreateUserWithResponse(ctx, common))
 	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"read":    read.Email,
 		"allowed": allowed.Permissions,
