@@ -2,8 +2,8 @@
 // how a schema becomes a component or an example.
 import { integer, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
 
-/** Printable ASCII, which a header or a loose parameter holds. */
-export const ascii = (description: string): JsonSchema => ({
+/** Printable ASCII, which a header holds. */
+const ascii = (description: string): JsonSchema => ({
   type: 'string',
   maxLength: 8192,
   description,

@@ -4,7 +4,7 @@
 import { failures, type Code } from '../errors.ts'
 import type { Access, ReplySpec, Route, Tag } from '../http/route.ts'
 import { uuidSchema, type JsonSchema } from '../schema.ts'
-import { ascii, components, envelope, example, extract, failureSchema } from './components.ts'
+import { components, envelope, example, extract, failureSchema } from './components.ts'
 
 /** The document; a part that several operations have in common is under `components`. */
 export function openApi(
@@ -235,8 +235,14 @@ function parametersOf({ path, query = {}, looseQuery = {}, fails = [], replies }
   return parameters
 }
 
-const ifMatch = ascii('Only if this is the `ETag` still: the version in quotes, such as `"3"`')
-const ifNoneMatch = ascii('The `ETag` that is known; if it is still the same, the answer is 304')
+const ifMatch = {
+  type: 'string',
+  description: 'Only if this is the `ETag` still: the version in quotes, such as `"3"`',
+}
+const ifNoneMatch = {
+  type: 'string',
+  description: 'The `ETag` that is known; if it is still the same, the answer is 304',
+}
 
 function parameter(where: string, name: string, { description, ...schema }: JsonSchema) {
   if (description === undefined) throw new Error(`what does ${name} mean?`)

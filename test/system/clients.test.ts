@@ -50,7 +50,7 @@ async function installPython(): Promise<string> {
   const packages = (['openapi-generator-cli', 'openapi-python-client'] as const).map(
     (name) => `${name}==${versions[name]}`,
   )
-  await succeed(join(path, 'bin/pip'), ['install', '--quiet', ...packages])
+  await succeed(join(path, 'bin/pip'), ['install', '--quiet', '--only-binary', ':all:', ...packages])
   return join(path, 'bin')
 }
 
@@ -104,7 +104,7 @@ const strict = { strict: true, target: 'es2022', lib: ['es2022', 'dom', 'dom.ite
 /** Installs packages of npm into a folder; returns where their programs are. */
 async function npm(own: string, packages: (keyof typeof versions)[]): Promise<string> {
   const named = packages.map((name) => `${name}@${versions[name]}`)
-  const quiet = ['--no-audit', '--no-fund', '--loglevel=error']
+  const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
   await succeed('npm', ['install', '--prefix', own, ...quiet, ...named])
   return join(own, 'node_modules/.bin')
 }
