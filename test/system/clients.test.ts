@@ -50,7 +50,7 @@ async function installPython(): Promise<string> {
   const packages = (['openapi-generator-cli', 'openapi-python-client'] as const).map(
     (name) => `${name}==${versions[name]}`,
   )
-  await succeed(join(path, 'bin/pip'), ['install', '--quiet', '--only-binary', ':all:', ...packages])
+  await succeed(join(path, 'bin/pip'), ['install', '--only-binary', ':all:', ...packages])
   return join(path, 'bin')
 }
 
@@ -183,8 +183,8 @@ async function runOapi() {
 async function runJava() {
   const own = folderFor('Main.java')
   // So that a parameter more changes no signature.
-  const parameters = 'useSingleRequestParameter=true'
-  await generate('java', join(own, 'client'), ['--library', 'native', '--additional-properties', parameters])
+  const parameters = ['--additional-properties', 'useSingleRequestParameter=true']
+  await generate('java', join(own, 'client'), ['--library', 'native', ...parameters])
   const libraries = ['-DincludeScope=compile', `-DoutputDirectory=${join(own, 'lib')}`]
   const pom = join(own, 'client/pom.xml')
   await succeed('mvn', ['-q', '-B', '-f', pom, 'dependency:copy-dependencies', ...libraries])
