@@ -34,7 +34,7 @@ esac
 `
 
 /** A machine whose service answers with `status`, or hangs up for 0, until it is restarted. */
-async function startMachine(status: number, body = '') {
+async function startMachine(status: number, body = '', host = '127.0.0.1') {
   const home = mkdtempSync(join(tmpdir(), 'monitor-test-'))
   undo.push(() => rmSync(home, { recursive: true }))
   const file = (name: string) => join(home, name)
@@ -56,7 +56,7 @@ async function startMachine(status: number, body = '') {
     response.statusCode = existsSync(file('restarted')) ? 200 : machine.status
     if (response.statusCode === 0) request.socket.destroy()
     else response.end(body)
-  }).listen(0, '127.0.0.1')
+  }).listen(0, host)
   undo.push(() => server.close())
   await new Promise((resolve) => server.once('listening', resolve))
   const { port } = server.address() as AddressInfo
@@ -89,6 +89,16 @@ describe('monitor', { concurrency: true }, () => {
       stderr: '',
     })
     assert.deepEqual([machine.asked(), machine.calls()], [2, []])
+  })
+
+  test('asks where the service listens', async () => {
+    const machine = await startMachine(200, '"OK"', '127.0.0.2')
+    const silent = { status: 0, stdout: '', stderr: '' }
+
+    assert.deepEqual(await machine.run({ SERVER_HOST: '127.0.0.2' }), silent)
+    const { status, stderr } = await machine.run({ SERVER_HOST: '::', PATH: '/nowhere' })
+    assert.equal(status, 3)
+    assert.match(stderr, /^monitor: user-service is not healthy \(ECONNREFUSED\), and docker is /)
   })
 
   test('restarts nothing when one of three answers is good', async () => {

@@ -1,4 +1,5 @@
 import { mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { isIPv6 } from 'node:net'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,7 +13,8 @@ const usage = `Asks for the service's health. When it fails three times in a row
 container's last log lines, restarts it and waits at most 60 s until it is healthy. Silent when all
 is well.
 
-SERVICE_URL       default http://127.0.0.1:SERVICE_PORT/SERVICE_ENDPOINT, which are 80 and v1
+SERVICE_URL       default http://SERVER_HOST:SERVICE_PORT/SERVICE_ENDPOINT, which are 127.0.0.1, 80
+                  and v1
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
@@ -70,7 +72,8 @@ async function blaming<T>(sick: string, status: number, work: Promise<T>): Promi
 function readSettings(env: Env) {
   const reader = createReader(env)
   const port = reader.integer('SERVICE_PORT', 80, 1, 65_535)
-  const base = `http://127.0.0.1:${port}/${reader.text('SERVICE_ENDPOINT') ?? 'v1'}`
+  const host = reachable(reader.text('SERVER_HOST') ?? '')
+  const base = `http://${host}:${port}/${reader.text('SERVICE_ENDPOINT') ?? 'v1'}`
   const url = reader.read('SERVICE_URL', base, 'must be an address', (given) =>
     /^https?:/.test(new URL(given).href) ? given : undefined,
   )
@@ -85,6 +88,12 @@ function readSettings(env: Env) {
   })
   reader.finish()
   return { url: url.replace(/\/*$/, '/healthcheck'), name, cooldownMs }
+}
+
+/** Where a service is asked that listens on `host`: on all addresses, also on this one. */
+function reachable(host: string): string {
+  if (['', '0.0.0.0', '::'].includes(host)) return '127.0.0.1'
+  return isIPv6(host) ? `[${host}]` : host
 }
 
 interface Patience {
