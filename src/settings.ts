@@ -1,8 +1,11 @@
-// The names of all settings, and the names of the environment that are nearly one of them. A new
-// setting is one line here.
+// Reads settings from the environment, and warns of names that are nearly one. A new setting is one
+// line in the list of names.
 import { readFileSync } from 'node:fs'
 
 import { ExitError } from './errors.ts'
+
+/** The environment. */
+export type Env = Record<string, string | undefined>
 
 /** Of the service and of its commands. */
 export const settings = [
@@ -58,56 +61,6 @@ export const settings = [
 const ourPrefix = /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK)_|^(RATE_LIMIT|SESSION)/
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
-
-/**
- * Warns of each name that is no setting but within two letters of one, or begins as ours do: a
- * mistyped security setting is silently off.
- */
-export function findMistyped(env: Record<string, string | undefined>): string[] {
-  const warnings: string[] = []
-  for (const given of Object.keys(env)) {
-    const name = given.toUpperCase().replace(/^ENV_/, '')
-    const isExact = given === name || given === `ENV_${name}`
-    const isKnown = isExact && settings.includes(name)
-    if (isKnown || foreign.includes(name) || !env[given]) continue
-    const byDistance = settings
-      .map((setting) => ({ setting, distance: countEdits(name, setting) }))
-      .sort((a, b) => a.distance - b.distance)
-    const { setting, distance } = byDistance[0]!
-    if (distance <= 2 || ourPrefix.test(name))
-      warnings.push(`${given} is no setting and has no effect; the nearest one is ${setting}`)
-  }
-  return warnings
-}
-
-/** Whether the file at `path` sets what `env` does not have: then nobody has read it. */
-export function isUnread(path: string, env: Record<string, string | undefined>): boolean {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch {
-    return false
-  }
-  const names = [...text.matchAll(/^\s*(?:export\s+)?(\w+)\s*=/gm)].map(([, name]) => name!)
-  return names.some((name) => env[name] === undefined)
-}
-
-/** How many letters must be inserted, removed or replaced to turn one word into the other. */
-function countEdits(one: string, other: string): number {
-  let row = Array.from({ length: other.length + 1 }, (_, index) => index)
-  for (const [i, letter] of [...one].entries()) {
-    const next = [i + 1]
-    for (const [j, wanted] of [...other].entries()) {
-      const replaced = row[j]! + Number(letter !== wanted)
-      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1))
-    }
-    row = next
-  }
-  return row.at(-1)!
-}
-
-/** The environment. */
-export type Env = Record<string, string | undefined>
 
 /** Reads settings one by one and collects what is wrong with them. */
 export interface Reader {
@@ -175,4 +128,51 @@ export function createReader(env: Env): Reader {
       if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
     },
   }
+}
+
+/**
+ * Warns of each name that is no setting but within two letters of one, or begins as ours do: a
+ * mistyped security setting is silently off.
+ */
+export function findMistyped(env: Env): string[] {
+  const warnings: string[] = []
+  for (const given of Object.keys(env)) {
+    const name = given.toUpperCase().replace(/^ENV_/, '')
+    const isExact = given === name || given === `ENV_${name}`
+    const isKnown = isExact && settings.includes(name)
+    if (isKnown || foreign.includes(name) || !env[given]) continue
+    const byDistance = settings
+      .map((setting) => ({ setting, distance: countEdits(name, setting) }))
+      .sort((a, b) => a.distance - b.distance)
+    const { setting, distance } = byDistance[0]!
+    if (distance <= 2 || ourPrefix.test(name))
+      warnings.push(`${given} is no setting and has no effect; the nearest one is ${setting}`)
+  }
+  return warnings
+}
+
+/** Whether the file at `path` sets what `env` does not have: then nobody has read it. */
+export function isUnread(path: string, env: Env): boolean {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch {
+    return false
+  }
+  const names = [...text.matchAll(/^\s*(?:export\s+)?(\w+)\s*=/gm)].map(([, name]) => name!)
+  return names.some((name) => env[name] === undefined)
+}
+
+/** How many letters must be inserted, removed or replaced to turn one word into the other. */
+function countEdits(one: string, other: string): number {
+  let row = Array.from({ length: other.length + 1 }, (_, index) => index)
+  for (const [i, letter] of [...one].entries()) {
+    const next = [i + 1]
+    for (const [j, wanted] of [...other].entries()) {
+      const replaced = row[j]! + Number(letter !== wanted)
+      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1))
+    }
+    row = next
+  }
+  return row.at(-1)!
 }
