@@ -135,7 +135,7 @@ function tell({ manifest, losses, grants }: Told): string[] {
   if (publications.length > 0)
     lines.push(`These publications have lost their tables: ${publications.join(', ')}.`)
   if (grants.others.length > 0)
-    lines.push('Not restored, since it is not between our roles:', ...grants.others)
+    lines.push('Grants that were not restored, since they name other roles:', ...grants.others)
   lines.push(
     `Next: node bin/migrate.js up (the dump is at ${manifest.schema}), then restart the service.`,
   )
