@@ -214,16 +214,21 @@ function linksTo(route: Route, creates: Record<string, string>, all: Route[]) {
   return links
 }
 
-/** What members of a path mean, wherever they occur. */
-const pathParameters: Record<string, string> = {
-  id: 'The user’s id',
-  keyId: 'The key’s id',
+/** Members of a path, wherever they occur. */
+const pathParameters: Record<string, JsonSchema> = {
+  id: {
+    type: 'string',
+    minLength: 2,
+    maxLength: 36,
+    pattern: '^(me|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$',
+    examples: ['me'],
+    description: 'The user’s id; `me` is the caller’s',
+  },
+  keyId: { ...uuidSchema.json, description: 'The key’s id' },
 }
 
 function parametersOf({ path, query = {}, looseQuery = {}, fails = [], replies }: Route) {
-  const parameters = namesIn(path).map((name) =>
-    parameter('path', name, { ...uuidSchema.json, description: pathParameters[name]! }),
-  )
+  const parameters = namesIn(path).map((name) => parameter('path', name, pathParameters[name]!))
   for (const [name, schema] of Object.entries(query)) {
     parameters.push(parameter('query', name, schema.json))
   }

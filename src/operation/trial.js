@@ -11,7 +11,7 @@ function trial(operation) {
     'form',
     { autocomplete: 'off' },
     el('h4', {}, 'Try it'),
-    parameters.map((each) => field(each, show)),
+    parameters.map((each) => field(operation, each, show)),
   )
   if (example) {
     const rows = pretty(example).split('\n').length + 1
@@ -57,9 +57,12 @@ function trial(operation) {
 }
 
 /** The input of a parameter; of a list as many as are wanted. */
-function field({ name, required, schema }, changed) {
+function field({ method }, { name, required, schema }, changed) {
   const input = () => el('input', { name, required, spellcheck: false, ariaLabel: name })
-  const label = el('label', {}, el('code', {}, name), input())
+  // `me` is there to begin with, but what is to be deleted must be typed.
+  const [sample = ''] = required && method !== 'DELETE' ? (schema.examples ?? []) : []
+  const first = Object.assign(input(), { value: sample })
+  const label = el('label', {}, el('code', {}, name), first)
   if (deref(schema).type !== 'array') return label
   const more = el('button', { type: 'button', className: 'more' }, `Another ${name}`)
   more.addEventListener('click', () => {

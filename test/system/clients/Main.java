@@ -50,7 +50,7 @@ class Main {
     CreatedUser made = new UsersApi(holding(null))
       .createUser(new CreateUserBody().email(email).password(PASSWORD)).getDetails();
     String key = made.getApiKeys().get(0);
-    UUID id = made.getId();
+    String id = made.getId().toString();
     UsersApi own = new UsersApi(holding(key));
     UsersApi admin = new UsersApi(holding(System.getenv("ADMIN_KEY")));
     KeysApi keys = new KeysApi(holding(key));
@@ -63,9 +63,9 @@ class Main {
       APIListUsersRequest.newBuilder().email(other).view("full").build()).getDetails();
     var session = new SessionsApi(holding(null))
       .logIn(new LogInBody().email(other).password(PASSWORD)).getDetails();
-    var first = keys.listKeys(APIListKeysRequest.newBuilder().id(id).build()).getDetails().get(0);
+    var first = keys.listKeys(APIListKeysRequest.newBuilder().id("me").build()).getDetails().get(0);
     var rotated = keys
-      .rotateKey(id, first.getId(), new RotateKeyBody().overlapSeconds(60)).getDetails();
+      .rotateKey("me", first.getId(), new RotateKeyBody().overlapSeconds(60)).getDetails();
 
     Map<String, Object> day = new LinkedHashMap<>();
     day.put("read", read.getEmail());
@@ -73,12 +73,12 @@ class Main {
     day.put("renamed", List.of(renamed.getEmail(), renamed.getPermissions(), renamed.getVersion()));
     day.put("listed", listed.stream()
       .map(each -> ((User) each.getActualInstance()).getEmail()).toList());
-    day.put("session", session.getUser().equals(id));
+    day.put("session", session.getUser().equals(made.getId()));
     day.put("rotated", List.of(
       rotated.getName(), !rotated.getKey().equals(key), rotated.getKey().substring(0, 4)));
     UsersApi wrong = new UsersApi(holding("usk_wrong"));
     day.put("refused", codeOf(() -> wrong.getUser(id, null)));
-    day.put("missing", codeOf(() -> admin.getUser(UUID.randomUUID(), null)));
+    day.put("missing", codeOf(() -> admin.getUser(UUID.randomUUID().toString(), null)));
     day.put("faulty", codeOf(() -> admin
       .createUser(new CreateUserBody().email(email).password("password1"))));
     System.out.println(new ObjectMapper().writeValueAsString(day));

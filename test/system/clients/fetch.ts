@@ -42,7 +42,7 @@ async function run() {
   const session = await new SessionsApi(holding()).logIn({
     logInBody: { email: `x${email}`, password },
   })
-  const [first] = (await keys.listKeys({ id })).details
+  const [first] = (await keys.listKeys({ id: 'me' })).details
   const { details: rotated } = await keys.rotateKey({
     id,
     keyId: first!.id,

@@ -72,11 +72,11 @@ func main() {
 	session, _, err := client.SessionsAPI.LogIn(anyone).
 		LogInBody(*api.NewLogInBody("x"+email, password)).Execute()
 	check(err)
-	keys, _, err := client.KeysAPI.ListKeys(own, made.Id).Execute()
+	keys, _, err := client.KeysAPI.ListKeys(own, "me").Execute()
 	check(err)
 	rotate := api.NewRotateKeyBody()
 	rotate.SetOverlapSeconds(60)
-	rotated, _, err := client.KeysAPI.RotateKey(own, made.Id, keys.Details[0].Id).
+	rotated, _, err := client.KeysAPI.RotateKey(own, "me", keys.Details[0].Id).
 		RotateKeyBody(*rotate).Execute()
 	check(err)
 

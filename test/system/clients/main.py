@@ -27,21 +27,22 @@ def code_of(call):
 
 anyone = api.UsersApi(client())
 made = anyone.create_user(api.CreateUserBody(email=email, password=password)).details
+user = str(made.id)
 own = api.UsersApi(client(made.api_keys[0]))
 admin = api.UsersApi(client(os.environ["ADMIN_KEY"]))
 keys = api.KeysApi(client(made.api_keys[0]))
 
-read = own.get_user(made.id).details
+read = own.get_user(user).details
 allowed = admin.update_user(
-    made.id, api.UpdateUserBody(permissions=["orders:read"]), if_match='"1"'
+    user, api.UpdateUserBody(permissions=["orders:read"]), if_match='"1"'
 )
-renamed = own.update_user(made.id, api.UpdateUserBody(email="x" + email), if_match='"2"').details
+renamed = own.update_user(user, api.UpdateUserBody(email="x" + email), if_match='"2"').details
 listed = admin.list_users(email="x" + email, view="full").details
 session = api.SessionsApi(client()).log_in(
     api.LogInBody(email="x" + email, password=password)
 ).details
-key = keys.list_keys(made.id).details[0]
-rotated = keys.rotate_key(made.id, key.id, api.RotateKeyBody(overlap_seconds=60)).details
+key = keys.list_keys("me").details[0]
+rotated = keys.rotate_key("me", key.id, api.RotateKeyBody(overlap_seconds=60)).details
 
 print(
     json.dumps(
@@ -50,10 +51,10 @@ print(
             "allowed": allowed.details.permissions,
             "renamed": [renamed.email, renamed.permissions, renamed.version],
             "listed": [each.actual_instance.email for each in listed],
-            "session": str(session.user) == str(made.id),
+            "session": str(session.user) == user,
             "rotated": [rotated.name, rotated.key != made.api_keys[0], rotated.key[:4]],
-            "refused": code_of(lambda: api.UsersApi(client("usk_wrong")).get_user(made.id)),
-            "missing": code_of(lambda: admin.get_user(uuid.uuid4())),
+            "refused": code_of(lambda: api.UsersApi(client("usk_wrong")).get_user(user)),
+            "missing": code_of(lambda: admin.get_user(str(uuid.uuid4()))),
             "faulty": code_of(
                 lambda: admin.create_user(api.CreateUserBody(email=email, password="password1"))
             ),

@@ -49,7 +49,7 @@ func main() {
 	made := must(anyone.CreateUserWithResponse(ctx, body)).JSON201.Details
 	own := holding(made.ApiKeys[0])
 	admin := holding(os.Getenv("ADMIN_KEY"))
-	id := made.Id
+	id := made.Id.String()
 
 	read := must(own.GetUserWithResponse(ctx, id, nil)).JSON200.Details
 	allowed := must(admin.UpdateUserWithResponse(ctx, id,
@@ -64,8 +64,8 @@ func main() {
 	})).JSON200.Details
 	session := must(anyone.LogInWithResponse(ctx,
 		api.LogInBody{Email: other, Password: password})).JSON201.Details
-	keys := must(own.ListKeysWithResponse(ctx, id, nil)).JSON200.Details
-	rotated := must(own.RotateKeyWithResponse(ctx, id, keys[0].Id,
+	keys := must(own.ListKeysWithResponse(ctx, "me", nil)).JSON200.Details
+	rotated := must(own.RotateKeyWithResponse(ctx, "me", keys[0].Id,
 		api.RotateKeyBody{OverlapSeconds: pointer(int32(60))})).JSON201.Details
 
 	emails := []string{}
@@ -73,7 +73,7 @@ func main() {
 		emails = append(emails, must(each.AsUser()).Email)
 	}
 	refused := must(holding("usk_wrong").GetUserWithResponse(ctx, id, nil))
-	missing := must(admin.GetUserWithResponse(ctx, uuid.New(), nil))
+	missing := must(admin.GetUserWithResponse(ctx, uuid.NewString(), nil))
 	common := api.CreateUserBody{Email: email, Password: pointer("password1")}
 	faulty := must(admin.CreateUserWithResponse(ctx, common))
 	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
@@ -81,7 +81,7 @@ func main() {
 		"allowed": allowed.Permissions,
 		"renamed": []any{renamed.Email, renamed.Permissions, renamed.Version},
 		"listed":  emails,
-		"session": session.User == id,
+		"session": session.User == made.Id,
 		"rotated": []any{rotated.Name, rotated.Key != made.ApiKeys[0], rotated.Key[:4]},
 		"refused": []any{refused.StatusCode(), refused.JSON401.Code},
 		"missing": []any{missing.StatusCode(), missing.JSON404.Code},

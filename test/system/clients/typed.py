@@ -24,21 +24,22 @@ def code_of(reply):
 
 anyone = Client(base_url=base)
 made = create_user.sync(client=anyone, body=CreateUserBody(email=email, password=password)).details
+user = str(made.id)
 own = holding(made.api_keys[0])
 admin = holding(os.environ["ADMIN_KEY"])
 
-read = get_user.sync(made.id, client=own).details
+read = get_user.sync(user, client=own).details
 allowed = update_user.sync(
-    made.id, client=admin, body=UpdateUserBody(permissions=["orders:read"]), if_match='"1"'
+    user, client=admin, body=UpdateUserBody(permissions=["orders:read"]), if_match='"1"'
 )
 renamed = update_user.sync(
-    made.id, client=own, body=UpdateUserBody(email="x" + email), if_match='"2"'
+    user, client=own, body=UpdateUserBody(email="x" + email), if_match='"2"'
 ).details
 listed = list_users.sync(client=admin, email="x" + email, view=ListUsersView.FULL).details
 session = log_in.sync(client=anyone, body=LogInBody(email="x" + email, password=password)).details
-key = list_keys.sync(made.id, client=own).details[0]
+key = list_keys.sync("me", client=own).details[0]
 rotated = rotate_key.sync(
-    made.id, key.id, client=own, body=RotateKeyBody(overlap_seconds=60)
+    "me", key.id, client=own, body=RotateKeyBody(overlap_seconds=60)
 ).details
 
 print(
@@ -48,10 +49,10 @@ print(
             "allowed": allowed.details.permissions,
             "renamed": [renamed.email, renamed.permissions, renamed.version],
             "listed": [each.email for each in listed],
-            "session": str(session.user) == str(made.id),
+            "session": str(session.user) == user,
             "rotated": [rotated.name, rotated.key != made.api_keys[0], rotated.key[:4]],
-            "refused": code_of(get_user.sync_detailed(made.id, client=holding("usk_wrong"))),
-            "missing": code_of(get_user.sync_detailed(uuid.uuid4(), client=admin)),
+            "refused": code_of(get_user.sync_detailed(user, client=holding("usk_wrong"))),
+            "missing": code_of(get_user.sync_detailed(str(uuid.uuid4()), client=admin)),
             "faulty": code_of(
                 create_user.sync_detailed(
                     client=admin, body=CreateUserBody(email=email, password="password1")

@@ -55,7 +55,7 @@ const listed = await details(
 const session = await details(
   holding().POST('/users/sessions', { body: { email: `x${email}`, password } }),
 )
-const [first] = await details(own.GET('/users/{id}/keys', { params: { path } }))
+const [first] = await details(own.GET('/users/{id}/keys', { params: { path: { id: 'me' } } }))
 const rotated = await details(
   own.POST('/users/{id}/keys/{keyId}/rotate', {
     params: { path: { ...path, keyId: first!.id } },
