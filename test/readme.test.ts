@@ -10,7 +10,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { failures } from '../src/errors.ts'
-import { hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
+import { createTestDatabase, hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp()
@@ -161,6 +161,24 @@ test('every metric is in a README', async () => {
     names.filter((name) => !readme.includes(`\`${name}\``)),
     [],
   )
+})
+
+test('the SQL that is shown runs, and ids of version 4 are in order', async () => {
+  const { db } = await createTestDatabase()
+  const blocks = readmes.flatMap((path) => findBlocks(read(path)))
+  const shown = blocks.filter(({ language }) => language === 'sql')
+  assert.equal(shown.length, 2)
+  for (const { lines } of shown) {
+    // One by one: an index cannot be made concurrently beside another statement.
+    for (const statement of lines.join('\n').split(/;$/m)) await db.query(statement)
+  }
+  const made = []
+  for (let i = 0; i < 10; i++) {
+    const [row] = await db.query<{ id: string }>('select user_service_schema.uuid_v7() as id')
+    made.push(row!.id)
+  }
+  for (const id of made) assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab]/)
+  assert.deepEqual(made, [...made].sort())
 })
 
 test('every code is listed with its status, and no other', () => {
