@@ -58,11 +58,30 @@ export function createClient(slots: Slot[]) {
     if (wrong.push(what) <= 20) console.log(`WRONG ${what}`)
   }
 
-  async function ask(
-    method: string,
-    path: string,
-    { key, body, headers = {}, at, isMany = false }: Asking = {},
-  ): Promise<Answer> {
+  function nextAddress() {
+    return `10.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`
+  }
+
+  /** Fails if an answer is not one that may be given; returns whether it is one to look at. */
+  function judge(answer: Answer, asked: Asked): boolean {
+    const { what, kind, ms, isExcused } = asked
+    const { status, code } = answer
+    slowest[kind] = Math.max(slowest[kind], ms)
+    if (ms > limits[kind]) fail(`${what}: took ${Math.round(ms)} ms`)
+    figures.requests++
+    statuses[status] = (statuses[status] ?? 0) + 1
+    const mustSayWhen = status === 429 || status === 503
+    if (mustSayWhen && !(Number(answer.headers['retry-after']) > 0))
+      fail(`${what}: ${status} without Retry-After`)
+    if (status < 500) return true
+    if (status !== 503 || code !== 'database_unavailable' || !isExcused())
+      fail(`${what}: ${status} ${code}`)
+    figures.lost++
+    return false
+  }
+
+  async function ask(method: string, path: string, asking: Asking = {}): Promise<Answer> {
+    const { key, body, headers = {}, at, isMany = false } = asking
     const up = slots.filter(({ isUp }) => isUp)
     const slot = at ?? up[n % up.length]!
     const { instance, troubles, troubled } = slot
@@ -71,55 +90,34 @@ export function createClient(slots: Slot[]) {
     const start = performance.now()
     let answer: Answer
     try {
-      const { text, ...rest } = await send(
-        `${instance.service.url}${path}`,
+      const raw = await send(`${instance.service.url}${path}`, {
         method,
-        instance.agent,
-        {
-          // Those who share an address share what it may ask.
-          'X-Forwarded-For': isMany
-            ? '10.255.0.1'
-            : `10.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`,
+        agent: instance.agent,
+        headers: {
+          // Clients that share an address share what it may ask.
+          'X-Forwarded-For': isMany ? '10.255.0.1' : nextAddress(),
           'X-Request-Id': requestId,
           ...(key !== undefined && { 'X-Api-Key': key }),
           ...(body !== undefined && { 'Content-Type': 'application/json' }),
           ...headers,
         },
-        body === undefined ? undefined : typeof body === 'string' ? body : JSON.stringify(body),
-      )
-      const parsed =
-        rest.headers['content-type'] === 'application/json' && text !== '' ? JSON.parse(text) : {}
-      answer = {
-        ...rest,
-        requestId,
-        details: rest.headers['content-type']?.startsWith('text/') ? text : parsed.details,
-        code: parsed.code,
-      }
+        body: textOf(body),
+      })
+      answer = { ...readAnswer(raw), requestId }
       checkDocumented(method, path, answer)
-      if (rest.headers['x-request-id'] !== requestId) fail(`${what}: the id of another request`)
+      if (raw.headers['x-request-id'] !== requestId) fail(`${what}: the id of another request`)
     } catch (error) {
       if (!instance.killed) fail(`${what}: ${(error as Error).message}`)
       figures.lost++
       return { status: 0, headers: {}, details: undefined, requestId }
     }
-    const ms = performance.now() - start
-    const kind = path.endsWith('/healthcheck')
-      ? 'health check'
-      : (body as { password?: string } | undefined)?.password
-        ? 'answer with one'
-        : 'answer without a password'
-    slowest[kind] = Math.max(slowest[kind], ms)
-    if (ms > limits[kind]) fail(`${what}: took ${Math.round(ms)} ms`)
-    figures.requests++
-    statuses[answer.status] = (statuses[answer.status] ?? 0) + 1
-    if ([429, 503].includes(answer.status) && !(Number(answer.headers['retry-after']) > 0))
-      fail(`${what}: ${answer.status} without Retry-After`)
-    if (answer.status < 500) return answer
-    const isExcused = troubles + slot.troubles > 0 || troubled !== slot.troubled
-    if (answer.status !== 503 || answer.code !== 'database_unavailable' || !isExcused)
-      fail(`${what}: ${answer.status} ${answer.code}`)
-    figures.lost++
-    return { ...answer, status: 0 }
+    const isGood = judge(answer, {
+      what,
+      kind: kindOf(path, body),
+      ms: performance.now() - start,
+      isExcused: () => troubles + slot.troubles > 0 || troubled !== slot.troubled,
+    })
+    return isGood ? answer : { ...answer, status: 0 }
   }
 
   return {
@@ -142,27 +140,56 @@ export function createClient(slots: Slot[]) {
 
 export type Client = ReturnType<typeof createClient>
 
-const send = (
-  url: string,
-  method: string,
-  agent: http.Agent,
-  headers: Record<string, string>,
-  body?: string,
-) =>
-  new Promise<Raw>((resolve, reject) => {
+type Kind = keyof typeof limits
+
+interface Asked {
+  what: string
+  kind: Kind
+  ms: number
+  /** Whether a fault was on at any time since it was asked. */
+  isExcused(): boolean
+}
+
+function kindOf(path: string, body: unknown): Kind {
+  if (path.endsWith('/healthcheck')) return 'health check'
+  const { password } = (body ?? {}) as { password?: string }
+  return password ? 'answer with one' : 'answer without a password'
+}
+
+function textOf(body: unknown): string | undefined {
+  if (body === undefined || typeof body === 'string') return body
+  return JSON.stringify(body)
+}
+
+function readAnswer({ text, status, headers }: Raw) {
+  const type = headers['content-type']
+  const parsed = type === 'application/json' && text !== '' ? JSON.parse(text) : {}
+  const details = type?.startsWith('text/') ? text : parsed.details
+  return { status, headers, details, code: parsed.code }
+}
+
+interface Sending {
+  method: string
+  agent: http.Agent
+  headers: Record<string, string>
+  body: string | undefined
+}
+
+function send(url: string, { method, agent, headers, body }: Sending): Promise<Raw> {
+  return new Promise((resolve, reject) => {
     const req = http.request(url, { method, agent, headers, timeout: hangMs }, (res) => {
       let text = ''
       res.setEncoding('utf8').on('data', (chunk: string) => {
         text += chunk
       })
       res.on('error', reject)
-      res.on('end', () =>
-        res.complete
-          ? resolve({ status: res.statusCode!, headers: res.headers, text })
-          : reject(new Error('cut short')),
-      )
+      res.on('end', () => {
+        if (res.complete) resolve({ status: res.statusCode!, headers: res.headers, text })
+        else reject(new Error('cut short'))
+      })
     })
     req.on('timeout', () => req.destroy(new Error(`no answer in ${hangMs} ms`)))
     req.on('error', reject)
     req.end(body)
   })
+}

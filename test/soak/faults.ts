@@ -6,17 +6,27 @@ import type { Slot } from './client.ts'
 /** Which instances may answer 503 while it is on, and what brings it about and takes it away. */
 export type Fault = [troubled: Slot[], run: () => Promise<unknown>]
 
+interface Faulty {
+  postgres: OwnPostgres
+  proxy: Proxy
+  slots: Slot[]
+  /** The slots whose way to PostgreSQL is the proxy. */
+  behind: Slot[]
+  /** Waits as long as a fault lasts. */
+  wait(): Promise<unknown>
+}
+
 /**
  * What goes wrong with the database, for all `slots`, and with the way to it, for those behind the
  * `proxy`.
  */
-export function databaseFaults(
-  postgres: OwnPostgres,
-  proxy: Proxy,
-  slots: Slot[],
-  behind: Slot[],
-  wait: () => Promise<unknown>,
-): Record<string, Fault> {
+export function databaseFaults({
+  postgres,
+  proxy,
+  slots,
+  behind,
+  wait,
+}: Faulty): Record<string, Fault> {
   const superuser = <T>(work: Parameters<typeof withDatabase<T>>[1]) =>
     withDatabase(postgres.as('postgres'), work)
   const set = (how: string) =>

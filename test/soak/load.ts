@@ -13,7 +13,7 @@ export interface Key {
   kind: 'api' | 'session'
   name: string
   enabled: boolean
-  state: 'live' | 'rotated' | 'gone'
+  state: 'live' | 'gone'
 }
 export interface User {
   id: string
@@ -35,7 +35,8 @@ export interface Change {
   isLost: boolean
   apply(): void
 }
-type Changing = Asking & Pick<Change, 'user' | 'makes'> & { status?: number; apply?(): void }
+type Changing = Asking &
+  Pick<Change, 'actions' | 'user' | 'makes'> & { status?: number; apply?(): void }
 
 export type Load = ReturnType<typeof createLoad>
 
@@ -49,6 +50,35 @@ const newKey = (kind: Key['kind'], name: string): Key => ({
 })
 const live = ({ keys }: User) => keys.filter(({ state }) => state === 'live')
 
+const newUser = (email: string): User => ({
+  id: '',
+  email,
+  password: `first ${email}`,
+  version: 1,
+  enabled: true,
+  permissions: [],
+  keys: [],
+  exists: false,
+  isLost: false,
+})
+
+/** The key that stays. */
+const first = (user: User) => user.keys[0]!
+
+/** A usable key. */
+const usable = (user: User, r: Random) =>
+  r.pick(live(user).filter((key) => isUsable(user, key))).text
+
+/** A key that may go. */
+function spare(user: User, r: Random) {
+  const others = live(user).slice(1)
+  return r.pick(others.filter(({ kind, id }) => kind === 'api' && id))
+}
+
+function endSessions(user: User, except?: Key) {
+  for (const key of user.keys) if (key.kind === 'session' && key !== except) key.state = 'gone'
+}
+
 /** Makes load through `client`; `admin` is an admin's key. */
 export function createLoad({ ask, fail }: Client, admin: string) {
   const users: User[] = []
@@ -58,13 +88,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     fail(`${requestId} ${what}: ${status} ${code ?? ''}`)
 
   /** Asks for a change and notes it; returns whether it was acknowledged. */
-  async function change(
-    actions: string[],
-    method: string,
-    path: string,
-    changing: Changing,
-  ): Promise<boolean> {
-    const { status = 200, user, makes, apply = () => {}, ...asking } = changing
+  async function change(method: string, path: string, changing: Changing): Promise<boolean> {
+    const { actions, status = 200, user, makes, apply = () => {}, ...asking } = changing
     const answer = await ask(method, path, asking)
     const isLost = answer.status === 0
     if (!isLost && answer.status !== status) {
@@ -96,20 +121,11 @@ export function createLoad({ ask, fail }: Client, admin: string) {
 
   async function signUp(r: Random): Promise<User> {
     const email = `u${r.below(2 ** 31)}.${users.length}@example.org`
-    const user: User = {
-      id: '',
-      email,
-      password: `first ${email}`,
-      version: 1,
-      enabled: true,
-      permissions: [],
-      keys: [],
-      exists: false,
-      isLost: false,
-    }
+    const user = newUser(email)
     const makes = newKey('api', 'default')
     users.push(user)
-    await change(['user.created'], 'POST', '/users', {
+    await change('POST', '/users', {
+      actions: ['user.created'],
       status: 201,
       user,
       makes,
@@ -123,7 +139,7 @@ export function createLoad({ ask, fail }: Client, admin: string) {
   }
 
   /** What a user may do, with how often; all of it known to succeed, or to be refused. */
-  const steps: [number, (user: User, r: Random) => Promise<unknown>][] = [
+  const steps: Step[] = [
     [
       20,
       async (user, r) => {
@@ -142,7 +158,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       6,
       (user, r) => {
         const email = `v${r.below(2 ** 31)}.${user.version}.${user.email.slice(-40)}`
-        return change(['user.changed'], 'PATCH', `/users/${user.id}`, {
+        return change('PATCH', `/users/${user.id}`, {
+          actions: ['user.changed'],
           user,
           key: usable(user, r),
           body: { email },
@@ -158,7 +175,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       (user, r) => {
         const key = r.pick(live(user).filter((each) => isUsable(user, each)))
         const password = `next ${r.below(2 ** 31)}`
-        return change(['user.changed'], 'PATCH', `/users/${user.id}`, {
+        return change('PATCH', `/users/${user.id}`, {
+          actions: ['user.changed'],
           user,
           key: key.text,
           body: { password, currentPassword: user.password },
@@ -176,7 +194,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
         // Never what they are already: that would change nothing.
         const permissions = ['read', 'write'].filter(() => r.chance(0.5))
         permissions.push(`list-${r.below(2 ** 31)}`)
-        return change(['user.changed'], 'PATCH', `/users/${user.id}`, {
+        return change('PATCH', `/users/${user.id}`, {
+          actions: ['user.changed'],
           user,
           key: admin,
           body: { permissions },
@@ -191,7 +210,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       2,
       async (user, r) => {
         const set = (enabled: boolean) =>
-          change(['user.changed'], 'PATCH', `/users/${user.id}`, {
+          change('PATCH', `/users/${user.id}`, {
+            actions: ['user.changed'],
             user,
             key: admin,
             body: { enabled },
@@ -209,7 +229,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       3,
       (user) => {
         const makes = newKey('session', 'session')
-        return change(['session.started'], 'POST', '/users/sessions', {
+        return change('POST', '/users/sessions', {
+          actions: ['session.started'],
           user,
           makes,
           status: 201,
@@ -223,7 +244,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       async (user, r) => {
         const session = r.pick(live(user).filter((key) => key.kind === 'session'))
         if (session)
-          await change(['session.ended'], 'DELETE', '/users/sessions', {
+          await change('DELETE', '/users/sessions', {
+            actions: ['session.ended'],
             user,
             status: 204,
             key: session.text,
@@ -236,7 +258,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     [
       1,
       (user, r) =>
-        change(['sessions.ended'], 'DELETE', `/users/sessions/${user.id}`, {
+        change('DELETE', `/users/sessions/${user.id}`, {
+          actions: ['sessions.ended'],
           user,
           status: 204,
           key: usable(user, r),
@@ -247,7 +270,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       4,
       (user, r) => {
         const makes = newKey('api', `key ${r.below(1000)}`)
-        return change(['key.created'], 'POST', `/users/${user.id}/keys`, {
+        return change('POST', `/users/${user.id}/keys`, {
+          actions: ['key.created'],
           user,
           makes,
           status: 201,
@@ -263,7 +287,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
         const key = spare(user, r)
         const to = { enabled: r.chance(0.5), name: `renamed ${r.below(1000)}` }
         if (key)
-          await change(['key.changed'], 'PATCH', `/users/${user.id}/keys/${key.id}`, {
+          await change('PATCH', `/users/${user.id}/keys/${key.id}`, {
+            actions: ['key.changed'],
             user,
             key: first(user).text,
             body: to,
@@ -277,21 +302,17 @@ export function createLoad({ ask, fail }: Client, admin: string) {
         const key = spare(user, r)
         const makes = key && newKey('api', key.name)
         if (key)
-          await change(
-            ['key.created', 'key.rotated'],
-            'POST',
-            `/users/${user.id}/keys/${key.id}/rotate`,
-            {
-              user,
-              makes: makes!,
-              status: 201,
-              key: first(user).text,
-              apply: () => {
-                key.state = 'rotated'
-                user.keys.push(makes!)
-              },
+          await change('POST', `/users/${user.id}/keys/${key.id}/rotate`, {
+            actions: ['key.created', 'key.rotated'],
+            user,
+            makes: makes!,
+            status: 201,
+            key: first(user).text,
+            apply: () => {
+              key.state = 'gone'
+              user.keys.push(makes!)
             },
-          )
+          })
       },
     ],
     [
@@ -299,7 +320,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
       async (user, r) => {
         const key = spare(user, r)
         if (key)
-          await change(['key.deleted'], 'DELETE', `/users/${user.id}/keys/${key.id}`, {
+          await change('DELETE', `/users/${user.id}/keys/${key.id}`, {
+            actions: ['key.deleted'],
             user,
             status: 204,
             key: first(user).text,
@@ -312,7 +334,8 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     [
       1,
       (user) =>
-        change(['user.deleted'], 'DELETE', `/users/${user.id}`, {
+        change('DELETE', `/users/${user.id}`, {
+          actions: ['user.deleted'],
           user,
           status: 204,
           key: first(user).text,
@@ -325,53 +348,15 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     [
       2,
       (_, r) =>
-        change(['session.failed'], 'POST', '/users/sessions', {
+        change('POST', '/users/sessions', {
+          actions: ['session.failed'],
           status: 401,
           body: { email: `n${r.below(2 ** 31)}@example.org`, password: 'x' },
         }),
     ],
-    [
-      4,
-      async (_, r) => {
-        const [status, method, path, asking] = r.pick(garbage)
-        const answer = await ask(method, path, asking)
-        if (![0, status].includes(answer.status)) unexpected(answer, `${method} ${path}`)
-      },
-    ],
-    [
-      4,
-      async () => {
-        const answer = await ask('GET', '/healthcheck')
-        if (![0, 200].includes(answer.status)) unexpected(answer, 'GET /healthcheck')
-      },
-    ],
-    [
-      1,
-      async () => {
-        // One address, more than it may.
-        for (const { status } of await Promise.all(
-          Array.from({ length: 40 }, () => ask('GET', '/docs', { isMany: true })),
-        )) {
-          if (![0, 200, 429].includes(status)) fail(`GET /docs: ${status}`)
-        }
-      },
-    ],
+    ...nuisances({ ask, fail }, unexpected),
   ]
   const drawn = steps.flatMap(([often, step]) => Array<typeof step>(often).fill(step))
-
-  /** The key that stays, a usable one, and one that may go. */
-  const first = (user: User) => user.keys[0]!
-  const usable = (user: User, r: Random) =>
-    r.pick(live(user).filter((key) => isUsable(user, key))).text
-  const spare = (user: User, r: Random) =>
-    r.pick(
-      live(user)
-        .slice(1)
-        .filter(({ kind, id }) => kind === 'api' && id),
-    )
-  const endSessions = (user: User, except?: Key) => {
-    for (const key of user.keys) if (key.kind === 'session' && key !== except) key.state = 'gone'
-  }
 
   /** On each instance a key counts as long as it should, and no longer. */
   async function authenticate(user: User, key: Key, asking: Asking = {}) {
@@ -405,6 +390,38 @@ export function createLoad({ ask, fail }: Client, admin: string) {
     },
   }
 }
+
+type Step = [often: number, step: (user: User, r: Random) => Promise<unknown>]
+type Unexpected = (answer: Answer, what: string) => void
+
+/** What is asked beside the work of users. */
+const nuisances = ({ ask, fail }: Pick<Client, 'ask' | 'fail'>, unexpected: Unexpected): Step[] => [
+  [
+    4,
+    async (_, r) => {
+      const [status, method, path, asking] = r.pick(garbage)
+      const answer = await ask(method, path, asking)
+      if (![0, status].includes(answer.status)) unexpected(answer, `${method} ${path}`)
+    },
+  ],
+  [
+    4,
+    async () => {
+      const answer = await ask('GET', '/healthcheck')
+      if (![0, 200].includes(answer.status)) unexpected(answer, 'GET /healthcheck')
+    },
+  ],
+  [
+    1,
+    async () => {
+      // One address, more than it may.
+      const asked = Array.from({ length: 40 }, () => ask('GET', '/docs', { isMany: true }))
+      for (const { status } of await Promise.all(asked)) {
+        if (![0, 200, 429].includes(status)) fail(`GET /docs: ${status}`)
+      }
+    },
+  ],
+]
 
 const garbage: [number, string, string, Asking][] = [
   [401, 'GET', '/users', { key: 'usk_nothing' }],

@@ -11,12 +11,12 @@ import { createKey } from '../../src/keys/format.ts'
 import type { Env } from '../../src/config.ts'
 import { rssMb } from '../support/process.ts'
 import { printTable, short } from '../bench/stats.ts'
-import { startOwnPostgres } from '../support/postgres.ts'
+import { startOwnPostgres, type OwnPostgres } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
 import { createRandom } from '../support/random.ts'
 import { startService } from '../support/service.ts'
 import { undo, undoAll } from '../support/undo.ts'
-import { createClient, type Slot } from './client.ts'
+import { createClient, type Client, type Slot } from './client.ts'
 import { databaseFaults, type Fault } from './faults.ts'
 import { createLoad } from './load.ts'
 import { verify } from './verify.ts'
@@ -46,31 +46,52 @@ const isWell = await soak().catch(giveUp)
 await undoAll()
 process.exitCode = isWell ? 0 : 1
 
-async function soak(): Promise<boolean> {
-  console.log(`${minutes} minutes, seed ${seed}, Node ${process.version}`)
+async function startInstance(env: Env) {
+  const service = await startService({
+    ...env,
+    RATE_LIMIT: '20',
+    TRUSTED_PROXIES: '127.0.0.1',
+    BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
+  })
+  return { service, agent: new http.Agent({ keepAlive: true }), killed: false }
+}
+
+function slot(name: string, instance: Slot['instance']): Slot {
+  return { name, instance, isUp: true, troubles: 0, troubled: 0 }
+}
+
+/** How many sockets and other things a process holds open. */
+function countOpen(pid: number) {
+  const fds = `/proc/${pid}/fd`
+  const targets = readdirSync(fds).flatMap((fd) => {
+    try {
+      return readlinkSync(`${fds}/${fd}`)
+    } catch {
+      return []
+    }
+  })
+  const sockets = targets.filter((target) => target.startsWith('socket')).length
+  return { sockets, others: targets.length - sockets }
+}
+
+/** Asks for health, and looks into the log, of each instance. */
+function inspect({ ask, fail }: Client, slots: Slot[]) {
+  for (const at of slots) {
+    const { name, instance, isUp } = at
+    if (isUp) void ask('GET', '/healthcheck', { at })
+    for (const line of instance.service.log.splice(0))
+      if (line.includes('"level":"error"')) fail(`${name} logs ${line}`)
+  }
+}
+
+/** Two instances on one PostgreSQL, one of them behind a proxy, and clients for both. */
+async function setUp() {
   const postgres = await startOwnPostgres()
   const proxy = await startProxy(postgres.socket)
   const admin = createKey()
   const keyFile = `${postgres.directory}/admin-key`
   writeFileSync(keyFile, admin, { mode: 0o600 })
-  const start = async (database: Env) => ({
-    service: await startService({
-      ...database,
-      RATE_LIMIT: '20',
-      TRUSTED_PROXIES: '127.0.0.1',
-      BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
-      BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
-    }),
-    agent: new http.Agent({ keepAlive: true }),
-    killed: false,
-  })
-  const slot = (name: string, instance: Slot['instance']): Slot => ({
-    name,
-    instance,
-    isUp: true,
-    troubles: 0,
-    troubled: 0,
-  })
+  const start = (database: Env) => startInstance({ ...database, BOOTSTRAP_ADMIN_KEY_FILE: keyFile })
   const [one, two] = await Promise.all([
     start(postgres.env),
     start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
@@ -80,12 +101,19 @@ async function soak(): Promise<boolean> {
   const slots = [direct, proxied]
   const client = createClient(slots)
   const load = createLoad(client, admin)
+  return { postgres, proxy, admin, start, direct, proxied, slots, client, load }
+}
+
+async function soak(): Promise<boolean> {
+  console.log(`${minutes} minutes, seed ${seed}, Node ${process.version}`)
+  const { postgres, proxy, admin, start, direct, proxied, slots, client, load } = await setUp()
   const { fail, insist } = client
   // Each at an address of its own: who guesses at one for half an hour is told to wait, from
   // wherever it comes.
   let nobodies = 0
   const nobodyLogsIn = (at: Slot) =>
-    load.change(['session.failed'], 'POST', '/users/sessions', {
+    load.change('POST', '/users/sessions', {
+      actions: ['session.failed'],
       at,
       status: 401,
       body: { email: `nobody${++nobodies}@example.org`, password: 'guess' },
@@ -97,17 +125,9 @@ async function soak(): Promise<boolean> {
     at.instance.agent.destroy()
     await sleep(500)
     const { details } = await insist('GET', '/metrics', { key: admin, at })
-    const connections = Number(/^database_connections (\d+)/m.exec(details)![1])
-    const fds = `/proc/${at.instance.service.child.pid}/fd`
-    const targets = readdirSync(fds).flatMap((fd) => {
-      try {
-        return readlinkSync(`${fds}/${fd}`)
-      } catch {
-        return []
-      }
-    })
-    const sockets = targets.filter((target) => target.startsWith('socket')).length
-    return { connections, sockets: sockets - connections, others: targets.length - sockets }
+    const connections = Number(/^user_service_database_connections (\d+)/m.exec(details)![1])
+    const { sockets, others } = countOpen(at.instance.service.child.pid!)
+    return { connections, sockets: sockets - connections, others }
   }
   const before = new Map([
     [direct, await measure(direct)],
@@ -138,7 +158,13 @@ async function soak(): Promise<boolean> {
   }
   const r = createRandom(seed)
   const faults: Record<string, Fault> = {
-    ...databaseFaults(postgres, proxy, slots, [proxied], () => sleep(1000 + r.below(2500))),
+    ...databaseFaults({
+      postgres,
+      proxy,
+      slots,
+      behind: [proxied],
+      wait: () => sleep(1000 + r.below(2500)),
+    }),
     'instance stopped under load, and replaced': [[], replace],
     'instance killed, and started': [[], kill],
   }
@@ -161,18 +187,10 @@ async function soak(): Promise<boolean> {
   const startedAt = performance.now()
   const elapsed = () => (performance.now() - startedAt) / (minutes * 60_000)
   const isOver = () => interrupted || elapsed() >= 1
-  const memory: { at: number; mb: number }[] = []
+  const memory: Sample[] = []
   const watching = setInterval(() => {
     memory.push({ at: elapsed(), mb: rssMb(proxied.instance.service.child.pid!) })
-    for (const at of slots) {
-      if (at.isUp) void client.ask('GET', '/healthcheck', { at })
-      const {
-        name,
-        instance: { service },
-      } = at
-      for (const line of service.log.splice(0))
-        if (line.includes('"level":"error"')) fail(`${name} logs ${line}`)
-    }
+    inspect(client, slots)
   }, 500)
   undo.push(() => clearInterval(watching))
   const living = Array.from({ length: clients }, (_, i) => load.live(seed + i + 1, isOver))
@@ -184,34 +202,80 @@ async function soak(): Promise<boolean> {
   }
   await Promise.all(living)
   clearInterval(watching)
-  const largest = (from: number, to: number) =>
-    Math.max(...memory.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
-  const early = largest(0.2, 0.4)
-  const late = largest(0.8, Infinity)
-  if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
-
-  const checked = await verify(client, slots, load, admin)
+  const { early, late } = checkMemory(memory, fail)
+  const checked = await verify({ client, slots, load, admin })
   const open: string[] = []
   let connections = 0
   for (const [at, was] of before) {
     const is = await measure(at)
     connections += is.connections
     open.push(`${is.sockets} + ${is.others}`)
-    if (is.sockets > was.sockets || is.others > was.others)
-      fail(`${at.name} holds open ${JSON.stringify(is)}, at first ${JSON.stringify(was)}`)
+    checkOpen(at, { is, was }, fail)
   }
-  const count = async (what: string) =>
-    (await postgres.sql<{ n: number }>(`select count(*)::int as n from ${what}`))[0]!.n
-  const held = await count(`pg_stat_activity where usename = 'user_service_manager'`)
+  const { held, admins } = await count(postgres)
   if (held !== connections)
     fail(`PostgreSQL holds ${held} connections, the instances ${connections}`)
-  if ((await count(`user_service_schema.users where role = 'admin'`)) !== 1)
-    fail('two instances made more than one admin')
-  for (const {
-    instance: { service },
-  } of slots)
+  if (admins !== 1) fail('two instances made more than one admin')
+  for (const { instance } of slots) {
+    const { service } = instance
     if ((await service.kill()) !== 0) fail(`did not stop well: ${service.said()}`)
+  }
 
+  report(client, {
+    counts,
+    checked,
+    slowestBackMs,
+    others: [
+      ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
+      ['sockets + other descriptors of each instance', open.join(', ')],
+      ['connections to PostgreSQL', String(held)],
+    ],
+  })
+  return client.wrong.length === 0 && !interrupted
+}
+
+interface Sample {
+  /** When, as a part of the whole time. */
+  at: number
+  mb: number
+}
+
+/** Fails if the memory grew; returns what it was early and late. */
+function checkMemory(samples: Sample[], fail: Client['fail']) {
+  const largest = (from: number, to: number) =>
+    Math.max(...samples.filter(({ at }) => at >= from && at < to).map(({ mb }) => mb))
+  const early = largest(0.2, 0.4)
+  const late = largest(0.8, Infinity)
+  if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
+  return { early, late }
+}
+
+type Open = ReturnType<typeof countOpen>
+
+/** Fails if an instance holds more open than at first. */
+function checkOpen({ name }: Slot, { is, was }: { is: Open; was: Open }, fail: Client['fail']) {
+  if (is.sockets > was.sockets || is.others > was.others)
+    fail(`${name} holds open ${JSON.stringify(is)}, at first ${JSON.stringify(was)}`)
+}
+
+/** The connections of the service, and the admins. */
+async function count({ sql }: OwnPostgres) {
+  const [row] = await sql<{ held: number; admins: number }>(`
+    select
+      (select count(*)::int from pg_stat_activity where usename = 'user_service_manager') as held,
+      (select count(*)::int from user_service_schema.users where role = 'admin') as admins`)
+  return row!
+}
+
+interface Found {
+  /** How often each fault was on. */
+  counts: Record<string, number>
+  checked: Awaited<ReturnType<typeof verify>>
+  slowestBackMs: number
+  others: string[][]
+}
+
+function report(client: Client, { counts, checked, slowestBackMs, others }: Found) {
   const { figures, slowest, statuses, wrong } = client
   printTable(
     'Load',
@@ -243,9 +307,7 @@ async function soak(): Promise<boolean> {
         'keys asked for on both instances; revoked ones, refused',
         `${short(checked.keys)}; ${short(checked.revoked)}`,
       ],
-      ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
-      ['sockets + other descriptors of each instance', open.join(', ')],
-      ['connections to PostgreSQL', String(held)],
+      ...others,
     ],
   )
   console.log(
@@ -253,5 +315,4 @@ async function soak(): Promise<boolean> {
       ? '\nnothing was wrong'
       : `\n${wrong.length} things were wrong, first:\n${wrong.slice(0, 20).join('\n')}`,
   )
-  return wrong.length === 0 && !interrupted
 }

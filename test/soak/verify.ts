@@ -11,51 +11,68 @@ interface Event {
   requestId: string | null
 }
 
+interface Verified {
+  client: Client
+  slots: Slot[]
+  load: Load
+  /** An admin's key. */
+  admin: string
+}
+
+/** All events of the audit, by the request that made them. */
+async function readEvents({ insist }: Client, key: string): Promise<Map<string, Event[]>> {
+  const events = new Map<string, Event[]>()
+  for (let after = ''; ;) {
+    const path = `/audit?limit=1000${after && `&after=${after}`}`
+    const { details } = (await insist('GET', path, { key })) as { details: Event[] }
+    for (const event of details) {
+      const { requestId } = event
+      if (requestId !== null) events.set(requestId, [...(events.get(requestId) ?? []), event])
+    }
+    if (details.length < 1000) return events
+    after = details.at(-1)!.id
+  }
+}
+
+/**
+ * Compares a change with the events that its request left; returns whether it had happened although
+ * its answer was lost.
+ */
+function checkChange(fail: Client['fail'], change: Load['changes'][number], found: Event[]) {
+  const { requestId, actions, user, makes, isLost, apply } = change
+  if (isLost && found.length === 0) return false
+  const happened = found.map(({ action }) => action)
+  if (!isDeepStrictEqual(happened.sort(), actions)) {
+    const outcome = isLost ? 'lost' : 'acknowledged'
+    fail(`${requestId}: ${actions} ${outcome}, but in the audit is [${happened}]`)
+    return false
+  }
+  if (isLost) {
+    if (actions.includes('user.created')) user!.id = found[0]!.subject!
+    apply()
+  }
+  if (makes) {
+    const { keyId } = found.find(({ action }) => /\.(created|started)$/.test(action))!
+    makes.id ??= keyId
+    if (makes.id !== keyId) fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
+  }
+  if (user && found.some(({ subject }) => subject !== user.id))
+    fail(`${requestId}: the event is of another user than ${user.id}`)
+  return isLost
+}
+
 /**
  * Looks for everything that was acknowledged, and for what was not; returns how much was looked at.
  */
-export async function verify(
-  client: Client,
-  slots: Slot[],
-  { users, changes, authenticate }: Load,
-  admin: string,
-) {
+export async function verify({ client, slots, load, admin }: Verified) {
+  const { users, changes, authenticate } = load
   const { insist, fail } = client
-  const events = new Map<string, Event[]>()
-  for (let after = ''; ;) {
-    const { details } = (await insist('GET', `/audit?limit=1000${after && `&after=${after}`}`, {
-      key: admin,
-    })) as { details: Event[] }
-    for (const event of details) {
-      if (event.requestId)
-        events.set(event.requestId, [...(events.get(event.requestId) ?? []), event])
-    }
-    if (details.length < 1000) break
-    after = details.at(-1)!.id
-  }
+  const events = await readEvents(client, admin)
   let happened = 0
-  for (const { requestId, actions, user, makes, isLost, apply } of changes) {
-    const found = events.get(requestId) ?? []
-    events.delete(requestId)
-    if (isLost && found.length === 0) continue
-    if (!isDeepStrictEqual(found.map(({ action }) => action).sort(), actions)) {
-      fail(
-        `${requestId}: ${actions} ${isLost ? 'lost' : 'acknowledged'}, but in the audit is [${found.map(({ action }) => action)}]`,
-      )
-      continue
-    }
-    if (isLost) {
-      happened++
-      if (actions.includes('user.created')) user!.id = found[0]!.subject!
-      apply()
-    }
-    if (makes) {
-      const { keyId } = found.find(({ action }) => /\.(created|started)$/.test(action))!
-      makes.id ??= keyId
-      if (makes.id !== keyId) fail(`${requestId}: made the key ${makes.id}, in the audit ${keyId}`)
-    }
-    if (user && found.some(({ subject }) => subject !== user.id))
-      fail(`${requestId}: the event is of another user than ${user.id}`)
+  for (const change of changes) {
+    const found = events.get(change.requestId) ?? []
+    events.delete(change.requestId)
+    if (checkChange(fail, change, found)) happened++
   }
   for (const [requestId, [event]] of events)
     fail(`${requestId}: ${event!.action} that nobody asked for`)

@@ -150,7 +150,7 @@ test('under load two instances are replaced by a migrating version and no reques
   await Promise.all(living)
 
   const slots = [balanced, ...instances.map((each, i) => slot(`new instance ${i}`, each))]
-  const { changes, revoked } = await verify(client, slots, load, admin)
+  const { changes, revoked } = await verify({ client, slots, load, admin })
   const { requests } = client.figures
   t.diagnostic(`${requests} requests, ${changes} changes found, ${revoked} revoked keys refused`)
   // What a health check says of an instance that stops is for the balancer, but the load asks it,
