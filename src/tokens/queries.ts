@@ -26,31 +26,32 @@ export async function insertToken(tx: Db, { userId, purpose, email, seconds }: N
   return { token, validUntil }
 }
 
-/** Whose token was presented, and which address it proves. */
-export interface Holder {
+const live = `digest = $1::bytea and purpose = $2 and valid_until > clock_timestamp()
+  and users.id = user_id and enabled`
+
+/** The address of the user whose live reset this is, or null; a disabled user has none. */
+export async function findHolder(db: Db, token: string): Promise<string | null> {
+  const [user] = await db.query<{ email: string }>(
+    `select users.email from tokens, users where ${live}`,
+    [digestKey(token), 'password-reset'],
+  )
+  return user?.email ?? null
+}
+
+/** Whose token was used, and which address it proves. */
+export interface Taken {
   userId: string
   email: string | null
 }
 
-const live = `digest = $1::bytea and purpose = $2 and valid_until > clock_timestamp()
-  and exists (select from users where users.id = user_id and enabled)`
-
-/** Whose live token this is, or null; a disabled user has none. */
-export async function findHolder(db: Db, token: string, purpose: Purpose): Promise<Holder | null> {
-  const [holder] = await db.query<Holder>(
-    `select user_id as "userId", email from tokens where ${live}`,
-    [digestKey(token), purpose],
-  )
-  return holder ?? null
-}
-
 /** Uses a live token up and returns whose it was; null for all but the first that tries. */
-export async function takeToken(tx: Db, token: string, purpose: Purpose): Promise<Holder | null> {
-  const [holder] = await tx.query<Holder>(
-    `delete from tokens where ${live} returning user_id as "userId", email`,
+export async function takeToken(tx: Db, token: string, purpose: Purpose): Promise<Taken | null> {
+  const [taken] = await tx.query<Taken>(
+    `delete from tokens using users where ${live}
+     returning user_id as "userId", tokens.email`,
     [digestKey(token), purpose],
   )
-  return holder ?? null
+  return taken ?? null
 }
 
 /** Ends all tokens of a user. */

@@ -11,7 +11,7 @@ import { forgetFailures } from '../passwords/guessing.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { newPassword } from '../passwords/rules.ts'
 import { booleanSchema, instantSchema, integer, object, omittable, oneOf, text } from '../schema.ts'
-import { findUser, findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
+import { findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
 import { emailAsPassword, emailSchema, foldEmail, isEmail } from '../users/rules.ts'
 import { deleteTokens, findHolder, insertToken, takeToken, type Purpose } from './queries.ts'
 
@@ -107,16 +107,13 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
       // A hash is for those alone who hold a live token.
-      const { userId } = await requireHolder(deps.db, token, 'password-reset')
-      const user = await findUser(deps.db, userId)
-      if (user === null) throw new AppError('token_invalid')
-      if (isEmail(password, user.email)) {
+      const address = isToken(token) ? await findHolder(deps.db, token) : null
+      if (address === null) throw new AppError('token_invalid')
+      if (isEmail(password, address)) {
         throw new AppError('invalid_password', { faults: [emailAsPassword] })
       }
       const passwordHash = await deps.hasher.hash(password, origin.client)
-      await deps.db.transaction((tx) =>
-        resetPassword(tx, { userId, token, passwordHash, endKeys, origin }),
-      )
+      await deps.db.transaction((tx) => resetPassword(tx, { token, passwordHash, endKeys, origin }))
       return { status: 204 }
     },
   }),
@@ -131,27 +128,28 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     replies: { 204: { says: 'The address is the user’s, and verified' } },
     fails: ['token_invalid', 'email_in_use', 'database_unavailable'],
     async handle({ body: { token }, origin }) {
-      const { userId } = await requireHolder(deps.db, token, 'email')
-      await deps.db.transaction((tx) => verifyEmail(tx, { userId, token, origin }))
+      if (!isToken(token)) throw new AppError('token_invalid')
+      await deps.db.transaction((tx) => verifyEmail(tx, token, origin))
       return { status: 204 }
     },
   }),
 ]
-
-/** Whose live token this is; throws `token_invalid`, alike for all that can be wrong. */
-async function requireHolder(db: Db, token: string, purpose: Purpose) {
-  const holder = isToken(token) ? await findHolder(db, token, purpose) : null
-  if (holder === null) throw new AppError('token_invalid')
-  return holder
-}
 
 async function requireFree(tx: Db, email: string, userId: string): Promise<void> {
   const other = await findUserByEmail(tx, email)
   if (other !== null && other.id !== userId) throw new AppError('email_in_use')
 }
 
+/** Uses a token up and locks its user; throws `token_invalid`, alike for all that can be wrong. */
+async function useToken(tx: Db, token: string, purpose: Purpose) {
+  const taken = await takeToken(tx, token, purpose)
+  if (taken === null) throw new AppError('token_invalid')
+  const user = await lockUser(tx, taken.userId)
+  const isPresent = taken.email !== null && foldEmail(taken.email) === foldEmail(user.email)
+  return { user, email: taken.email, isPresent }
+}
+
 interface Reset {
-  userId: string
   token: string
   passwordHash: string
   endKeys: boolean | undefined
@@ -159,50 +157,29 @@ interface Reset {
 }
 
 async function resetPassword(tx: Db, reset: Reset): Promise<void> {
-  const { userId, token, passwordHash, origin } = reset
-  // The user first, as all who change one do: two that wait for each other would be a deadlock.
-  const user = await lockHolder(tx, userId)
-  const holder = await takeToken(tx, token, 'password-reset')
-  if (holder === null) throw new AppError('token_invalid')
-  const { email } = holder
-  const isProof = email !== null && foldEmail(email) === foldEmail(user.email)
-  const mayBeAStrangers = user.passwordHash !== null && !user.emailVerified
-  await updateUser(tx, user, { passwordHash, ...(isProof && { emailVerified: true }) })
-  await deleteSessions(tx, userId)
-  if (reset.endKeys ?? mayBeAStrangers) await deleteApiKeys(tx, userId)
-  await deleteTokens(tx, userId)
-  await forgetFailures(tx, userId)
-  const event = { actor: userId, subject: userId, origin }
+  const { passwordHash, origin } = reset
+  const { user, isPresent } = await useToken(tx, reset.token, 'password-reset')
+  const { id, emailVerified } = user
+  const mayBeAStrangers = user.passwordHash !== null && !emailVerified
+  await updateUser(tx, user, { passwordHash, ...(isPresent && { emailVerified: true }) })
+  await deleteSessions(tx, id)
+  if (reset.endKeys ?? mayBeAStrangers) await deleteApiKeys(tx, id)
+  await deleteTokens(tx, id)
+  await forgetFailures(tx, id)
+  const event = { actor: id, subject: id, origin }
   await insertEvent(tx, { action: 'user.changed', changes: ['password'], ...event })
-  if (isProof && !user.emailVerified) await insertEvent(tx, { action: 'email.verified', ...event })
+  if (isPresent && !emailVerified) await insertEvent(tx, { action: 'email.verified', ...event })
 }
 
-interface Verification {
-  userId: string
-  token: string
-  origin: Origin
-}
-
-async function verifyEmail(tx: Db, { userId, token, origin }: Verification): Promise<void> {
-  const user = await lockHolder(tx, userId)
-  const holder = await takeToken(tx, token, 'email')
-  if (holder === null || holder.email === null) throw new AppError('token_invalid')
-  const { email } = holder
-  const event = { actor: userId, subject: userId, origin }
-  const isPresent = foldEmail(email) === foldEmail(user.email)
-  if (!isPresent) {
+async function verifyEmail(tx: Db, token: string, origin: Origin): Promise<void> {
+  const { user, email, isPresent } = await useToken(tx, token, 'email')
+  const event = { actor: user.id, subject: user.id, origin }
+  if (!isPresent && email !== null) {
     await updateUser(tx, user, { email, emailVerified: true })
-    await deleteTokens(tx, userId)
+    await deleteTokens(tx, user.id)
     await insertEvent(tx, { action: 'user.changed', changes: ['email'], ...event })
   } else if (!user.emailVerified) {
     await updateUser(tx, user, { emailVerified: true })
   }
   await insertEvent(tx, { action: 'email.verified', ...event })
-}
-
-/** Locks the user of a token; one that is gone has none. */
-async function lockHolder(tx: Db, userId: string) {
-  const user = await findUser(tx, userId)
-  if (user === null) throw new AppError('token_invalid')
-  return lockUser(tx, userId)
 }

@@ -78,31 +78,36 @@ export interface UserPage {
   limit: number
 }
 
+/** So many matches are sorted; where there are more, the next in the order of creation are near. */
+const fewMatches = 5000
+/** In the order of bytes, after the last character of Unicode comes nothing. */
+const rangeFrom = (parameter: string) =>
+  `email_lower collate "C" >= ${parameter} and email_lower collate "C" < ${parameter} || U&'\\+10FFFF'`
+const narrow = `id = any(array(select id from users where ${rangeFrom('$3')} and id > $1::uuid
+  order by id limit $2::int))`
+/** Not for the index of addresses, which is in another order. */
+const broad = 'left(email_lower, length($3)) = $3'
+
 /** The users of a page. */
-export function listUsers(db: Db, { search, after = nilUuid, limit }: UserPage): Promise<User[]> {
-  if (search === undefined) {
-    return db.query(`select ${columns} from users where id > $1::uuid order by id limit $2::int`, [
-      after,
-      limit,
-    ])
-  }
+export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
+  const { search, after = nilUuid, limit } = page
+  const list = (condition: string, values: string[]) =>
+    db.query<User>(
+      `select ${columns} from users where id > $1::uuid and ${condition}
+       order by id limit $2::int`,
+      [after, limit, ...values],
+    )
+  if (search === undefined) return list('true', [])
   const folded = foldEmail(search)
   if (folded.startsWith('@')) {
-    return db.query(
-      `select ${columns} from users where split_part(email_lower, '@', 2) = $3 and id > $1::uuid
-       order by id limit $2::int`,
-      [after, limit, folded.slice(1)],
-    )
+    return list(`split_part(email_lower, '@', 2) = $3`, [folded.slice(1)])
   }
-  // The order of the index is that of bytes: after the last character of Unicode comes nothing.
-  return db.query(
-    `select ${columns} from users where id = any(array(
-       select id from users where email_lower collate "C" >= $3
-         and email_lower collate "C" < $3 || U&'\\+10FFFF' and id > $1::uuid
-       order by id limit $2::int))
-     order by id`,
-    [after, limit, folded],
-  )
+  const { isFew } = await one<{ isFew: boolean }>(db, {
+    text: `select count(*) < $2::int as "isFew" from (
+      select from users where ${rangeFrom('$1')} order by email_lower collate "C" limit $2::int) as first`,
+    values: [folded, fewMatches],
+  })
+  return list(isFew ? narrow : broad, [folded])
 }
 
 /** Changes what is given and counts the version up; throws `email_in_use`. */
