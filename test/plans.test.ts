@@ -134,6 +134,15 @@ async function readEverything({ id, key, adminKey }: Subject, email: string) {
   ]
   for (const path of ofUser) await ask(key, 'GET', { path })
   for (const path of ofAdmin) await ask(adminKey, 'GET', { path })
+  // More than are sorted.
+  const broad = await ask(adminKey, 'GET', { path: '/users?search=user1&limit=5' })
+  const first = await db.query<{ id: string }>(
+    `select id from users where email like 'user1%' order by id limit 5`,
+  )
+  assert.deepEqual(
+    broad,
+    first.map(({ id: each }) => each),
+  )
 }
 
 /** Changes all that can be changed, and deletes the user. */
