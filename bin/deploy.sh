@@ -49,15 +49,27 @@ repository() { # IMAGE: its name without tag and digest
   sed -E 's/@.*//; s/:[^:/]*$//' <<<"$1"
 }
 
-migrate() { # IMAGE WORD...: its bin/migrate.js, never two at a time
-  local image=$1
-  shift
+remove_migration() { # which runs on when the docker that started it is killed
   docker rm -f user-service-migration >/dev/null 2>&1 || true
-  timeout -s KILL "$migrate_wait" docker run --rm --name user-service-migration \
-    "${confined[@]}" --env-file "$config/admin.env" "$image" node bin/migrate.js "$@"
 }
-count_pending() { # IMAGE
-  migrate "$1" status | sed '/ pending$/!d' | wc -l
+migrate() { # IMAGE WORD...: its bin/migrate.js, never two at a time
+  local image=$1 status=0
+  shift
+  remove_migration
+  timeout -s KILL "$migrate_wait" docker run --rm --name user-service-migration \
+    "${confined[@]}" --env-file "$config/admin.env" "$image" node bin/migrate.js "$@" || status=$?
+  remove_migration
+  return "$status"
+}
+count_pending() { # IMAGE; fails if others than its migrations are applied
+  local status others
+  status=$(migrate "$1" status) || return 1
+  others=$(sed -nE '/ (unknown|edited)$/p' <<<"$status")
+  if [[ $others ]]; then
+    say "the database does not fit $1: $others"
+    return 1
+  fi
+  sed '/ pending$/!d' <<<"$status" | wc -l
 }
 roll_back_until() { # IMAGE COUNT: until so many of its migrations are pending
   local pending
@@ -143,7 +155,8 @@ deploy() {
     log_in
   fi
   docker pull -q "$image" >/dev/null || fail 'nothing changed: the image could not be pulled'
-  count=$(count_pending "$image") || fail 'nothing changed: the state of the database is not known'
+  count=$(count_pending "$image") ||
+    fail 'nothing changed: the image cannot tell its migrations, or the database has others'
   read -r -d '' -a options <"$config/docker.options" || true
   docker create --name user-service-new --label "migrations=$count" --restart unless-stopped \
     --stop-timeout 15 --log-driver local --log-opt max-size=10m --log-opt max-file=5 \
