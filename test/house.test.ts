@@ -6,6 +6,7 @@ import { dirname, join, normalize } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
+import { mutations } from './mutations.ts'
 import {
   blank,
   countBranches,
@@ -558,4 +559,12 @@ test('README.md has at most 350 lines', () => {
     const count = text.trimEnd().split('\n').length
     return count > 350 ? [`${path}: ${count} lines`] : []
   })
+})
+
+test('the text of each mutation is in its file exactly once', () => {
+  const stale = mutations.filter(({ file, text }) => read(file).split(text).length !== 2)
+  assert.deepEqual(
+    stale.map(({ file, text }) => `${file}: ${text}`),
+    [],
+  )
 })
