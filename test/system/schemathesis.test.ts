@@ -32,12 +32,16 @@ const beyondSchema = [
   /^cannot be combined with /,
   /^is for the purpose /,
   /4 KiB/,
+  // A password, which admins alone may leave out.
+  /^is missing$/,
 ]
 
 /** What Schemathesis reports, less what it cannot know. */
 function findingsOf(output: string): string[] {
   const blocks = output.split(/^\d+\. Test Case ID: /m).slice(1)
   return blocks.filter((block) => {
+    // If-Match has no pattern, which some clients would hold against the ETag that they got.
+    if (block.includes(`-H 'If-Match`) && block.includes('"code":"invalid_request"')) return false
     const body = /"errors":(\[.*\])\}/.exec(block)?.[1]
     if (!block.includes('Schema-valid request rejected') || body === undefined) return true
     const messages = (JSON.parse(body) as { message: string }[]).map(({ message }) => message)
@@ -45,28 +49,41 @@ function findingsOf(output: string): string[] {
   })
 }
 
-for (const caller of ['an admin', 'nobody'] as const) {
-  test(`Schemathesis finds nothing as ${caller}`, async () => {
-    const app = await startTestApp({ RATE_LIMIT: '0', KEYS_PER_USER: '0' })
-    const { key } = await app.admin()
-    // Against another admin it may do what it likes.
-    await app.admin()
-    const options = ['--max-examples', '15', '--output-sanitize', 'false', '--no-color']
-    const header = caller === 'an admin' ? ['--header', `X-Api-Key: ${key}`] : []
-    const { stdout, stderr } = await run(program, [
-      'run',
-      `${app.base}/openapi.json`,
-      '--output-truncate',
-      'false',
-      ...options,
-      ...header,
-    ])
-    const document = JSON.parse((await app.request('GET', '/openapi.json')).text)
-    const operations = Object.values<object>(document.paths).flatMap(Object.keys).length
-    assert.match(stdout, new RegExp(`Tested: ${operations}\\b`), stdout + stderr)
-    for (const phase of ['Examples', 'Coverage', 'Fuzzing', 'Stateful']) {
-      assert.match(stdout, new RegExp(`${phase} \\(in `))
-    }
-    assert.deepEqual(findingsOf(stdout), [])
-  })
+/** Of the caller itself, these two end its key. */
+const ending = ['deleteUser', 'updateUser']
+
+async function hold(options: string[], withKey: boolean) {
+  const app = await startTestApp({ RATE_LIMIT: '0', KEYS_PER_USER: '0' })
+  const { key } = await app.admin()
+  // It keeps what it found where it runs.
+  const { stdout, stderr } = await run('sh', [
+    ...['-c', 'cd "$0" && exec "$@"', folder, program],
+    'run',
+    `${app.base}/openapi.json`,
+    '--no-color',
+    ...['--max-examples', '10'],
+    ...['--output-sanitize', 'false', '--output-truncate', 'false'],
+    ...(withKey ? ['--header', `X-Api-Key: ${key}`] : []),
+    ...options,
+  ])
+  const [, selected] = /Selected: (\d+)\//.exec(stdout) ?? []
+  assert.match(stdout, new RegExp(`Tested: ${selected}\\b`), stdout + stderr)
+  for (const phase of ['Examples', 'Coverage', 'Fuzzing', 'Stateful']) {
+    assert.match(stdout, new RegExp(`${phase} \\(in `))
+  }
+  assert.deepEqual(findingsOf(stdout), [])
 }
+
+test('Schemathesis finds nothing without a key', () => hold([], false))
+
+test('Schemathesis finds nothing with a key of an admin', () =>
+  hold(
+    ending.flatMap((id) => ['--exclude-operation-id', id]),
+    true,
+  ))
+
+test('Schemathesis finds nothing where it may end its own key', () =>
+  hold(
+    ending.flatMap((id) => ['--include-operation-id', id]),
+    true,
+  ))
