@@ -1,6 +1,7 @@
-import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP, isIPv4 } from 'node:net'
+import { createSecureContext } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './settings.ts'
@@ -21,8 +22,8 @@ interface DatabaseTls {
   rejectUnauthorized: boolean
   ca?: string
   /** A client's certificate and its key, where the server asks for one. */
-  cert?: string
-  key?: string
+  cert?: string | undefined
+  key?: string | undefined
 }
 
 export type Config = ReturnType<typeof readConfig>
@@ -33,16 +34,15 @@ export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
 export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
   const { text, read, integer } = reader
-  const url = readUrl(reader)
-  const hosts =
-    url?.hosts ?? read('DATABASE_HOST', [], 'must name a host, without a port', parseHosts)
+  readUrl(reader)
+  const hosts = read('DATABASE_HOST', [], 'must name a host, without a port', parseHosts)
   const database = {
     hosts,
-    port: url?.port ?? integer('DATABASE_PORT', 5432, 1, 65_535),
-    name: url?.name ?? text('DATABASE_NAME') ?? 'db_user_service',
-    user: url?.user ?? text('DATABASE_USER') ?? defaultUser,
-    password: readPassword(reader, url?.password),
-    ssl: readSsl(reader, url?.sslMode),
+    port: integer('DATABASE_PORT', 5432, 1, 65_535),
+    name: text('DATABASE_NAME') ?? 'db_user_service',
+    user: text('DATABASE_USER') ?? defaultUser,
+    password: readPassword(reader),
+    ssl: readSsl(reader),
     poolSize: integer('DATABASE_POOL', 10, 1, 1000),
   }
   return hosts.length > 0 ? database : null
@@ -100,7 +100,7 @@ export function readConfig(env: Env) {
   const reader = createReader(env)
   const { text, wrong, read, integer, file, choice, pair } = reader
   const database = readDatabase(reader, 'user_service_manager')
-  const isPrivate = text('DATABASE_URL') === undefined && text('DATABASE_HOST') === undefined
+  const isPrivate = database === null
   if (isPrivate && env['NODE_ENV'] === 'production')
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
@@ -140,7 +140,7 @@ export function readConfig(env: Env) {
     // The image sets it.
     commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown',
     /** One sentence for each name of the environment that seems to be a mistyped setting. */
-    warnings: findMistyped(env),
+    warnings: findMistyped(env, reader.names),
   }
   reader.finish()
   return config
@@ -188,18 +188,10 @@ function parseProxies(given: string): BlockList {
   return proxies
 }
 
-type SslMode = (typeof sslModes)[number]
-interface DatabaseUrl {
-  hosts: string[]
-  port: number | undefined
-  name: string | undefined
-  user: string | undefined
-  password: string | undefined
-  sslMode: SslMode | undefined
-}
-
 const sslModes = ['disable', 'require', 'verify-full'] as const
-/** Said by providers' URLs, and without a meaning here. */
+type SslMode = (typeof sslModes)[number]
+
+/** Given in providers' URLs, and without a meaning here. */
 const ignoredParameters = [
   'application_name',
   'channel_binding',
@@ -208,68 +200,62 @@ const ignoredParameters = [
   'target_session_attrs',
 ]
 
-function readUrl({ text, read, wrong }: Reader): DatabaseUrl | undefined {
-  const name = 'DATABASE_URL'
+/** Takes the parts of DATABASE_URL for the settings that they stand for. */
+function readUrl({ text, read, set, wrong }: Reader): void {
   // The `@` of the password's end, after what would end the host: part of the password would be
   // taken for a host, asked of DNS and shown in messages.
-  if (/#|^\w+:\/\/[^/?]*[/?].*@/.test(text(name) ?? '')) {
-    wrong(name, 'has a character in its user or password to percent-encode (# is %23, / is %2F)')
-    return undefined
+  if (/#|^\w+:\/\/[^/?]*[/?].*@/.test(text('DATABASE_URL') ?? '')) {
+    const rule = 'has a character in its user or password to percent-encode (# is %23, / is %2F)'
+    wrong('DATABASE_URL', rule)
+    return
   }
-  return read(
-    name,
-    undefined,
+  const rule =
     'must be postgres://user:password@host:port/name, all percent-encoded, with no parameters ' +
-      'but host and sslmode=disable, require or verify-full',
-    parseUrl,
-  )
+    'but host and sslmode=disable, require or verify-full'
+  const parts = read('DATABASE_URL', {}, rule, parseUrl)
+  const ssl = text('DATABASE_SSL')
+  for (const [name, value] of Object.entries(parts)) set(name, value)
+  if (ssl !== undefined && ssl !== text('DATABASE_SSL'))
+    wrong('DATABASE_SSL', 'is not what sslmode in DATABASE_URL says')
 }
 
-function parseUrl(given: string): DatabaseUrl | undefined {
+function parseUrl(given: string): Env | undefined {
   const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
-  if (!/^postgres(ql)?:$/.test(protocol)) return undefined
-  const known = ['host', 'sslmode', ...ignoredParameters]
-  if (![...searchParams.keys()].every((name) => known.includes(name))) return undefined
-  const sslMode = sslModes.find((mode) => mode === searchParams.get('sslmode'))
-  if (searchParams.has('sslmode') && sslMode === undefined) return undefined
-  const part = (text: string) => decodeURIComponent(text) || undefined
-  const host = searchParams.get('host') ?? part(hostname.replace(/[[\]]/g, '')) ?? 'localhost'
-  const hosts = parseHosts(host)
-  if (hosts === undefined) return undefined
+  const { host, sslmode, ...others } = Object.fromEntries(searchParams)
+  const hosts = host ?? (decodeURIComponent(hostname.replace(/[[\]]/g, '')) || 'localhost')
+  const isUnderstood =
+    /^postgres(ql)?:$/.test(protocol) &&
+    /^(disable|require|verify-full|undefined)$/.test(String(sslmode)) &&
+    Object.keys(others).every((name) => ignoredParameters.includes(name)) &&
+    parseHosts(hosts) !== undefined
+  if (!isUnderstood) return undefined
   return {
-    hosts,
-    port: Number(port) || undefined,
-    name: part(pathname.slice(1)),
-    user: part(username),
-    password: part(password),
-    sslMode,
+    DATABASE_HOST: hosts,
+    DATABASE_PORT: port,
+    DATABASE_NAME: decodeURIComponent(pathname.slice(1)),
+    DATABASE_USER: decodeURIComponent(username),
+    DATABASE_PASSWORD: decodeURIComponent(password),
+    DATABASE_SSL: sslmode,
   }
 }
 
-function readPassword({ text, wrong, read }: Reader, inUrl: string | undefined) {
-  const given = inUrl ?? text('DATABASE_PASSWORD')
-  const name = 'DATABASE_PASSWORD_FILE'
-  if (given !== undefined && text(name) !== undefined)
-    wrong(name, 'is given beside another password')
-  const inFile = read(name, undefined, 'must name a file that holds a password', (path) => {
-    const [line = ''] = readFileSync(path, 'utf8').split(/\r?\n/)
-    return line === '' ? undefined : line
+function readPassword({ text, wrong, read }: Reader): string | undefined {
+  const given = text('DATABASE_PASSWORD')
+  const rule = 'must name a file that holds a password'
+  const inFile = read('DATABASE_PASSWORD_FILE', undefined, rule, (path) => {
+    const [line] = readFileSync(path, 'utf8').split(/\r?\n/)
+    return line || undefined
   })
+  if (given !== undefined && inFile !== undefined)
+    wrong('DATABASE_PASSWORD_FILE', 'is given beside another password')
   return given ?? inFile
 }
 
-function readSsl(reader: Reader, inUrl: SslMode | undefined): DatabaseConfig['ssl'] {
-  const { text, wrong } = reader
-  const given = reader.choice('DATABASE_SSL', sslModes)
-  if (inUrl !== undefined && text('DATABASE_SSL') !== undefined && inUrl !== given)
-    wrong('DATABASE_SSL', 'is not what sslmode in DATABASE_URL says')
-  const mode = inUrl ?? given
-  const ca = reader.read(
-    'DATABASE_CA_FILE',
-    undefined,
-    'must name a file with certificates in PEM',
-    parseCertificates,
-  )
+function readSsl(reader: Reader): DatabaseConfig['ssl'] {
+  const { text, read, wrong, choice } = reader
+  const mode = choice('DATABASE_SSL', sslModes)
+  const rule = 'must name a file with certificates in PEM'
+  const ca = read('DATABASE_CA_FILE', undefined, rule, readCertificates)
   if (text('DATABASE_CA_FILE') !== undefined && mode !== 'verify-full')
     wrong('DATABASE_CA_FILE', 'is of use with DATABASE_SSL=verify-full only')
   const own = readClientCertificate(reader)
@@ -278,27 +264,20 @@ function readSsl(reader: Reader, inUrl: SslMode | undefined): DatabaseConfig['ss
   return { rejectUnauthorized: mode === 'verify-full', ...(ca !== undefined && { ca }), ...own }
 }
 
-function readClientCertificate({ pair, file, wrong }: Reader) {
-  return pair('DATABASE_CERT_FILE', 'DATABASE_KEY_FILE', () => {
-    const cert = file('DATABASE_CERT_FILE') ?? ''
-    const key = file('DATABASE_KEY_FILE') ?? ''
-    if (!isPair(cert, key))
-      wrong('DATABASE_CERT_FILE and DATABASE_KEY_FILE', 'must be a certificate and its key, in PEM')
-    return { cert, key }
-  })
-}
-
-function isPair(cert: string, key: string): boolean {
-  try {
-    return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))
-  } catch {
-    return false
-  }
-}
-
-function parseCertificates(path: string): string | undefined {
+/** Throws unless a certificate comes first in the file. */
+function readCertificates(path: string): string {
   const text = readFileSync(path, 'utf8')
-  const blocks = text.match(/-----BEGIN CERTIFICATE-----[^]+?-----END CERTIFICATE-----/g)
-  for (const block of blocks ?? []) new X509Certificate(block)
-  return blocks === null ? undefined : text
+  new X509Certificate(text)
+  return text
 }
+
+const readClientCertificate = ({ pair, file, wrong }: Reader) =>
+  pair('DATABASE_CERT_FILE', 'DATABASE_KEY_FILE', () => {
+    const own = { cert: file('DATABASE_CERT_FILE'), key: file('DATABASE_KEY_FILE') }
+    try {
+      createSecureContext(own)
+    } catch {
+      wrong('DATABASE_CERT_FILE and DATABASE_KEY_FILE', 'must be a certificate and its key, in PEM')
+    }
+    return own
+  })

@@ -1,5 +1,5 @@
-// Reads settings from the environment, and warns of names that are nearly one. A new setting is one
-// line in the list of names.
+// Reads settings from the environment, and warns of names that are nearly one. A setting is named
+// where it is read, and nowhere else.
 import { readFileSync } from 'node:fs'
 
 import { ExitError } from './errors.ts'
@@ -7,57 +7,6 @@ import { ExitError } from './errors.ts'
 /** The environment. */
 export type Env = Record<string, string | undefined>
 
-/** Of the service and of its commands. */
-export const settings = [
-  'ADMIN_PASSWORD',
-  'BOOTSTRAP_ADMIN_EMAIL',
-  'BOOTSTRAP_ADMIN_KEY_FILE',
-  'CORS_ORIGINS',
-  'DATABASE_CA_FILE',
-  'DATABASE_CERT_FILE',
-  'DATABASE_HOST',
-  'DATABASE_KEY_FILE',
-  'DATABASE_NAME',
-  'DATABASE_PASSWORD',
-  'DATABASE_PASSWORD_FILE',
-  'DATABASE_POOL',
-  'DATABASE_PORT',
-  'DATABASE_SSL',
-  'DATABASE_URL',
-  'DATABASE_USER',
-  'DRAIN_SECONDS',
-  'EMAIL_CHANGE',
-  'FRESH_SECONDS',
-  'GIT_COMMIT_HASH',
-  'IAM_ROLE',
-  'KEYS_PER_USER',
-  'LOG_LEVEL',
-  'MANAGER_PASSWORD',
-  'MONITOR_COOLDOWN',
-  'NODE_ENV',
-  'PASSWORD_MIN_LENGTH',
-  'RATE_LIMIT',
-  'RATE_LIMIT_BURST',
-  'RESET_SECONDS',
-  'S3_BUCKET',
-  'SERVER_BASE_PATH',
-  'SERVER_HOST',
-  'SERVER_PORT',
-  'SERVICE_ENDPOINT',
-  'SERVICE_NAME',
-  'SERVICE_PORT',
-  'SERVICE_URL',
-  'SESSIONS_PER_USER',
-  'SESSION_IDLE_SECONDS',
-  'SESSION_SECONDS',
-  'SHUTDOWN_SECONDS',
-  'SIGNUP',
-  'TLS_CERT_FILE',
-  'TLS_KEY_FILE',
-  'TRUSTED_PROXIES',
-  'USER_PASSWORD',
-  'VERIFICATION_SECONDS',
-]
 const ourPrefix = /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK)_|^(RATE_LIMIT|SESSION)/
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
@@ -66,6 +15,10 @@ const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 export interface Reader {
   /** A setting as it is given, or undefined when it is not or empty. */
   text(name: string): string | undefined
+  /** Takes a value for what is given, unless it is empty. */
+  set(name: string, value: string | undefined): void
+  /** The names that were asked for so far. */
+  names: ReadonlySet<string>
   /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
   wrong(name: string, rule: string): void
   /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
@@ -84,7 +37,14 @@ export interface Reader {
 /** Returns a reader of `env`. A mistyped DATABASE_URL holds a password, so no value is echoed. */
 export function createReader(env: Env): Reader {
   const mistakes: string[] = []
-  const text = (name: string) => env[name] || env[`ENV_${name}`] || undefined
+  const names = new Set<string>()
+  const replaced: Env = {}
+
+  function text(name: string): string | undefined {
+    names.add(name)
+    return replaced[name] || env[name] || env[`ENV_${name}`] || undefined
+  }
+
   const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
 
   const read: Reader['read'] = (name, fallback, rule, parse) => {
@@ -102,6 +62,10 @@ export function createReader(env: Env): Reader {
 
   return {
     text,
+    set(name, value) {
+      replaced[name] = value
+    },
+    names,
     wrong,
     read,
     integer: (name, fallback, min, max) =>
@@ -131,17 +95,16 @@ export function createReader(env: Env): Reader {
 }
 
 /**
- * Warns of each name that is no setting but within two letters of one, or begins as ours do: a
- * mistyped security setting is silently off.
+ * Warns of each name that is none of `settings` but within two letters of one, or begins as ours
+ * do: a mistyped security setting is silently off.
  */
-export function findMistyped(env: Env): string[] {
+export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] {
   const warnings: string[] = []
   for (const given of Object.keys(env)) {
+    const spelt = given.replace(/^ENV_/, '')
     const name = given.toUpperCase().replace(/^ENV_/, '')
-    const isExact = given === name || given === `ENV_${name}`
-    const isKnown = isExact && settings.includes(name)
-    if (isKnown || foreign.includes(name) || !env[given]) continue
-    const byDistance = settings
+    if (settings.has(spelt) || foreign.includes(name) || !env[given]) continue
+    const byDistance = [...settings]
       .map((setting) => ({ setting, distance: countEdits(name, setting) }))
       .sort((a, b) => a.distance - b.distance)
     const { setting, distance } = byDistance[0]!
@@ -153,14 +116,12 @@ export function findMistyped(env: Env): string[] {
 
 /** Whether the file at `path` sets what `env` does not have: then nobody has read it. */
 export function isUnread(path: string, env: Env): boolean {
-  let text: string
   try {
-    text = readFileSync(path, 'utf8')
+    const lines = readFileSync(path, 'utf8').matchAll(/^\s*(?:export\s+)?(\w+)\s*=/gm)
+    return [...lines].some(([, name = '']) => env[name] === undefined)
   } catch {
     return false
   }
-  const names = [...text.matchAll(/^\s*(?:export\s+)?(\w+)\s*=/gm)].map(([, name]) => name!)
-  return names.some((name) => env[name] === undefined)
 }
 
 /** How many letters must be inserted, removed or replaced to turn one word into the other. */

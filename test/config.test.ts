@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
 import { readConfig, sslModeOf, type Env } from '../src/config.ts'
 import { ExitError } from '../src/errors.ts'
-import { isUnread, settings } from '../src/settings.ts'
+import { isUnread } from '../src/settings.ts'
 import { createCertificate } from './support/certificate.ts'
-import { root } from './support/process.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-config-'))
 after(() => rmSync(directory, { recursive: true }))
@@ -165,20 +164,6 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
     Object.entries(nearest).map(
       ([name, setting]) => `${name} is no setting and has no effect; the nearest one is ${setting}`,
     ),
-  )
-})
-
-test('every setting that is read is known by name', () => {
-  const read = /\b(?:text|wrong|read|integer|file|choice|pair|secret)\(\s*'([A-Z]\w+)'/g
-  const isSource = (path: string) => path.endsWith('.ts')
-  const names = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' })
-    .filter(isSource)
-    .flatMap((path) => [...readFileSync(join(root, 'src', path), 'utf8').matchAll(read)])
-    .map(([, name]) => name!)
-  assert.ok(names.includes('S3_BUCKET'))
-  assert.deepEqual(
-    names.filter((name) => !settings.includes(name)),
-    [],
   )
 })
 

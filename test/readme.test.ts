@@ -115,10 +115,15 @@ test('every test that the catalogue names is there', () => {
 })
 
 test('every setting is in a README', () => {
-  const [list] = /const settings = \[[^\]]+\]/.exec(read('src/settings.ts'))!
-  const names = [...list.matchAll(/'(\w+)'/g)].map(([, name]) => name!)
+  const reading =
+    /\b(?:text|read|integer|file|choice|pair|secret)\(\s*'([A-Z]\w+)'(?:, '([A-Z]\w+)')?/g
+  const names = files
+    .filter((path) => /^src\/.*\.ts$/.test(path))
+    .flatMap((path) => [...read(path).matchAll(reading)])
+    .flatMap(([, name, other]) => [name, other])
+    .filter((name) => name !== undefined)
   const text = readmes.map(read).join('\n')
-  assert.ok(names.includes('RATE_LIMIT'))
+  assert.ok(names.includes('RATE_LIMIT') && names.includes('S3_BUCKET'))
   assert.deepEqual(
     names.filter((name) => !text.includes(`\`${name}`)),
     [],

@@ -21,8 +21,8 @@ declare module 'pg' {
   interface Tls {
     rejectUnauthorized: boolean
     ca?: string
-    cert?: string
-    key?: string
+    cert?: string | undefined
+    key?: string | undefined
   }
   interface Types {
     getTypeParser(type: number, format?: string): (text: string) => unknown
