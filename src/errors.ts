@@ -1,40 +1,60 @@
-/** Every way a request can fail: its HTTP status and the sentence that clients match on. */
-export const failures = {
-  invalid_id: { status: 400, sentence: 'Invalid id syntax' },
-  invalid_request: { status: 400, sentence: 'Malformed request' },
-  invalid_body: { status: 400, sentence: 'Invalid request body' },
-  invalid_query: { status: 400, sentence: 'Invalid query' },
-  invalid_email: { status: 400, sentence: 'Invalid email' },
-  invalid_password: { status: 400, sentence: 'Invalid password' },
-  key_missing: { status: 401, sentence: 'API key not found' },
-  key_invalid: { status: 401, sentence: 'Invalid API key' },
-  invalid_credentials: { status: 401, sentence: 'Invalid credentials' },
-  token_invalid: { status: 401, sentence: 'Invalid token' },
-  authentication_needed: { status: 401, sentence: 'Authenticate again' },
-  forbidden: { status: 403, sentence: 'Not allowed' },
-  user_not_found: { status: 404, sentence: 'No such user' },
-  key_not_found: { status: 404, sentence: 'No such key' },
-  not_found: { status: 404, sentence: 'Not found' },
-  method_not_allowed: { status: 405, sentence: 'Method not allowed' },
-  request_timeout: { status: 408, sentence: 'Request timeout' },
-  email_in_use: { status: 409, sentence: 'Email already in use' },
-  last_admin: { status: 409, sentence: 'The last admin cannot be removed' },
-  not_a_session: { status: 409, sentence: 'The key is not a session' },
-  too_many_keys: { status: 409, sentence: 'Too many keys' },
-  stale_version: { status: 412, sentence: 'User is not up to date' },
-  body_too_large: { status: 413, sentence: 'Request body too large' },
-  unsupported_media_type: { status: 415, sentence: 'Unsupported media type' },
-  expectation_failed: { status: 417, sentence: 'Expectation failed' },
-  throttled: { status: 429, sentence: 'Too many requests' },
-  login_throttled: { status: 429, sentence: 'Too many failed logins' },
-  headers_too_large: { status: 431, sentence: 'Request header fields too large' },
-  internal: { status: 500, sentence: 'Internal error' },
-  overloaded: { status: 503, sentence: 'Service overloaded' },
-  stopping: { status: 503, sentence: 'Service stopping' },
-  database_unavailable: { status: 503, sentence: 'Database unavailable' },
-} as const satisfies Record<string, { status: number; sentence: string }>
+/** The codes and the sentences that clients match on, by HTTP status. */
+const sentences = {
+  400: {
+    invalid_id: 'Invalid id syntax',
+    invalid_request: 'Malformed request',
+    invalid_body: 'Invalid request body',
+    invalid_query: 'Invalid query',
+    invalid_email: 'Invalid email',
+    invalid_password: 'Invalid password',
+  },
+  401: {
+    key_missing: 'API key not found',
+    key_invalid: 'Invalid API key',
+    invalid_credentials: 'Invalid credentials',
+    token_invalid: 'Invalid token',
+    authentication_needed: 'Authenticate again',
+  },
+  403: { forbidden: 'Not allowed' },
+  404: {
+    user_not_found: 'No such user',
+    key_not_found: 'No such key',
+    not_found: 'Not found',
+  },
+  405: { method_not_allowed: 'Method not allowed' },
+  408: { request_timeout: 'Request timeout' },
+  409: {
+    email_in_use: 'Email already in use',
+    last_admin: 'The last admin cannot be removed',
+    not_a_session: 'The key is not a session',
+    too_many_keys: 'Too many keys',
+  },
+  412: { stale_version: 'User is not up to date' },
+  413: { body_too_large: 'Request body too large' },
+  415: { unsupported_media_type: 'Unsupported media type' },
+  417: { expectation_failed: 'Expectation failed' },
+  429: {
+    throttled: 'Too many requests',
+    login_throttled: 'Too many failed logins',
+  },
+  431: { headers_too_large: 'Request header fields too large' },
+  500: { internal: 'Internal error' },
+  503: {
+    overloaded: 'Service overloaded',
+    stopping: 'Service stopping',
+    database_unavailable: 'Database unavailable',
+  },
+} as const
 
-export type Code = keyof typeof failures
+type CodeOf<Sentences> = Sentences extends unknown ? keyof Sentences : never
+export type Code = CodeOf<(typeof sentences)[keyof typeof sentences]>
+
+/** Every way a request can fail. */
+export const failures = {} as Record<Code, { status: number; sentence: string }>
+for (const [status, all] of Object.entries(sentences)) {
+  for (const [code, sentence] of Object.entries(all))
+    failures[code as Code] = { status: Number(status), sentence }
+}
 
 /** What is wrong with one member of a body or query; a code where that tells more than the one of the whole. */
 export type Fault = { field: string; message: string; code?: Code | undefined }

@@ -1,6 +1,15 @@
 // Numbers of PostgreSQL by name, in one place. Two locks had the same number once, and a backup
 // stopped requests.
 
+/** What a statement or a connection fails with. */
+export interface DatabaseError extends Error {
+  code?: string
+  /** Given by the server alone: not by the driver, the resolver, TLS or a socket. */
+  severity?: string
+  /** Where in the statement, from 1. */
+  position?: string
+}
+
 /** The SQLSTATEs that are looked at. */
 export const sqlState = {
   cachedPlanChanged: '0A000',

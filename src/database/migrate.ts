@@ -8,7 +8,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
-import { locks, sqlState } from './codes.ts'
+import { locks, sqlState, type DatabaseError } from './codes.ts'
 import { one, type Database, type Db } from './pool.ts'
 
 /** A pair of files. */
@@ -20,32 +20,22 @@ export interface Migration {
   down: string
 }
 
-interface ServerError extends Error {
-  code?: string
-  /** Where in the statement, from 1. */
-  position?: string
-}
-
 const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
 export function readMigrations(from = folder): Migration[] {
-  const files = readdirSync(from).filter((file) => file.endsWith('.up.sql'))
-  return files.sort().map((file, index) => {
-    const number = index + 1
-    if (parseInt(file) !== number)
-      throw new ExitError(`sql: ${file} should have the number ${number}`)
-    return readMigration(from, file.replace('.up.sql', ''))
-  })
-}
-
-function readMigration(from: URL, name: string): Migration {
   // A checkout on Windows may have other line ends: it is the same file.
   const read = (file: string) => readFileSync(new URL(file, from), 'utf8').replaceAll('\r\n', '\n')
-  const up = read(`${name}.up.sql`)
-  const hash = createHash('sha256').update(up).digest('hex')
-  return { name, hash, up, down: read(`${name}.down.sql`) }
+  const files = readdirSync(from).filter((file) => file.endsWith('.up.sql'))
+  return files.sort().map((file, index) => {
+    if (parseInt(file) !== index + 1)
+      throw new ExitError(`sql: ${file} should have the number ${index + 1}`)
+    const name = file.replace('.up.sql', '')
+    const up = read(file)
+    const hash = createHash('sha256').update(up).digest('hex')
+    return { name, hash, up, down: read(`${name}.down.sql`) }
+  })
 }
 
 /** How migrations are applied or rolled back. */
@@ -147,20 +137,22 @@ const migrating = `select pid from pg_locks where locktype = 'advisory' and gran
 /** Describes, shortly before the session `pid` gives up a lock, who is in its way. */
 async function watch(db: Db, pid: number): Promise<string> {
   await sleep(800)
-  return describeSessions(db, `select unnest(pg_blocking_pids(${pid}))`)
-}
-
-async function describeSessions(db: Db, pids: string): Promise<string> {
   try {
-    const sessions = await db.query<{ text: string }>(
-      `select format('pid %s (%s%s%s)', pid, usename, ', ' || nullif(application_name, ''),
-         ', in a transaction for ' || extract(epoch from now() - xact_start)::int || ' s') as text
-       from pg_stat_activity where pid in (${pids})`,
-    )
-    return sessions.map(({ text }) => text).join(', ') || 'another session'
+    return await describeSessions(db, `select unnest(pg_blocking_pids(${pid}))`)
   } catch {
     return 'another session'
   }
+}
+
+async function describeSessions(db: Db, pids: string): Promise<string> {
+  const { text } = await one<{ text: string | null }>(db, {
+    text: `
+      select string_agg(format('pid %s (%s%s, in a transaction for %s s)', pid, usename,
+        ', ' || nullif(application_name, ''), extract(epoch from now() - xact_start)::int), ', ')
+        as text
+      from pg_stat_activity where pid in (${pids})`,
+  })
+  return text ?? 'another session'
 }
 
 async function runFile(tx: Db, name: string, text: string) {
@@ -175,9 +167,9 @@ async function runFile(tx: Db, name: string, text: string) {
 }
 
 /** What the server reported, where `database_unavailable` was made of it. */
-function causeOf(error: unknown): ServerError {
+function causeOf(error: unknown): DatabaseError {
   const { cause } = error as Error
-  return (cause ?? error) as ServerError
+  return (cause ?? error) as DatabaseError
 }
 
 /** What a migration is: `edited` after it was applied, or applied but `unknown` to this version. */
@@ -188,17 +180,19 @@ export async function readStatus(
   db: Db,
   all = readMigrations(),
 ): Promise<{ name: string; state: State }[]> {
-  const hashes = new Map<string, string>()
-  for (const { name, hash } of await readHistory(db)) hashes.set(name, hash)
-  const status: { name: string; state: State }[] = []
-  for (const { name, hash } of all) {
-    const applied = hashes.get(name)
-    if (applied === undefined) status.push({ name, state: 'pending' })
-    else status.push({ name, state: applied === hash ? 'applied' : 'edited' })
-    hashes.delete(name)
-  }
-  for (const name of hashes.keys()) status.push({ name, state: 'unknown' })
-  return status.sort((a, b) => (a.name < b.name ? -1 : 1))
+  const known = toHashes(all)
+  const applied = toHashes(await readHistory(db))
+  const names = [...new Set([...known.keys(), ...applied.keys()])].sort()
+  return names.map((name) => ({ name, state: stateOf(known.get(name), applied.get(name)) }))
+}
+
+const toHashes = (migrations: Applied[]) =>
+  new Map(migrations.map(({ name, hash }) => [name, hash]))
+
+function stateOf(known: string | undefined, applied: string | undefined): State {
+  if (known === undefined) return 'unknown'
+  if (applied === undefined) return 'pending'
+  return known === applied ? 'applied' : 'edited'
 }
 
 /** Throws, with the command to run, unless the database is exactly at this version's schema. */
@@ -229,36 +223,31 @@ async function countApplied(db: Db, all: Migration[]): Promise<number> {
   return history.length
 }
 
+type Applied = Pick<Migration, 'name' | 'hash'>
+
 /** What was applied, in order; throws in a database of another service. */
-async function readHistory(db: Db): Promise<{ name: string; hash: string }[]> {
-  const tables = await readTables(db)
-  if (tables.some(({ isHistory }) => isHistory))
-    return db.query(`select name, hash from ${table} order by name collate "C"`)
-  refuseForeign(tables)
-  return []
-}
+const readHistory = async (db: Db): Promise<Applied[]> =>
+  (await findHistory(db))
+    ? db.query(`select name, hash from ${table} order by name collate "C"`)
+    : []
 
-/** Throws in a database whose schema holds tables of another service. */
-export async function checkForeign(db: Db): Promise<void> {
-  const tables = await readTables(db)
-  if (!tables.some(({ isHistory }) => isHistory)) refuseForeign(tables)
+/**
+ * Whether the schema has our history, by the catalogue alone. Throws in a database whose schema
+ * holds tables of another service.
+ */
+export async function findHistory(db: Db): Promise<boolean> {
+  const { names, isOurs } = await one<{ names: string | null; isOurs: boolean }>(db, {
+    text: `
+      select string_agg(relname, ', ' order by relname) as names,
+        coalesce(bool_or(relname = 'schema_migrations' and attname is not null), false) as "isOurs"
+      from pg_class left join pg_attribute on attrelid = pg_class.oid and attname = 'hash'
+      where relnamespace = (select oid from pg_namespace where nspname = 'user_service_schema')
+        and relkind in ('r', 'p')`,
+  })
+  if (names !== null && !isOurs)
+    throw new ExitError(
+      `The schema user_service_schema holds tables of another service (${names}), as a database ` +
+        'of the Go service does. Rename that database, create one, and see README.md, "Moving over"',
+    )
+  return isOurs
 }
-
-function refuseForeign(tables: { name: string }[]): void {
-  if (tables.length === 0) return
-  const names = tables.map(({ name }) => name).join(', ')
-  throw new ExitError(
-    `The schema user_service_schema holds tables of another service (${names}), as a database of ` +
-      'the Go service does. Rename that database, create one, and see README.md, "Moving over"',
-  )
-}
-
-/** The tables of the schema, and which is ours for the history; from the catalogue alone. */
-const readTables = (db: Db): Promise<{ name: string; isHistory: boolean }[]> =>
-  db.query(`
-    select relname::text as name, relname = 'schema_migrations' and exists (
-      select from pg_attribute where attrelid = pg_class.oid and attname = 'hash') as "isHistory"
-    from pg_class
-    where relnamespace = (select oid from pg_namespace where nspname = 'user_service_schema')
-      and relkind in ('r', 'p')
-    order by relname`)

@@ -6,7 +6,7 @@ import pg, { type Client, type Query } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
-import { sqlState } from './codes.ts'
+import { sqlState, type DatabaseError } from './codes.ts'
 import { commandSettings, prepareSession, serviceSettings } from './session.ts'
 
 /** What runs statements: the pool, or one open transaction. */
@@ -73,66 +73,47 @@ export function openDatabase(
     if (hosts.length > 1 && !acceptsWrites) throw new Error('the server does not accept writes')
   }
 
-  /** Lets new connections go to the next host, unless somebody else did since `tried`. */
-  function useNextHost(tried: number) {
-    if (tried !== host) return
-    host = (host + 1) % hosts.length
-    Object.assign(pool.options, addressOf(config, host))
-  }
-
   async function connect(): Promise<Client> {
     for (let hostsLeft = hosts.length; ; hostsLeft--) {
       const tried = host
       try {
         return await pool.connect()
       } catch (error) {
-        useNextHost(tried)
+        // Unless somebody else did so: new connections go to the next host.
+        if (tried === host) {
+          host = (host + 1) % hosts.length
+          Object.assign(pool.options, addressOf(config, host))
+        }
         if (hostsLeft === 1) throw isOurs(error) ? error : unavailable(error)
       }
     }
   }
 
-  /** Runs `work` with a connection, which is closed afterwards if it can no longer be trusted. */
-  async function borrow<T>(client: Client, work: () => Promise<T>): Promise<T> {
-    let close = false
-    try {
-      return await work()
-    } catch (error) {
-      close = codeOf(error) === 'database_unavailable'
-      throw error
-    } finally {
-      client.release(close)
-    }
-  }
-
   /**
-   * Runs a statement that changes nothing as the first on a connection; again on the next one when
-   * the server or a firewall had ended the connection unnoticed.
+   * Runs a statement as the first on a connection, which the caller releases. A `repeatable` one
+   * changes nothing: it is run again when the server or a firewall had ended the connection
+   * unnoticed.
    */
-  async function start<Row>(statement: Query): Promise<{ client: Client; rows: Row[] }> {
+  async function start<Row>(statement: Query, repeatable: boolean) {
     while (true) {
       const client = await connect()
-      const isUsed = used.has(client)
+      const mayBeCut = repeatable && used.has(client)
+      used.add(client)
       try {
         const { rows } = await client.query<Row>(statement)
-        used.add(client)
         return { client, rows }
       } catch (error) {
         const failure = explain(error)
         client.release(codeOf(failure) === 'database_unavailable')
-        if (!isUsed || !isCut(error)) throw failure
+        if (!mayBeCut || !isCut(error)) throw failure
       }
     }
   }
 
   async function ask<Row>(statement: Query, repeatable: boolean): Promise<Row[]> {
-    if (repeatable) {
-      const { client, rows } = await start<Row>(statement)
-      client.release(false)
-      return rows
-    }
-    const client = await connect()
-    return borrow(client, () => run<Row>(client, statement))
+    const { client, rows } = await start<Row>(statement, repeatable)
+    client.release(false)
+    return rows
   }
 
   async function askByName<Row>(text: string, values: unknown[]): Promise<Row[]> {
@@ -144,21 +125,13 @@ export function openDatabase(
     try {
       return await ask<Row>({ text: marked, values, name }, true)
     } catch (error) {
-      learnFrom(error, current)
-      return ask<Row>({ text, values }, true)
-    }
-  }
-
-  /** Draws the conclusion from an error of a named statement; throws it when it is another one. */
-  function learnFrom(error: unknown, current: number) {
-    const code = codeOf(error)
-    if (unprepared.includes(code)) {
-      prepares = false
-    } else if (code === sqlState.cachedPlanChanged) {
+      const code = codeOf(error)
+      const isChanged = code === sqlState.cachedPlanChanged
+      if (!isChanged && !unprepared.includes(code)) throw error
       // A column got another type. With another text, a pooler prepares the statement again, too.
-      if (current === generation) generation++
-    } else {
-      throw error
+      if (isChanged) generation = current + 1
+      else prepares = false
+      return ask<Row>({ text, values }, true)
     }
   }
 
@@ -168,11 +141,18 @@ export function openDatabase(
     return retryLostRaces(() => ask<Row>({ text, values }, repeatable))
   }
 
-  async function transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {
-    return retryLostRaces(async () => {
-      const { client } = await start({ text: 'begin isolation level read committed' })
-      return borrow(client, () => finishTransaction(client, work))
-    })
+  /** Runs a transaction once; its connection is closed if it can no longer be trusted. */
+  async function transact<T>(work: (tx: Db) => Promise<T>): Promise<T> {
+    const { client } = await start({ text: 'begin isolation level read committed' }, true)
+    let close = false
+    try {
+      return await finishTransaction(client, work)
+    } catch (error) {
+      close = codeOf(error) === 'database_unavailable'
+      throw error
+    } finally {
+      client.release(close)
+    }
   }
 
   const connections = () => ({
@@ -181,7 +161,12 @@ export function openDatabase(
     waiting: pool.waitingCount,
   })
 
-  return { query, transaction, connections, stop: () => pool.end() }
+  return {
+    query,
+    transaction: (work) => retryLostRaces(() => transact(work)),
+    connections,
+    stop: () => pool.end(),
+  }
 }
 
 /** As with libpq, there is no TLS on a Unix socket. */
@@ -190,18 +175,17 @@ function addressOf({ hosts, ssl }: DatabaseConfig, index: number) {
   return { host, ssl: host.startsWith('/') ? (false as const) : ssl }
 }
 
-async function run<Row>(client: Client, statement: Query): Promise<Row[]> {
-  try {
-    const { rows } = await client.query<Row>(statement)
-    return rows
-  } catch (error) {
-    throw explain(error)
-  }
-}
-
 /** Runs `work` in the transaction that was begun, and commits; rolls back if it throws. */
 async function finishTransaction<T>(client: Client, work: (tx: Db) => Promise<T>): Promise<T> {
-  const query = <Row>(text: string, values: unknown[] = []) => run<Row>(client, { text, values })
+  async function query<Row>(text: string, values: unknown[] = []): Promise<Row[]> {
+    try {
+      const { rows } = await client.query<Row>({ text, values })
+      return rows
+    } catch (error) {
+      throw explain(error)
+    }
+  }
+
   let result: T
   try {
     result = await work({ query })
@@ -230,23 +214,17 @@ const codeOf = (error: unknown): string => (error as { code?: string }).code ?? 
  * Timestamps come as the ISO text that the API sends. Going through `Date` costs more than the
  * rest of decoding a row.
  */
-const getTypeParser: typeof pg.types.getTypeParser = (type, format) => {
-  const parse = pg.types.getTypeParser(type, format)
-  return type === pg.types.builtins.TIMESTAMPTZ ? (text) => toIso(text, parse) : parse
-}
+const getTypeParser: typeof pg.types.getTypeParser = (type, format) =>
+  type === pg.types.builtins.TIMESTAMPTZ ? toIso : pg.types.getTypeParser(type, format)
 
 /** Makes `2024-01-02T03:04:05.678Z` of `2024-01-02 03:04:05.67812+00`. */
-function toIso(text: string, parse: (text: string) => unknown): string | null {
-  const isUsual = text.endsWith('+00') && text[4] === '-'
-  if (isUsual) {
-    const day = text.slice(0, 10)
-    const time = text.slice(11, 19)
-    const milliseconds = text.slice(20, -3).padEnd(3, '0').slice(0, 3)
-    return `${day}T${time}.${milliseconds}Z`
-  }
-  // In another time zone, or far away; `infinity` is no date.
-  const parsed = parse(text)
-  return parsed instanceof Date ? parsed.toJSON() : null
+function toIso(text: string): string | null {
+  // Far away, or `infinity`, which is no date.
+  if (text[4] !== '-' || !text.endsWith('+00')) return new Date(text).toJSON()
+  const day = text.slice(0, 10)
+  const time = text.slice(11, 19)
+  const milliseconds = text.slice(20, -3).padEnd(3, '0').slice(0, 3)
+  return `${day}T${time}.${milliseconds}Z`
 }
 
 /** Opens a database for the duration of `work`, whose statements may take any time. */
@@ -267,17 +245,11 @@ export async function ping(db: Db): Promise<void> {
   await db.query('select')
 }
 
-/** A statement that is to give a row. */
-interface Wanted {
-  text: string
-  values?: unknown[]
-  /** What is thrown when it gives none; by default `internal`. */
-  orThrow?: Code
-}
-
-/** The first row of a statement; throws `orThrow` when it gives none. */
-export async function one<Row>(db: Db, wanted: Wanted): Promise<Row> {
-  const { text, values, orThrow = 'internal' } = wanted
+/** The first row of a statement; throws `orThrow`, by default `internal`, when it gives none. */
+export async function one<Row>(
+  db: Db,
+  { text, values, orThrow = 'internal' }: { text: string; values?: unknown[]; orThrow?: Code },
+): Promise<Row> {
   const [row] = await db.query<Row>(text, values)
   if (row === undefined) throw new AppError(orThrow)
   return row
@@ -303,18 +275,10 @@ const lostClasses: string[] = [
   '28', // access: a wrong password, no line of pg_hba.conf
   '3D', // no such database
   '53', // out of connections, memory, disk
-  '55000', // the database or a standby accepts no connections
-  '55006', // the database is being dropped, renamed or copied
-  '55P03', // a lock was not to be had
+  '55', // no connections are accepted, the database is being dropped, a lock was not to be had
   '57', // stopped, or cancelled after its time
   '58', // an error of the system
 ]
-
-interface DatabaseError extends Error {
-  code?: string
-  /** Given by the server alone: not by the driver, the resolver, TLS or a socket. */
-  severity?: string
-}
 
 /** Makes `database_unavailable` of an error that is neither our mistake nor the statement's. */
 function explain(error: unknown): unknown {

@@ -1,7 +1,7 @@
 // What the service's role may do with each table: `create` grants it, the start checks it. A
 // migration that makes a table grants the same.
 import { ExitError } from '../errors.ts'
-import type { Db } from './pool.ts'
+import { one, type Db } from './pool.ts'
 
 const all = ['select', 'insert', 'update', 'delete']
 
@@ -19,19 +19,19 @@ interface Facts {
   role: string
   encoding: string
   isReadOnly: boolean
-  isSuperuser: boolean
   /** Whether the role may use the schema; null: there is none. */
   mayUse: boolean | null
+  mayChangeAudit: boolean | null
 }
 
 interface TableFacts {
   name: string
+  /** What the role is not allowed to do in it. */
+  lacking: string[]
   /** Whether a statement that names no schema means it. */
   isFound: boolean
   /** Whether row-level security hides rows from the role. */
   isFiltered: boolean
-  isOwner: boolean
-  may: string[]
 }
 
 const mend = 'Run: node bin/database.js create'
@@ -41,20 +41,22 @@ const mend = 'Run: node bin/database.js create'
  * Returns what is no hindrance but should be otherwise, a sentence for each.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
-  const facts = await readFacts(db)
-  const tables = await readTables(db)
-  if (facts.encoding !== 'UTF8')
+  const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await readFacts(db)
+  if (encoding !== 'UTF8')
     throw new ExitError(
-      `The database is encoded in ${facts.encoding}; it has to be UTF8. Dump it, and ${mend}`,
+      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${mend}`,
     )
-  if (facts.mayUse === false)
-    throw new ExitError(`${facts.role} may not use the schema user_service_schema. ${mend}`)
-  for (const table of tables) checkTable(table, facts.role)
-  return findWarnings(facts, tables, hosts)
+  if (mayUse === false)
+    throw new ExitError(`${role} may not use the schema user_service_schema. ${mend}`)
+  for (const table of await readTables(db)) checkTable(table, role)
+  const warnings: string[] = []
+  if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
+  if (isReadOnly && hosts.length === 1)
+    warnings.push('the database is read-only: every change will fail')
+  return warnings
 }
 
-function checkTable({ name, isFound, isFiltered, may }: TableFacts, role: string): void {
-  const lacking = rights[name]!.filter((privilege) => !may.includes(privilege))
+function checkTable({ name, lacking, isFound, isFiltered }: TableFacts, role: string): void {
   if (lacking.length > 0)
     throw new ExitError(
       `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
@@ -69,39 +71,29 @@ function checkTable({ name, isFound, isFiltered, may }: TableFacts, role: string
     )
 }
 
-function findWarnings(facts: Facts, tables: TableFacts[], hosts: string[]): string[] {
-  const { role, isSuperuser, isReadOnly } = facts
-  const warnings: string[] = []
-  const audit = tables.find(({ name }) => name === 'audit_events')
-  const mayChangeAudit = ['update', 'delete', 'truncate'].some((each) => audit?.may.includes(each))
-  if (isSuperuser || audit?.isOwner || mayChangeAudit)
-    warnings.push(`${role} may change the audit: connect as user_service_manager`)
-  if (isReadOnly && hosts.length === 1)
-    warnings.push('the database is read-only: every change will fail')
-  return warnings
-}
+/** From the catalogue alone, for which no privilege is needed; so are the facts of tables. */
+const readFacts = (db: Db): Promise<Facts> =>
+  one(db, {
+    text: `
+      select current_user::text as role,
+        current_setting('server_encoding') as encoding,
+        current_setting('transaction_read_only') = 'on' as "isReadOnly",
+        has_schema_privilege(pg_namespace.oid, 'usage') as "mayUse",
+        has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayChangeAudit"
+      from (values ('user_service_schema')) as wanted (name)
+      left join pg_namespace on nspname = name
+      left join pg_class on relnamespace = pg_namespace.oid and relname = 'audit_events'`,
+  })
 
-async function readFacts(db: Db): Promise<Facts> {
-  const [facts] = await db.query<Facts>(`
-    select current_user::text as role,
-      current_setting('server_encoding') as encoding,
-      current_setting('transaction_read_only') = 'on' as "isReadOnly",
-      current_setting('is_superuser') = 'on' as "isSuperuser",
-      (select has_schema_privilege(oid, 'usage') from pg_namespace
-        where nspname = 'user_service_schema') as "mayUse"`)
-  return facts!
-}
-
-/** Looks into the catalogue alone, for which no privilege is needed. */
 const readTables = (db: Db): Promise<TableFacts[]> =>
   db.query(
-    `select relname::text as name, pg_table_is_visible(oid) as "isFound",
-       row_security_active(oid) as "isFiltered", pg_has_role(relowner, 'usage') as "isOwner",
-       array(select privilege from unnest($2::text[]) as privilege
-         where has_table_privilege(pg_class.oid, privilege)) as may
-     from pg_class
-     where relnamespace = (select oid from pg_namespace where nspname = 'user_service_schema')
-       and relkind in ('r', 'p') and relname = any($1::text[])
-     order by relname`,
-    [Object.keys(rights), [...all, 'truncate']],
+    `select name, pg_table_is_visible(pg_class.oid) as "isFound",
+       row_security_active(pg_class.oid) as "isFiltered",
+       array(select privilege from json_array_elements_text(privileges) as privilege
+         where not has_table_privilege(pg_class.oid, privilege)) as lacking
+     from json_each($1) as wanted (name, privileges)
+     join pg_class on relname = name
+     join pg_namespace on pg_namespace.oid = relnamespace and nspname = 'user_service_schema'
+     order by name`,
+    [JSON.stringify(rights)],
   )

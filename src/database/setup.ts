@@ -5,7 +5,7 @@ import pg from 'pg'
 import type { DatabaseConfig } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { sqlState } from './codes.ts'
-import { checkForeign } from './migrate.ts'
+import { findHistory } from './migrate.ts'
 import { one, withDatabase, type Db } from './pool.ts'
 import { rights } from './rights.ts'
 import { serviceSettings } from './session.ts'
@@ -25,7 +25,7 @@ type Passwords = Partial<Record<Role, string>>
 export async function createDatabase(config: DatabaseConfig, passwords: Passwords = {}) {
   await withDatabase({ ...config, name: 'postgres' }, async (db) => {
     const existing = await db.query('select from pg_database where datname = $1', [config.name])
-    if (existing.length > 0) await withDatabase(config, checkForeign)
+    if (existing.length > 0) await withDatabase(config, findHistory)
     for (const role of roles) await createRole(db, role, passwords[role])
     await joinOwner(db)
     await createEmptyDatabase(db, pg.escapeIdentifier(config.name))
@@ -49,7 +49,7 @@ export interface Dropped {
  */
 export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    const { exists, may, user } = await readDropRights(db, config.name)
+    const { exists, may, user, present } = await readDropRights(db, config.name)
     if (!may)
       throw new ExitError(
         `${user} may not drop the database and its roles: connect as a superuser, or as the role ` +
@@ -58,7 +58,7 @@ export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
     if (exists) await withDatabase(config, checkOurs)
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
     const dropped: Dropped = { database: exists, roles: [], kept: [] }
-    for (const name of await findRoles(db)) {
+    for (const name of present) {
       const isDropped = await unless(sqlState.dependentObjects, () => db.query(`drop role ${name}`))
       dropped[isDropped ? 'roles' : 'kept'].push(name)
     }
@@ -70,12 +70,15 @@ interface DropRights {
   user: string
   exists: boolean
   may: boolean
+  /** Those of our roles that are there. */
+  present: string[]
 }
 
 const readDropRights = (db: Db, name: string): Promise<DropRights> =>
-  one<DropRights>(db, {
+  one(db, {
     text: `select current_user::text as user,
         exists (select from pg_database where datname = $1) as exists,
+        array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present,
         rolsuper or rolcreaterole and current_user <> all($2::text[])
           and not exists (
             select from pg_database
@@ -88,14 +91,6 @@ const readDropRights = (db: Db, name: string): Promise<DropRights> =>
     values: [name, roles],
   })
 
-async function findRoles(db: Db): Promise<string[]> {
-  const found = await db.query<{ name: string }>(
-    'select rolname::text as name from pg_roles where rolname = any($1::text[]) order by 1',
-    [roles],
-  )
-  return found.map(({ name }) => name)
-}
-
 /** Throws in a database without our schema, and in one of another service. */
 async function checkOurs(db: Db): Promise<void> {
   const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
@@ -104,7 +99,7 @@ async function checkOurs(db: Db): Promise<void> {
       'there is no schema user_service_schema in that database: it is not one of this service; ' +
         'nothing was dropped',
     )
-  await checkForeign(db)
+  await findHistory(db)
 }
 
 async function createRole(db: Db, role: Role, password: string | undefined) {
@@ -129,27 +124,22 @@ async function createEmptyDatabase(db: Db, name: string) {
   )
   // Each connection of ours sets them itself; here they are for poolers, behind which that may not
   // reach each connection to the server.
-  const settings = await knownSettings(db)
-  const assigned = settings.map(
-    (setting) => `alter role user_service_manager in database ${name} set ${setting};`,
-  )
+  const { assigned } = await one<{ assigned: string }>(db, {
+    text: `
+      select string_agg(format('alter role user_service_manager in database %s set %s = %L',
+        $2::text, name, value), ';') as assigned
+      from json_each_text($1) as wanted (name, value)
+      where current_setting(name, true) is not null`,
+    values: [JSON.stringify(serviceSettings), name],
+  })
   await db.query(`
-    ${assigned.join('\n')}
+    ${assigned};
     alter role user_service_admin in database ${name} set search_path = user_service_schema;
     alter role user_service_user in database ${name} set search_path = user_service_schema;
     -- Not for everybody: what others create without naming a schema is not ours.
     alter database ${name} reset search_path;
     revoke all on database ${name} from public;
     grant connect on database ${name} to ${roles.join(', ')}`)
-}
-
-/** The service's settings that this version of PostgreSQL has, as `name = 'value'`. */
-async function knownSettings(db: Db): Promise<string[]> {
-  const known = await db.query<{ name: string }>(
-    'select name from unnest($1::text[]) as name where current_setting(name, true) is not null',
-    [Object.keys(serviceSettings)],
-  )
-  return known.map(({ name }) => `${name} = '${serviceSettings[name]}'`)
 }
 
 const createSchema = (db: Db) =>
@@ -167,17 +157,15 @@ const createSchema = (db: Db) =>
 
 /** Grants on the tables that are there, as after a restore that left the grants out. */
 async function grantRights(db: Db) {
-  const tables = await db.query<{ name: string }>(
-    `select relname::text as name from pg_class
-     where relnamespace = 'user_service_schema'::regnamespace and relkind in ('r', 'p')
-       and relname = any($1::text[])`,
-    [Object.keys(rights)],
-  )
-  for (const { name } of tables)
-    await db.query(`
-      revoke all on user_service_schema.${name} from public, user_service_manager;
-      grant ${rights[name]!.join(', ')} on user_service_schema.${name} to user_service_manager;
-      grant select on user_service_schema.${name} to user_service_user`)
+  for (const [name, privileges] of Object.entries(rights)) {
+    const table = `user_service_schema.${name}`
+    await unless(sqlState.undefinedTable, () =>
+      db.query(`
+        revoke all on ${table} from public, user_service_manager;
+        grant ${privileges.join(', ')} on ${table} to user_service_manager;
+        grant select on ${table} to user_service_user`),
+    )
+  }
 }
 
 /** Runs `work`, which may fail with this SQLSTATE: false, then, and there is nothing to do. */
@@ -201,9 +189,8 @@ function verifier(password: string): string {
   return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${server}`
 }
 
-const spaces = /[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000]/g
-const invisible =
-  /\u00ad|\u034f|\u1806|[\u180b-\u180d]|\u200c|\u200d|\u2060|[\ufe00-\ufe0f]|\ufeff/g
+const spaces = /[\p{Zs}\u200b]/gu
+const invisible = /[\u00ad\u034f\u1806\u180b-\u180d\u200c\u200d\u2060\ufe00-\ufe0f\ufeff]/g
 
 /** SASLprep (RFC 4013), as far as libpq and `pg` prepare a password that they log in with. */
 const prepare = (password: string) =>
