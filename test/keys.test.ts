@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { deleteEndedSessions, lockStoredKey } from '../src/keys/queries.ts'
+import { deleteEndedSessions, lockStoredKey, markUsed } from '../src/keys/queries.ts'
 import { brief, nobody, startTestApp } from './support/helpers.ts'
 import { until } from './support/process.ts'
 
@@ -165,6 +165,16 @@ test('a rotated key works on for the overlap, but never past its end', async () 
     [old.id],
   )
   assert.ok(row!.left > 50 && row!.left <= 60)
+
+  const validUntil = inSeconds(30)
+  const { details: short } = await app.request('POST', keys, {
+    key: owner.key,
+    body: { name: 'short', validUntil },
+  })
+  await rotate(short.id, 60)
+  const { details: listed } = await app.request('GET', keys, { key: owner.key })
+  const ended = listed.find(({ id }: { id: string }) => id === short.id)
+  assert.equal(ended.validUntil, validUntil)
   for (const overlap of [-1, 604_801, 1.5, '5'])
     assert.equal((await rotate(next.id, overlap)).status, 400)
 })
@@ -245,6 +255,15 @@ test('the use of a key is noted to the minute, by one write for many uses', asyn
   } while (minute() !== began)
   const { details } = await app.request('GET', `/users/${id}/keys`, { key })
   assert.match(details[0].lastUsedAt, /:00\.000Z$/)
+})
+
+test('noting the use of a key does not wait for the disk', async () => {
+  const { keyId } = await app.user()
+  const [setting] = await app.db.transaction(async (tx) => {
+    await markUsed(tx, [keyId])
+    return tx.query(`select current_setting('synchronous_commit') as waits`)
+  })
+  assert.deepEqual({ ...setting! }, { waits: 'off' })
 })
 
 test('both ways of sending a key work, two different keys do not', async () => {
