@@ -95,7 +95,9 @@ function parseIdleSeconds(given: string): number | undefined {
   return seconds === 0 || (seconds >= 120 && seconds <= 86_400) ? seconds : undefined
 }
 
-/** Turns the environment into the service's settings; throws all mistakes at once, exit status 2. */
+/**
+ * Turns the environment into the service's settings; throws all mistakes at once, exit status 2.
+ */
 export function readConfig(env: Env) {
   const reader = createReader(env)
   const { text, wrong, read, integer, file, choice, pair } = reader

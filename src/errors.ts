@@ -56,7 +56,10 @@ for (const [status, all] of Object.entries(sentences)) {
     failures[code as Code] = { status: Number(status), sentence }
 }
 
-/** What is wrong with one member of a body or query; a code where that tells more than the one of the whole. */
+/**
+ * What is wrong with one member of a body or query; a code where that tells more than the one of
+ * the whole.
+ */
 export type Fault = { field: string; message: string; code?: Code | undefined }
 interface Details {
   faults?: Fault[]

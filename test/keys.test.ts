@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import { createKey } from '../src/keys/format.ts'
 import { deleteEndedSessions, lockStoredKey, markUsed } from '../src/keys/queries.ts'
 import { brief, nobody, startTestApp } from './support/helpers.ts'
 import { until } from './support/process.ts'
@@ -255,6 +256,21 @@ test('the use of a key is noted to the minute, by one write for many uses', asyn
   } while (minute() !== began)
   const { details } = await app.request('GET', `/users/${id}/keys`, { key })
   assert.match(details[0].lastUsedAt, /:00\.000Z$/)
+})
+
+test('of keys that are looked up together each gets its own answer', async () => {
+  const users = await Promise.all(Array.from({ length: 12 }, () => app.user()))
+  const asked = users.flatMap((user) => [
+    { key: createKey(), id: null },
+    { key: user.key, id: user.id },
+  ])
+  const answers = await Promise.all(
+    asked.map(({ key }) => app.request('GET', '/users/auth', { key })),
+  )
+  assert.deepEqual(
+    answers.map(({ headers }) => headers.get('x-auth-user-id')),
+    asked.map(({ id }) => id),
+  )
 })
 
 test('noting the use of a key does not wait for the disk', async () => {

@@ -987,14 +987,6 @@ export const mutations: Mutation[] = [
     meaning: 'an entry that is no address does not end the search',
   },
   {
-    file: 'src/http/address.ts',
-    text: `if (named === '') continue
-`,
-    replacement: '\n',
-    meaning: 'a comma at the end makes all behind a proxy one client',
-    tests: ['throttle'],
-  },
-  {
     file: 'src/http/body.ts',
     text: `if (length > maxBytes) reject(new AppError('body_too_large'))
       else chunks.push(chunk)`,
@@ -1021,24 +1013,10 @@ export const mutations: Mutation[] = [
     tests: ['abuse', 'throttle'],
   },
   {
-    file: 'src/http/connections.ts',
-    text: 'if (parser) parser.onIncoming = () => -1',
-    replacement: '',
-    meaning: 'a connection that is cut is parsed to its end, before everybody else',
-    tests: ['abuse'],
-  },
-  {
     file: 'src/http/etag.ts',
     text: 'return tags.includes(etag)',
     replacement: `return tags.some((tag) => tag.replace(/^W\\//, '') === etag)`,
     meaning: 'If-Match compares weakly',
-  },
-  {
-    file: 'src/http/etag.ts',
-    text: `if (tags === null) throw new AppError('invalid_request')
-  return tags.includes(etag)`,
-    replacement: 'return tags === null || tags.includes(etag)',
-    meaning: 'a version without quotes changes whatever is there',
   },
   {
     file: 'src/http/limiter.ts',
@@ -1147,21 +1125,6 @@ export const mutations: Mutation[] = [
     meaning: 'a malformed request cuts off the answers before it',
   },
   {
-    file: 'src/http/server.ts',
-    text: `await sleep(lingerMs)
-      // Node`,
-    replacement: '// Node',
-    meaning: 'connections that were made before a stop are reset',
-    tests: ['abuse'],
-  },
-  {
-    file: 'src/http/strict.ts',
-    text: 'req.rawHeaders.length > 2 * maxFields',
-    replacement: 'req.rawHeaders.length > 4000',
-    meaning: 'fields after the hundredth are ignored, a key among them',
-    tests: ['abuse'],
-  },
-  {
     file: 'src/http/strict.ts',
     text: `  if (hosts > 1) return false
 `,
@@ -1193,13 +1156,6 @@ export const mutations: Mutation[] = [
 `,
     replacement: '',
     meaning: 'an expired certificate is served',
-  },
-  {
-    file: 'src/database/batch.ts',
-    text: 'if (items.length < most.length) continue',
-    replacement: 'if (items.length > 1) continue',
-    meaning: 'a client that floods the queue of keys keeps all others out',
-    tests: ['abuse'],
   },
   {
     file: 'src/database/pool.ts',
@@ -1502,5 +1458,28 @@ export const mutations: Mutation[] = [
     replacement: 'grant select, insert, update, delete on user_service_schema.tokens',
     meaning: 'the service may change tokens',
     tests: ['migrate'],
+  },
+  {
+    file: 'bin/deploy.sh',
+    text: 'words="--roll-back( --yes)?|$image_words"',
+    replacement: 'words="--roll-back( --yes)?|.*"',
+    meaning: 'an image name reaches the shell of the instance',
+    tests: ['system/deploy'],
+  },
+  {
+    file: 'bin/ec2-open-db-tunnel.sh',
+    text: 'forward=127.0.0.1:$port:127.0.0.1:${DATABASE_PORT:-5432}',
+    replacement: 'forward=0.0.0.0:$port:127.0.0.1:${DATABASE_PORT:-5432}',
+    meaning: 'the tunnel to the database is open to the network',
+    tests: ['system/deploy'],
+  },
+  {
+    file: 'bin/ec2-open-db-tunnel.sh',
+    text: `  [[ "$arguments " == *" $target "* ]] ||
+    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
+`,
+    replacement: '',
+    meaning: 'a tunnel to another host is taken for this one',
+    tests: ['system/deploy'],
   },
 ]

@@ -208,6 +208,14 @@ test('five failures in a row make a client wait, also on an account that nobody 
   }
 })
 
+test('guesses at an address that is the id of a user are not counted for the user', async () => {
+  const user = await app.user()
+  const client = '192.0.2.20'
+  for (let i = 0; i < 5; i++) await login(user.id, 'wrong', client)
+  assert.equal((await login(user.id, 'wrong', client)).status, 429)
+  assert.equal((await login(user.email, password, client)).status, 201)
+})
+
 test('an attempt during the wait does not count', async () => {
   const user = await guessable()
   const client = '192.0.2.17'

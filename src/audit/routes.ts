@@ -1,5 +1,5 @@
-// The room of the audit log: who did what to whom, from where. Events are written in the transaction
-// of what they report, and never changed.
+// The room of the audit log: who did what to whom, from where. Events are written in the
+// transaction of what they report, and never changed.
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/pagination.ts'

@@ -88,7 +88,8 @@ async function backUp({ database, bucket, env, print }: Backup): Promise<void> {
 
 /**
  * Runs `work` while no other backup runs, else throws with exit status 3. The lock is that of a
- * transaction without a snapshot, which holds up nothing. If it is lost, that is no failure of `work`.
+ * transaction without a snapshot, which holds up nothing. If it is lost, that is no failure of
+ * `work`.
  */
 async function whileLocked<T>(database: DatabaseConfig, work: () => Promise<T>): Promise<T> {
   let done: { result: T } | null = null

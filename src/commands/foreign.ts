@@ -10,8 +10,8 @@ export interface ForeignObject {
 }
 
 /**
- * Finds what `drop schema … cascade` would drop besides our own objects: those of another owner than
- * schema_migrations has, extensions, and objects of other schemas that depend on ours.
+ * Finds what `drop schema … cascade` would drop besides our own objects: those of another owner
+ * than schema_migrations has, extensions, and objects of other schemas that depend on ours.
  */
 export async function findForeign(db: Db): Promise<ForeignObject[]> {
   return db.query<ForeignObject>(`

@@ -93,7 +93,7 @@ await command({
   },
 })
 
-/** What a restore takes away that no dump gives back. */
+/** What a restore deletes and no dump contains. */
 interface Losses {
   foreign: string[]
   publications: string[]

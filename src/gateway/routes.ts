@@ -3,7 +3,9 @@
 import { AppError } from '../errors.ts'
 import { route, type Caller, type Route } from '../http/route.ts'
 
-/** What a gateway is told of a caller, always all of it, so that it overwrites what a client sent. */
+/**
+ * What a gateway is told of a caller, always all of it, so that it overwrites what a client sent.
+ */
 const identity: Record<string, (caller: Caller) => unknown> = {
   'X-Auth-User-Id': (caller) => caller.userId,
   'X-Auth-User-Email': (caller) => caller.email,
@@ -55,8 +57,8 @@ const lettersOf = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '')
 const knownLetters = new Set(Object.keys(requirements).map(lettersOf))
 
 /**
- * Whether a parameter is meant as a requirement and is none, as clients write lists (`require-role[]`)
- * and authors of configurations err (`require_role`, `requireRole`).
+ * Whether a parameter is meant as a requirement and is none, as clients write lists
+ * (`require-role[]`) and authors of configurations err (`require_role`, `requireRole`).
  */
 function isMisspelt(name: string): boolean {
   if (Object.hasOwn(requirements, name)) return false

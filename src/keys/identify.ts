@@ -25,7 +25,9 @@ const marking = { statements: 1, items: 1000, waiting: 5000 }
  */
 export type Identify = (headers: IncomingHttpHeaders, client: string) => Promise<Caller>
 
-/** Identifies by `db`; a session that was not used for `idleSeconds` has ended, 0: no such limit. */
+/**
+ * Identifies by `db`; a session that was not used for `idleSeconds` has ended, 0: no such limit.
+ */
 export function createIdentify(db: Database, idleSeconds: number): Identify {
   const mark = createBatch(marking, async (keyIds: string[]) => {
     await markUsed(db, keyIds)

@@ -207,10 +207,13 @@ export const findCallers = (
     true,
   )
 
-/** Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk. */
+/**
+ * Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk.
+ */
 export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
   db.query(
-    // The first condition has an effect: the statement's own transaction does not wait for the disk.
+    // The first condition has an effect: the statement's own transaction does not wait for the
+    // disk.
     `update api_keys set last_used_at = date_trunc('minute', now())
      where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
        select ctid from api_keys where id = any($1::uuid[])

@@ -47,7 +47,9 @@ import {
 const dayMs = 86_400_000
 const past = { field: 'validUntil', message: 'must be in the future' }
 
-/** The end of a new key. Here only what no clock calls the future is refused; the database decides. */
+/**
+ * The end of a new key. Here only what no clock calls the future is refused; the database decides.
+ */
 const endSchema = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
   return value

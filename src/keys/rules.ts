@@ -85,7 +85,9 @@ const scopesWithin: Record<Scope, Scope[]> = {
   metrics: ['metrics'],
 }
 
-/** The end of keys that `maker` makes for its own user, at the latest: a session's does not count. */
+/**
+ * The end of keys that `maker` makes for its own user, at the latest: a session's does not count.
+ */
 const endOf = (maker: Powers & { kind: KeyKind }) =>
   maker.kind === 'api' ? maker.validUntil : null
 

@@ -1,9 +1,10 @@
 // What guessing costs. Failures in a row are counted in the database: per account and client, per
 // account from anywhere, and per client over whatever accounts. From a row's limit on, each further
-// attempt has to wait, 1 s doubling to 15 min. An attempt during the wait is refused and not counted.
+// attempt has to wait, 1 s doubling to 15 min. An attempt during the wait is refused and not
+// counted.
 //
-// One failure is forgotten per 15 min, so a stranger at one address, who then gets one try per 15 min,
-// never reaches the limit of an account from anywhere and cannot keep its owner out elsewhere.
+// One failure is forgotten per 15 min, so a stranger at one address, who then gets one try per 15
+// min, never reaches the limit of an account from anywhere and cannot keep its owner out elsewhere.
 // Addresses that nobody has are counted like accounts.
 import { createHash } from 'node:crypto'
 
@@ -38,7 +39,7 @@ export interface Guess {
 export const accountOfUser = (id: string): Buffer => digest(`user ${id}`)
 /** The name under which the failures of an address that no user has are counted. */
 export const accountOfAddress = (folded: string): Buffer => digest(`address ${folded}`)
-/** Whatever account a client guesses at. */
+/** Stands for all accounts that a client guesses at. */
 const anyAccount = digest('any account')
 
 function digest(name: string): Buffer {

@@ -1,5 +1,5 @@
-// The form in which passwords are stored: PHC strings. Parameters that are read from a stored string
-// are bounded before use, so that a single written row cannot ask for a gigabyte.
+// The form in which passwords are stored: PHC strings. Parameters that are read from a stored
+// string are bounded before use, so that a single written row cannot ask for a gigabyte.
 
 /** A password's parameters, salt and hash; `ln` is the binary logarithm of scrypt's N. */
 export interface PasswordHash {

@@ -95,7 +95,9 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     }
   }
 
-  /** Refuses one place a turn of the event loop, so that a flood does not hold up other requests. */
+  /**
+   * Refuses one place a turn of the event loop, so that a flood does not hold up other requests.
+   */
   async function refuseInTurn(place: Place) {
     const turn = lastRefusal.then(() => nextTurn())
     lastRefusal = turn

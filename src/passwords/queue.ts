@@ -22,7 +22,9 @@ export interface Queue {
   leave(place: Place): void
   /** The next place that is ready, which stays in the queue. */
   nextReady(): Place | undefined
-  /** Removes a place whose turn has come; the other clients' turns come before its client's next. */
+  /**
+   * Removes a place whose turn has come; the other clients' turns come before its client's next.
+   */
   take(place: Place): void
   length(): number
 }

@@ -4,7 +4,9 @@ import { anyTextSchema, refined, type Schema } from '../schema.ts'
 
 const sample = 'correct horse battery staple'
 const maxLength = 128
-/** Other systems allowed longer ones, and before NFKC one may have more characters than after it. */
+/**
+ * Other systems allowed longer ones, and before NFKC one may have more characters than after it.
+ */
 const maxLengthOfAny = 1024
 
 const commonText = readFileSync(new URL('common.txt', import.meta.url), 'utf8')

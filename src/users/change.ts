@@ -156,7 +156,9 @@ export function differing<T extends object>(before: Partial<T>, given: T): Parti
   return different
 }
 
-/** Locks the user; throws `user_not_found` or, if If-Match means another version, `stale_version`. */
+/**
+ * Locks the user; throws `user_not_found` or, if If-Match means another version, `stale_version`.
+ */
 export async function lockVersion(
   tx: Db,
   id: string,

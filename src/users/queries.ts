@@ -23,8 +23,8 @@ export async function insertUser(tx: Db, user: NewUser): Promise<User> {
   const address = foldEmail(user.email)
   const inserted = await explained(() =>
     one<User>(tx, {
-      text: `insert into users (email, email_lower, password_hash, role, permissions, metadata, enabled,
-         email_verified_at)
+      text: `insert into users (email, email_lower, password_hash, role, permissions, metadata,
+        enabled, email_verified_at)
        values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
          case when $8::boolean then now() end)
        returning ${columns}`,
@@ -104,7 +104,8 @@ export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
   }
   const { isFew } = await one<{ isFew: boolean }>(db, {
     text: `select count(*) < $2::int as "isFew" from (
-      select from users where ${rangeFrom('$1')} order by email_lower collate "C" limit $2::int) as first`,
+      select from users where ${rangeFrom('$1')}
+      order by email_lower collate "C" limit $2::int) as first`,
     values: [folded, fewMatches],
   })
   return list(isFew ? narrow : broad, [folded])

@@ -18,12 +18,15 @@ const maxMetadataBytes = 4096
 const sample = 'ada@example.org'
 
 /**
- * The form by which addresses are compared. NUL, which PostgreSQL does not take, matches no address.
+ * The form by which addresses are compared. NUL, which PostgreSQL does not take, matches no
+ * address.
  */
 export const foldEmail = (email: string): string =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
-/** \s, and of Unicode's classes Cc and Cf what UTF-16 writes in one unit: not every dialect has \p. */
+/**
+ * \s, and of Unicode's classes Cc and Cf what UTF-16 writes in one unit: not every dialect has \p.
+ */
 const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
   '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f\\u3000\\ufeff\\ufff9-\\ufffb'
