@@ -172,6 +172,7 @@ test('an unknown address, a wrong password and a disabled user get the same answ
   const answers = [
     await login('nobody@example.org'),
     await login(user.email, 'wrong'),
+    await login(user.email, ''),
     await login(disabled.email),
     await login('not an address', ''),
     await login('nul\u0000@example.org', '\ud800'),
