@@ -19,7 +19,7 @@ const rooms: Record<string, string[]> = {
   'src/gateway/': ['keys', 'powers', 'life', 'access'],
   'src/keys/': ['keys', 'access', 'powers', 'sessions', 'secrets', 'users', 'plans', 'faults'],
   'src/sessions/': ['sessions', 'access', 'powers', 'life'],
-  'src/passwords/': ['sessions', 'users', 'secrets', 'life', 'abuse'],
+  'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'life', 'abuse'],
   'src/users/': ['users', 'access', 'life', 'powers', 'sessions', 'commands', 'faults'],
   'src/tokens/': ['life', 'users', 'access'],
   'src/audit/': ['sessions', 'life', 'users', 'access'],
