@@ -58,16 +58,9 @@ export const refined = <T>(
 })
 
 /** The same schema, with what the document says of it. */
-export const documented = <T>(
-  schema: Schema<T>,
-  { description, example }: { description?: string | undefined; example?: unknown },
-): Schema<T> => ({
+export const documented = <T>(schema: Schema<T>, json: JsonSchema): Schema<T> => ({
   ...schema,
-  json: {
-    ...schema.json,
-    ...(description !== undefined && { description }),
-    ...(example !== undefined && { examples: [example] }),
-  },
+  json: { ...schema.json, ...json },
 })
 
 /** Any text. */
@@ -75,27 +68,32 @@ export const anyTextSchema = rule({ type: 'string' }, 'must be text', (value) =>
   typeof value === 'string' ? value : undefined,
 )
 
-interface TextRule {
+/** Well-formed text that fits `pattern` and has `min` to `max` code points. */
+export function text({
+  min,
+  max,
+  pattern,
+  message = `must have ${min} to ${max} characters`,
+  example,
+}: {
   min: number
   max: number
   pattern: RegExp
   message?: string
   example?: string
-}
-
-/** Well-formed text that fits `pattern` and has `min` to `max` code points. */
-export function text({ min, max, pattern, message, example }: TextRule): Schema<string> {
-  function parse(value: unknown) {
+}): Schema<string> {
+  const json: JsonSchema = {
+    type: 'string',
+    minLength: min,
+    maxLength: max,
+    pattern: pattern.source,
+    ...(example !== undefined && { examples: [example] }),
+  }
+  return rule(json, message, (value) => {
     if (typeof value !== 'string' || !value.isWellFormed() || !pattern.test(value)) return undefined
     const length = [...value].length
     return length >= min && length <= max ? value : undefined
-  }
-  const schema = rule(
-    { type: 'string', minLength: min, maxLength: max, pattern: pattern.source },
-    message ?? `must have ${min} to ${max} characters`,
-    parse,
-  )
-  return documented(schema, { example })
+  })
 }
 
 /** Whether this is a UUID, in whatever case. */
@@ -116,28 +114,26 @@ export const booleanSchema = rule({ type: 'boolean' }, 'must be true or false', 
   typeof value === 'boolean' ? value : undefined,
 )
 
-const wholeNumber = (
-  range: { min: number; max: number; json: JsonSchema },
-  read: (value: unknown) => number,
-) =>
+/** A whole number. */
+export const integer = (min: number, max: number, json: JsonSchema = {}) =>
   rule(
-    { type: 'integer', format: 'int32', minimum: range.min, maximum: range.max, ...range.json },
-    `must be a whole number from ${range.min} to ${range.max}`,
-    (given) => {
-      const value = read(given)
-      return Number.isInteger(value) && value >= range.min && value <= range.max ? value : undefined
+    { type: 'integer', format: 'int32', minimum: min, maximum: max, ...json },
+    `must be a whole number from ${min} to ${max}`,
+    (value) => {
+      const isWhole = typeof value === 'number' && Number.isInteger(value)
+      return isWhole && value >= min && value <= max ? value : undefined
     },
   )
 
-/** A whole number. */
-export const integer = (min: number, max: number, json: JsonSchema = {}) =>
-  wholeNumber({ min, max, json }, (value) => value as number)
-
 /** A whole number in a query, where all is text: its digits. */
-export const digits = (min: number, max: number, json: JsonSchema = {}) =>
-  wholeNumber({ min, max, json }, (value) =>
-    typeof value === 'string' && /^\d{1,9}$/.test(value) ? Number(value) : NaN,
-  )
+export function digits(min: number, max: number, json: JsonSchema): Schema<number> {
+  const number = integer(min, max, json)
+  return {
+    ...number,
+    check: (value, ...rest) =>
+      number.check(/^\d{1,9}$/.test(String(value)) ? Number(value) : value, ...rest),
+  }
+}
 
 /** One of these texts. */
 export const oneOf = <const T extends string>(...choices: T[]) =>
@@ -153,12 +149,12 @@ export const instantSchema = rule(
   (value) => {
     const match = typeof value === 'string' ? instantPattern.exec(value) : null
     if (match === null) return undefined
-    const date = new Date(match[0].toUpperCase())
-    const year = date.getUTCFullYear()
-    // To Date, February 31 is March 3.
     const day = match[1]!
-    const isInCalendar = new Date(day).toJSON()?.startsWith(day) ?? false
-    return isInCalendar && year > 0 && year <= 9999 ? date.toJSON() : undefined
+    // To Date, February 31 is March 3.
+    if (new Date(day).toJSON()?.startsWith(day) !== true) return undefined
+    // In UTC it may lie in the year 0 or 10000.
+    const instant = new Date(match[0].toUpperCase()).toJSON()
+    return /^(?!0000)\d/.test(instant) ? instant : undefined
   },
 )
 
@@ -171,14 +167,13 @@ const orNull = ({ json }: Schema<unknown>): JsonSchema => ({
 /** The same, or null. */
 export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({
   json: orNull(inner),
-  check: (value, field, faults) => (value === null ? null : inner.check(value, field, faults)),
+  check: (value, ...rest) => (value === null ? null : inner.check(value, ...rest)),
 })
 
 /** An optional member for which null means that it was not given. */
 export const omittable = <T>(inner: Schema<T>): Schema<T> => ({
   json: orNull(inner),
-  check: (value, field, faults) =>
-    value === null ? (undefined as T) : inner.check(value, field, faults),
+  check: (value, ...rest) => (value === null ? (undefined as T) : inner.check(value, ...rest)),
 })
 
 /** A list of at most `max` different items. */
@@ -199,14 +194,12 @@ export function object<R, O = Record<never, never>>(
   optional: Shape<O> = {} as Shape<O>,
 ): Schema<R & Partial<O>> {
   const shape: Shape<Record<string, unknown>> = { ...required, ...optional }
-  const properties = Object.fromEntries(
-    Object.entries(shape).map(([name, { json }]) => [name, json]),
-  )
+  const members = Object.entries(shape)
   const needed = Object.keys(required)
   return {
     json: {
       type: 'object',
-      properties,
+      properties: Object.fromEntries(members.map(([name, { json }]) => [name, json])),
       ...(needed.length > 0 && { required: needed }),
       unevaluatedProperties: false,
     },
@@ -216,14 +209,14 @@ export function object<R, O = Record<never, never>>(
         faults.push({ field, message: 'must be a JSON object' })
         return checked as R & Partial<O>
       }
-      for (const name of Object.keys(value)) {
+      const given = new Map<string, unknown>(Object.entries(value))
+      for (const name of given.keys()) {
         if (!Object.hasOwn(shape, name))
           faults.push({ field: shortened(name), message: 'is not known' })
       }
-      for (const [name, member] of Object.entries(shape)) {
-        if (Object.hasOwn(value, name)) {
-          const given = (value as Record<string, unknown>)[name]
-          const parsed = member.check(given, name, faults)
+      for (const [name, member] of members) {
+        if (given.has(name)) {
+          const parsed = member.check(given.get(name), name, faults)
           if (parsed !== undefined) checked[name] = parsed
         } else if (needed.includes(name)) {
           faults.push({ field: name, message: 'is missing' })

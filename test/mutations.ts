@@ -1045,15 +1045,15 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `    authorize({ route, caller, method: req.method!, params, freshSeconds })
+    text: `    if (caller !== null) authorize({ route, caller, method, params, freshSeconds })
 `,
     replacement: '',
     meaning: 'every key opens everything',
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `const isKeyless = access === 'anyone' || (access === 'optional' && !presentsKey(headers))`,
-    replacement: `const isKeyless = access === 'anyone' || access === 'optional'`,
+    text: `return access === 'optional' ? presentsKey(headers) : access !== 'anyone'`,
+    replacement: `return access !== 'optional' && access !== 'anyone'`,
     meaning: 'a bad key at sign-up is ignored',
   },
   {
@@ -1126,7 +1126,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/strict.ts',
-    text: `  if (hosts > 1) return false
+    text: `  if (hosts.length > 1) return false
 `,
     replacement: '',
     meaning: 'two Host headers are accepted',

@@ -16,19 +16,8 @@ export function createClientReader(
   log: Log,
 ): (req: IncomingMessage) => Client {
   let isWarned = false
-  const peers = new WeakMap<Socket, Client>()
-
-  function isTrusted(address: string): boolean {
-    return trusted !== null && trusted.check(address, isIPv4(address) ? 'ipv4' : 'ipv6')
-  }
-
-  function peerOf(socket: Socket): Client {
-    const known = peers.get(socket)
-    if (known !== undefined) return known
-    const peer = readPeer(socket)
-    peers.set(socket, peer)
-    return peer
-  }
+  const isTrusted = (address: string) =>
+    trusted?.check(address, isIPv4(address) ? 'ipv4' : 'ipv6') === true
 
   /** Once: a client that is not behind a proxy may send the header, too, as often as it likes. */
   function warn(address: string) {
@@ -41,7 +30,7 @@ export function createClientReader(
   }
 
   return (req) => {
-    const peer = peerOf(req.socket)
+    const peer = readPeer(req.socket)
     const forwarded = req.headers['x-forwarded-for'] as string | undefined // Node joins several
     if (forwarded === undefined) return peer
     if (!isTrusted(peer.address)) {
@@ -70,32 +59,17 @@ const describe = (address: string): Client => ({
 })
 
 /** An address without port, brackets and zone; IPv4 that is mapped into IPv6 is IPv4. */
-const normalAddress = (given: string) => unmapIPv4(stripZone(stripPort(given)))
-
-/** `[::1]:5` and `[::1]` are `::1`, `1.2.3.4:5` is `1.2.3.4`. */
-function stripPort(given: string): string {
-  const bracketed = /^\[(.*)\](:\d+)?$/.exec(given)
-  if (bracketed !== null) return bracketed[1]!
-  const withPort = /^([\d.]+):\d+$/.exec(given)
-  return withPort === null ? given : withPort[1]!
-}
-
-/** `fe80::1%eth0` is `fe80::1`. */
-const stripZone = (address: string) => address.replace(/%.*$/, '')
-
-/** `::ffff:1.2.3.4` is `1.2.3.4`. */
-const unmapIPv4 = (address: string) => address.replace(/^::ffff:(?=[\d.]+$)/i, '')
+const normalAddress = (given: string) =>
+  given
+    .replace(/^\[(.*)\](:\d+)?$/, '$1')
+    .replace(/^([\d.]+):\d+$/, '$1')
+    .replace(/%.*$/, '')
+    .replace(/^::ffff:(?=[\d.]+$)/i, '')
 
 /** The /64 of an IPv6 address, in one spelling. */
 function network64(address: string): string {
-  const groupsOf = (part: string) => part.split(':').filter((group) => group !== '')
-  const parts = address.split('::')
-  const groups = groupsOf(parts[0]!)
-  if (parts[1] !== undefined) {
-    const tail = groupsOf(parts[1])
-    while (groups.length + tail.length < 8) groups.push('0')
-    groups.push(...tail)
-  }
-  const network = groups.slice(0, 4).map((group) => parseInt(group, 16).toString(16))
+  const zeros = '0:'.repeat(9 - address.split(':').length)
+  const groups = address.replace('::', `:${zeros}`).split(':')
+  const network = groups.slice(0, 4).map((group) => parseInt(`0${group}`, 16).toString(16))
   return `${network.join(':')}::/64`
 }

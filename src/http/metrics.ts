@@ -1,13 +1,5 @@
 import { failures as knownFailures, type Code } from '../errors.ts'
 
-/** One answered request. */
-export interface Answered {
-  method: string
-  route: string
-  status: number
-  seconds: number
-}
-
 /** How many values were above one bound and at most the next; the last bound is infinite. */
 export interface Histogram {
   bounds: readonly number[]
@@ -25,7 +17,7 @@ export interface Measured {
 /** Numbers of the service; labels come from the route table alone. */
 export interface Metrics {
   /** Counts an answered request. */
-  request(answered: Answered): void
+  request(answered: { method: string; route: string; status: number; seconds: number }): void
   /** Counts a failed one by its code. */
   failure(code: Code): void
   /** All that was counted, and what is measured now, in Prometheus' text format 0.0.4. */
@@ -33,49 +25,47 @@ export interface Metrics {
 }
 
 const durationBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
-const duration = 'http_request_duration_seconds'
-const failed = 'user_service_failures_total'
+
+/** The values of one name, by their labels in braces. */
+type Values = Map<string, number | Histogram>
 
 /** Starts counting at zero. */
 export function createMetrics(): Metrics {
   const requests = new Map<string, number>()
   const durations = new Map<string, Histogram>()
   // From zero on: what appears with its first value shows no increase.
-  const failures = new Map((Object.keys(knownFailures) as Code[]).map((code) => [code, 0]))
+  const failures = new Map(Object.keys(knownFailures).map((code) => [`{code="${code}"}`, 0]))
 
-  function durationsOf(labels: string): Histogram {
-    const known = durations.get(labels)
-    if (known !== undefined) return known
-    const histogram = createHistogram(durationBounds)
-    durations.set(labels, histogram)
-    return histogram
+  function count(counts: Map<string, number>, labels: string) {
+    counts.set(labels, (counts.get(labels) ?? 0) + 1)
   }
 
   return {
     request({ method, route, status, seconds }) {
       const labels = `method="${method}",route="${route}"`
-      count(requests, `http_requests_total{${labels},status="${status}"}`)
-      observe(durationsOf(labels), seconds)
+      count(requests, `{${labels},status="${status}"}`)
+      const histogram = durations.get(`{${labels}}`) ?? createHistogram(durationBounds)
+      durations.set(`{${labels}}`, histogram)
+      observe(histogram, seconds)
     },
-    failure: (code) => count(failures, code),
+    failure: (code) => count(failures, `{code="${code}"}`),
     text(measured) {
-      const answered = [...requests].map(([name, value]) => `${name} ${value}`)
-      const failing = [...failures].map(([code, value]) => `${failed}{code="${code}"} ${value}`)
-      const times = [...durations].flatMap(([labels, times]) => samples(duration, times, labels))
       const families = [
-        family('counter', { name: 'http_requests_total', help: 'Requests answered.' }, answered),
-        family('histogram', { name: duration, help: durationHelp }, times),
-        family('counter', { name: failed, help: 'Requests that failed, by code.' }, failing),
+        family('http_requests_total', 'Requests answered.', requests),
+        family(
+          'http_request_duration_seconds',
+          'Time from the first byte of a request to its answer.',
+          durations,
+        ),
+        family('user_service_failures_total', 'Requests that failed, by code.', failures),
       ]
-      return [...families, ...measured.map(familyOf)].join('')
+      for (const { name, help, value } of measured) {
+        const plain = name.replace(/\{.*/, '')
+        families.push(family(plain, help, new Map([[name.slice(plain.length), value]])))
+      }
+      return families.join('')
     },
   }
-}
-
-const durationHelp = 'Time from the first byte of a request to its answer.'
-
-function count<Name>(counts: Map<Name, number>, name: Name) {
-  counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
 /** A histogram without values, of bounds in rising order. */
@@ -92,30 +82,25 @@ export function observe(histogram: Histogram, value: number): void {
   histogram.sum += value
 }
 
-/** The lines of a histogram; `labels`: those of each, or none. */
-function samples(name: string, { bounds, counts, sum }: Histogram, labels = ''): string[] {
-  const lines: string[] = []
-  let total = 0
-  for (const [index, bound] of bounds.entries()) {
-    total += counts[index]!
-    const limit = `le="${bound === Infinity ? '+Inf' : bound}"`
-    lines.push(`${name}_bucket{${labels === '' ? limit : `${labels},${limit}`}} ${total}`)
+/** Help, type and samples of one name; nothing as long as it has no values. */
+function family(name: string, help: string, values: Values): string {
+  let type = name.endsWith('_total') ? 'counter' : 'gauge'
+  const samples: string[] = []
+  for (const [labels, value] of values) {
+    if (typeof value === 'number') {
+      samples.push(`${name}${labels} ${value}\n`)
+      continue
+    }
+    type = 'histogram'
+    const others = labels && `${labels.slice(1, -1)},`
+    let total = 0
+    for (const [index, bound] of value.bounds.entries()) {
+      total += value.counts[index]!
+      const limit = bound === Infinity ? '+Inf' : bound
+      samples.push(`${name}_bucket{${others}le="${limit}"} ${total}\n`)
+    }
+    samples.push(`${name}_sum${labels} ${value.sum}\n`, `${name}_count${labels} ${total}\n`)
   }
-  const braces = labels === '' ? '' : `{${labels}}`
-  lines.push(`${name}_sum${braces} ${sum}`, `${name}_count${braces} ${total}`)
-  return lines
-}
-
-function familyOf({ name, help, value }: Measured): string {
-  if (typeof value !== 'number') return family('histogram', { name, help }, samples(name, value))
-  const type = name.endsWith('_total') ? 'counter' : 'gauge'
-  return family(type, { name: name.replace(/\{.*/, ''), help }, [`${name} ${value}`])
-}
-
-function family(
-  type: 'counter' | 'gauge' | 'histogram',
-  { name, help }: { name: string; help: string },
-  samples: string[],
-): string {
-  return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...samples, ''].join('\n')
+  if (samples.length === 0) return ''
+  return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${samples.join('')}`
 }

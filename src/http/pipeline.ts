@@ -7,7 +7,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
 
 import { AppError, failures } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
-import { check, isUuid, object, type Schema } from '../schema.ts'
+import { check, isUuid, object } from '../schema.ts'
 import { authorize, requireFresh } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
@@ -44,6 +44,7 @@ export type Pipeline = (
 interface Exchange {
   req: IncomingMessage
   res: ServerResponse
+  start: number
   origin: Origin
   route: Route | undefined
   caller: Caller | null
@@ -53,14 +54,55 @@ interface Exchange {
 
 /** Puts the steps together. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { readClient, log, metrics } = options
-  const answer = createAnswer(options)
+  const { router, identify, readClient, throttle, freshSeconds, log, metrics } = options
   const send = createSend(options)
   const logRefusal = createRefusalLog(log)
 
-  function record(exchange: Exchange, outcome: { status: number; ms: number; failure: unknown }) {
-    const { req, origin, caller, route } = exchange
-    const { status, ms, failure } = outcome
+  function takeToken({ origin, headers }: Exchange) {
+    if (throttle === null) return
+    const verdict = throttle.limiter.take(origin.client)
+    headers['RateLimit-Policy'] = throttle.policy
+    headers['RateLimit'] = `"default";r=${verdict.left};t=${verdict.resetSeconds}`
+    if (verdict.allowed) return
+    throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
+  }
+
+  /** The steps from the route to the handler's reply; each throws an AppError to refuse. */
+  async function answer(exchange: Exchange): Promise<Reply> {
+    const { req, origin } = exchange
+    const { headers } = req
+    const method = req.method!
+    const { path, search } = splitTarget(req.url!)
+    const match = router(method, path)
+    if (match.kind === 'route') exchange.route = match.route
+    if (match.throttled) takeToken(exchange)
+    if (match.kind === 'nothing') return answerNothing(method, path)
+    if (match.kind === 'otherMethod') return answerOtherMethod(exchange, match.allow)
+
+    const { route } = match
+    const caller = needsKey(route, headers) ? await identify(headers, origin.client) : null
+    exchange.caller = caller
+    const params = parseIds(match.params, caller)
+    if (caller !== null) authorize({ route, caller, method, params, freshSeconds })
+    const query = parseQuery(route, search)
+    const body = await parseBody(route, exchange)
+    return route.handle({
+      caller,
+      origin,
+      headers,
+      params,
+      query,
+      search,
+      body,
+      requireFresh() {
+        if (caller !== null) requireFresh(caller, freshSeconds)
+      },
+    })
+  }
+
+  function record(exchange: Exchange, status: number, failure: unknown) {
+    const { req, start, origin, caller, route } = exchange
+    const ms = performance.now() - start
     const path = route?.path ?? 'none'
     const method = methods.has(req.method!) ? req.method! : 'other'
     metrics.request({ method, route: path, status, seconds: ms / 1000 })
@@ -76,79 +118,32 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       ...(failure instanceof AppError && { failure: failure.code }),
       ...(hidden !== undefined && describeError(hidden)),
     }
-    const isRefused = hidden === undefined && (failure !== undefined || status === 499)
-    if (isRefused) logRefusal(origin.client, 'request', fields)
-    else log(levelOf({ status, hidden, route }), 'request', fields)
+    // Health checks and preflights say nothing, and could fill the log: they are not throttled.
+    const isQuiet = !route || route.quiet
+    if (status === 500) log('error', 'request', fields)
+    else if (hidden !== undefined) log('warn', 'request', fields)
+    else if (failure !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
+    else log(isQuiet ? 'debug' : 'info', 'request', fields)
   }
 
   return async (req, res, refusal) => {
     const start = performance.now()
     const origin = { requestId: requestIdOf(req), ...readClient(req) }
-    const exchange: Exchange = { req, res, origin, route: undefined, caller: null, headers: {} }
-    let status = 0
-    let failure: unknown
+    const route = undefined
+    const exchange: Exchange = { req, res, start, origin, route, caller: null, headers: {} }
     try {
       if (refusal !== undefined) throw refusal
-      status = send(exchange, await answer(exchange))
+      record(exchange, send(exchange, await answer(exchange)), undefined)
     } catch (error) {
-      failure = error
       const refused = error instanceof AppError ? error : new AppError('internal')
       metrics.failure(refused.code)
-      status = send(exchange, describeFailure(exchange, refused))
+      record(exchange, send(exchange, describeFailure(exchange, refused)), error)
     }
-    record(exchange, { status, ms: performance.now() - start, failure })
   }
 }
 
-/** The steps from the route to the handler's reply; each throws an AppError to refuse. */
-function createAnswer(options: PipelineOptions) {
-  const { router, identify, throttle, freshSeconds } = options
-
-  function takeToken({ origin, headers }: Exchange) {
-    if (throttle === null) return
-    const verdict = throttle.limiter.take(origin.client)
-    headers['RateLimit-Policy'] = throttle.policy
-    headers['RateLimit'] = `"default";r=${verdict.left};t=${verdict.resetSeconds}`
-    if (verdict.allowed) return
-    throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
-  }
-
-  function authenticate({ access }: Route, { req: { headers }, origin }: Exchange) {
-    const isKeyless = access === 'anyone' || (access === 'optional' && !presentsKey(headers))
-    return isKeyless ? null : identify(headers, origin.client)
-  }
-
-  return async (exchange: Exchange): Promise<Reply> => {
-    const { req, res, origin } = exchange
-    const { headers } = req
-    const { path, search } = splitTarget(req.url!)
-    const match = router(req.method!, path)
-    if (match.kind === 'route') exchange.route = match.route
-    if (match.throttled) takeToken(exchange)
-    if (match.kind === 'nothing') return answerNothing(req.method!, path)
-    if (match.kind === 'otherMethod') return answerOtherMethod(exchange, match.allow)
-
-    const { route } = match
-    const caller = await authenticate(route, exchange)
-    exchange.caller = caller
-    const params = parseIds(match.params, caller)
-    authorize({ route, caller, method: req.method!, params, freshSeconds })
-    const query = parseQuery(route, search)
-    const schema = route.bodyFor?.(caller!) ?? route.body
-    const body = await parseBody(schema, route.bodyOptional === true, { req, res })
-    return route.handle({
-      caller,
-      origin,
-      headers,
-      params,
-      query,
-      search,
-      body,
-      requireFresh() {
-        if (caller !== null) requireFresh(caller, freshSeconds)
-      },
-    })
-  }
+function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
+  return access === 'optional' ? presentsKey(headers) : access !== 'anyone'
 }
 
 /** `Authorization: Basic` is no key: gateways and browsers send it for others. */
@@ -171,9 +166,8 @@ function answerOtherMethod({ req, headers }: Exchange, allow: string): Reply {
 function parseIds(given: Record<string, string>, caller: Caller | null): Record<string, string> {
   const params: Record<string, string> = {}
   for (const name in given) {
-    const isMe = name === 'id' && given[name] === 'me'
-    if (isMe && caller === null) throw new AppError('key_missing')
-    const id = isMe ? caller!.userId : given[name]!
+    const isMe = name === 'id' && given[name] === 'me' && caller !== null
+    const id = isMe ? caller.userId : given[name]!
     if (!isUuid(id)) throw new AppError('invalid_id')
     params[name] = id.toLowerCase()
   }
@@ -190,13 +184,10 @@ function parseQuery(route: Route, search: string): Record<string, unknown> {
   return check(object({}, route.query), given, 'invalid_query')
 }
 
-async function parseBody(
-  schema: Schema<unknown> | undefined,
-  isOptional: boolean,
-  { req, res }: Pick<Exchange, 'req' | 'res'>,
-) {
+async function parseBody(route: Route, { req, res, caller }: Exchange): Promise<unknown> {
+  const schema = route.bodyFor?.(caller!) ?? route.body
   if (schema === undefined) return undefined
-  if (!isOptional) return check(schema, await readBody(req, res), 'invalid_body')
+  if (!route.bodyOptional) return check(schema, await readBody(req, res), 'invalid_body')
   // Null is what many clients send for none.
   const given = hasBody(req) ? await readBody(req, res) : null
   return check(schema, given ?? {}, 'invalid_body')
@@ -220,21 +211,25 @@ function describeFailure({ req, origin, route }: Exchange, failure: AppError): R
     const name = req.method === 'PATCH' ? 'Accept-Patch' : 'Accept-Post'
     headers[name] = 'application/json'
   }
-  const details = code === 'invalid_body' ? (route?.bodySentence ?? message) : message
   const errors = faults.map((fault) => ({ field: fault.field || 'body', message: fault.message }))
   const envelope = {
     requestId: origin.requestId,
     status: 'ERROR',
-    details,
+    details: (code === 'invalid_body' && route?.bodySentence) || message,
     code,
-    ...(errors.length > 0 && { errors }),
+    errors: errors.length > 0 ? errors : undefined,
   }
-  return { status, headers, raw: { type: 'application/json', text: JSON.stringify(envelope) } }
+  return { status, headers, raw: { type: 'application/json', text: toLine(envelope) } }
 }
 
 /** Makes the one function that writes answers. */
 function createSend({ secure, corsOrigins }: PipelineOptions) {
-  const common = commonHeaders(secure, corsOrigins.length > 0)
+  const common = {
+    'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
+    ...(corsOrigins.length > 0 && { Vary: 'Origin' }),
+    ...(secure && { 'Strict-Transport-Security': 'max-age=31536000' }),
+  }
 
   /** Returns the status, for the log: 499 if nobody is there to read the answer. */
   return ({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
@@ -248,9 +243,8 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
     }
     Object.assign(all, reply.headers)
     const text = textOf(requestId, reply)
-    if (text !== undefined) all['Content-Type'] = reply.raw?.type ?? 'application/json'
-    if (status !== 204 && status !== 304)
-      all['Content-Length'] = String(Buffer.byteLength(text ?? ''))
+    if (text !== '') all['Content-Type'] = reply.raw?.type ?? 'application/json'
+    if (status !== 204 && status !== 304) all['Content-Length'] = `${Buffer.byteLength(text)}`
     if (!req.complete && hasBody(req)) discardBody(req)
     res.writeHead(status, all)
     res.end(text)
@@ -258,29 +252,13 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
   }
 }
 
-function commonHeaders(isSecure: boolean, hasOrigins: boolean): Record<string, string> {
-  const headers: Record<string, string> = {
-    'Cache-Control': 'no-store',
-    'X-Content-Type-Options': 'nosniff',
-  }
-  if (hasOrigins) headers['Vary'] = 'Origin'
-  if (!isSecure) return headers
-  return {
-    ...headers,
-    'Strict-Transport-Security': 'max-age=31536000',
-    'Referrer-Policy': 'no-referrer',
-    'X-Frame-Options': 'DENY',
-    'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
-  }
+function textOf(requestId: string, { body, raw }: Reply): string {
+  if (raw !== undefined) return raw.text
+  return body === undefined ? '' : toLine({ requestId, status: 'SUCCESS', details: body })
 }
 
 /** Every body ends with a newline, so that a shell's prompt does not stand behind it. */
-function textOf(requestId: string, { body, raw }: Reply): string | undefined {
-  if (body !== undefined)
-    return `${JSON.stringify({ requestId, status: 'SUCCESS', details: body })}\n`
-  if (raw === undefined || raw.text.endsWith('\n')) return raw?.text
-  return `${raw.text}\n`
-}
+const toLine = (envelope: object) => `${JSON.stringify(envelope)}\n`
 
 /** Besides ours, the headers that tracing and common HTTP clients add to every request. */
 const preflight = {
@@ -299,24 +277,9 @@ function requestIdOf({ headers }: IncomingMessage): string {
   return typeof given === 'string' && idPattern.test(given) ? given : randomUUID()
 }
 
-interface Outcome {
-  status: number
-  /** Why it failed, if the answer does not say it. */
-  hidden: unknown
-  route: Route | undefined
-}
-
-/** Health checks and preflights say nothing, and could fill the log: they are not throttled. */
-function levelOf({ status, hidden, route }: Outcome) {
-  if (status === 500) return 'error'
-  if (hidden !== undefined) return 'warn'
-  return route === undefined || route.quiet === true ? 'debug' : 'info'
-}
-
 /** Path and query of a request target; its scheme and host, if it has them, are not looked at. */
 function splitTarget(url: string): { path: string; search: string } {
-  const target = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?#]*/i, '')
-  const mark = target.indexOf('?')
-  if (mark < 0) return { path: target, search: '' }
-  return { path: target.slice(0, mark), search: target.slice(mark + 1) }
+  const target = url.replace(/^https?:\/\/[^/?#]*/i, '')
+  const path = target.replace(/\?.*/, '')
+  return { path, search: target.slice(path.length + 1) }
 }

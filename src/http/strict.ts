@@ -21,16 +21,12 @@ export function findFault(req: IncomingMessage): AppError | undefined {
 const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})?$/
 
 /** RFC 9112 3.2: one Host, which 1.0 may leave out, and nothing but a host and a port in it. */
-function hasSoundHost({ rawHeaders, headers, httpVersion }: IncomingMessage): boolean {
-  let hosts = 0
-  for (let i = 0; i < rawHeaders.length; i += 2) {
-    const name = rawHeaders[i]!
-    if (name.length === 4 && name.toLowerCase() === 'host') hosts++
-  }
-  if (hosts > 1) return false
+function hasSoundHost({ headersDistinct, httpVersion }: IncomingMessage): boolean {
+  const hosts = headersDistinct['host'] ?? []
+  if (hosts.length > 1) return false
   if (httpVersion !== '1.1' && httpVersion !== '1.0') return false
-  if (hosts === 0) return httpVersion === '1.0'
-  return hostPattern.test(headers.host ?? '')
+  if (hosts.length === 0) return httpVersion === '1.0'
+  return hostPattern.test(hosts[0]!)
 }
 
 /** RFC 9112 6.1: no coding but chunked, and none in 1.0. */

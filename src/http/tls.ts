@@ -7,21 +7,12 @@ import { ExitError } from '../errors.ts'
 /** The files of a certificate with its chain, and of its key. */
 export type TlsFiles = { certFile: string; keyFile: string }
 
-const ciphers = [
-  'TLS_AES_128_GCM_SHA256',
-  'TLS_AES_256_GCM_SHA384',
-  'TLS_CHACHA20_POLY1305_SHA256',
-  'ECDHE-ECDSA-AES128-GCM-SHA256',
-  'ECDHE-RSA-AES128-GCM-SHA256',
-  'ECDHE-ECDSA-AES256-GCM-SHA384',
-  'ECDHE-RSA-AES256-GCM-SHA384',
-  'ECDHE-ECDSA-CHACHA20-POLY1305',
-  'ECDHE-RSA-CHACHA20-POLY1305',
-]
-
+// Forward secrecy and authenticated ciphers alone.
 const protocol = {
   minVersion: 'TLSv1.2',
-  ciphers: ciphers.join(':'),
+  ciphers:
+    'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:' +
+    'ECDHE+AESGCM:ECDHE+CHACHA20',
   ecdhCurve: 'X25519:P-256:P-384',
   honorCipherOrder: true,
 } as const

@@ -123,7 +123,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       }),
       search: documented(anyEmailSchema, {
         description: 'The beginning of an address, or @ and its whole domain, whatever their case',
-        example: '@example.org',
+        examples: ['@example.org'],
       }),
       view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
     },
