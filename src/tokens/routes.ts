@@ -98,7 +98,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     summary: 'Set a password with a token',
     description:
       'All sessions and tokens of the user end and, with `endKeys`, its API keys. Left out, it ' +
-      'is true of a user who had a password and an unverified address: a stranger may have made it.',
+      'is true of a user who had a password and an unverified address: that of a stranger, maybe.',
     body: object(
       { token: tokenSchema, password: newPassword(deps.passwordMinLength) },
       { endKeys: omittable(booleanSchema) },

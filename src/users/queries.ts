@@ -81,10 +81,10 @@ export interface UserPage {
 /** So many matches are sorted; where there are more, the next in the order of creation are near. */
 const fewMatches = 5000
 /** In the order of bytes, after the last character of Unicode comes nothing. */
-const rangeFrom = (parameter: string) =>
-  `email_lower collate "C" >= ${parameter} and email_lower collate "C" < ${parameter} || U&'\\+10FFFF'`
-const narrow = `id = any(array(select id from users where ${rangeFrom('$3')} and id > $1::uuid
-  order by id limit $2::int))`
+const isInRange = (prefix: string) =>
+  `email_lower collate "C" between ${prefix} and ${prefix} || U&'\\+10FFFF'`
+const narrow = `id = any(array(
+  select id from users where ${isInRange('$3')} and id > $1::uuid order by id limit $2::int))`
 /** Not for the index of addresses, which is in another order. */
 const broad = 'left(email_lower, length($3)) = $3'
 
@@ -104,7 +104,7 @@ export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
   }
   const { isFew } = await one<{ isFew: boolean }>(db, {
     text: `select count(*) < $2::int as "isFew" from (
-      select from users where ${rangeFrom('$1')}
+      select from users where ${isInRange('$1')}
       order by email_lower collate "C" limit $2::int) as first`,
     values: [folded, fewMatches],
   })

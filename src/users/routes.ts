@@ -60,8 +60,8 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     access: deps.signup === 'open' ? 'optional' : 'admin',
     summary: 'Create a user with a first key',
     description:
-      'Only an admin may give `role`, `permissions`, `metadata`, `enabled` and `emailVerified`, or ' +
-      'leave out `password`: such a user cannot log in until it has set one with a token.',
+      'Only an admin may give `role`, `permissions`, `metadata`, `enabled` and `emailVerified`, ' +
+      'or leave out `password`: such a user cannot log in until it has set one with a token.',
     body: signUpByAdmin(deps),
     bodyFor: (caller) => (caller?.role === 'admin' ? signUpByAdmin(deps) : signUp(deps)),
     bodySentence: 'Invalid user syntax',

@@ -29,7 +29,8 @@ export const foldEmail = (email: string): string =>
  */
 const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
-  '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f\\u3000\\ufeff\\ufff9-\\ufffb'
+  '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f' +
+  '\\u3000\\ufeff\\ufff9-\\ufffb'
 /** An address as it is kept: trimmed, NFC. */
 export const emailSchema = refined(
   anyTextSchema,
