@@ -10,7 +10,6 @@ import { openDatabase, ping, withDatabase, type Database } from './database/pool
 import { startPrivatePostgres } from './database/private.ts'
 import { checkRights } from './database/rights.ts'
 import { createDatabase } from './database/setup.ts'
-import { AppError } from './errors.ts'
 import { createClientReader } from './http/address.ts'
 import { createLimiter } from './http/limiter.ts'
 import { createMetrics } from './http/metrics.ts'
@@ -154,8 +153,7 @@ async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Pro
       await ping(db)
       return
     } catch (error) {
-      const isAway = error instanceof AppError && error.code === 'database_unavailable'
-      if (!isAway || isHopeless(error) || count === tries) throw error
+      if (isHopeless(error) || count === tries) throw error
       const reason = explain(error)
       log('warn', 'waiting for the database', { reason, try: count, of: tries })
     }

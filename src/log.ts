@@ -37,8 +37,7 @@ export function createLog(level: Level, write: (text: string) => void): Log {
 }
 
 /** Describes a thrown value for the log: its stack and code, never a statement's parameters. */
-export function describeError(error: unknown): { error: string | undefined; code?: string } {
-  if (!(error instanceof Error)) return { error: typeof error }
-  const { code } = error as { code?: unknown }
-  return { error: error.stack, ...(typeof code === 'string' && { code }) }
+export function describeError(error: unknown): Record<string, unknown> {
+  const { stack = typeof error, code } = Object(error) as { stack?: string; code?: unknown }
+  return { error: stack, code }
 }

@@ -1302,8 +1302,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/private.ts',
-    text: 'if (stranger !== undefined && ourselves.uid !== 0)',
-    replacement: 'if (stranger === 4_294_967_295)',
+    text: 'if (owner !== ourselves.uid && ourselves.uid !== 0)',
+    replacement: 'if (owner === 4_294_967_295)',
     meaning: 'the data of another account is taken over',
     tests: ['private'],
   },

@@ -6,8 +6,16 @@ export interface DatabaseError extends Error {
   code?: string
   /** Given by the server alone: not by the driver, the resolver, TLS or a socket. */
   severity?: string
+  /** Given by the system alone. */
+  syscall?: string
   /** Where in the statement, from 1. */
   position?: string
+}
+
+/** What the database reported, where `database_unavailable` was made of it. */
+export function causeOf(error: unknown): DatabaseError {
+  const { cause } = error as Error
+  return (cause ?? error) as DatabaseError
 }
 
 /** The SQLSTATEs that are looked at. */

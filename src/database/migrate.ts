@@ -8,7 +8,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
-import { locks, sqlState, type DatabaseError } from './codes.ts'
+import { causeOf, locks, sqlState } from './codes.ts'
 import { one, type Database, type Db } from './pool.ts'
 
 /** A pair of files. */
@@ -164,12 +164,6 @@ async function runFile(tx: Db, name: string, text: string) {
     const line = text.slice(0, Number(position)).split('\n').length
     throw new ExitError(`sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`)
   }
-}
-
-/** What the server reported, where `database_unavailable` was made of it. */
-function causeOf(error: unknown): DatabaseError {
-  const { cause } = error as Error
-  return (cause ?? error) as DatabaseError
 }
 
 /** What a migration is: `edited` after it was applied, or applied but `unknown` to this version. */

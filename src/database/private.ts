@@ -83,10 +83,7 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
           return { ...address, stop: () => stop(own) }
         }
         // Its owner was killed, and whatever was to end it then, too.
-        await runProgram(join(place.bin, 'pg_ctl'), ['stop', '-D', place.data], {
-          ...place,
-          signal,
-        })
+        process.kill(Number(pid), 'SIGINT')
       }
       if (!isAlive && (server === undefined || hasEnded(server))) {
         if (server !== undefined && !isRace(place)) break
@@ -120,9 +117,9 @@ async function prepare({ directory, say, signal }: Options): Promise<Place> {
     await makeWhole(join(home, 'postgres'), async (path) => {
       fs.chownSync(path, as.uid, as.gid)
       const encoding = ['--encoding=UTF8', '--locale=C']
-      const ctype = `--lc-ctype=${process.platform === 'linux' ? 'C.UTF-8' : 'C'}`
+      if (process.platform === 'linux') encoding.push('--lc-ctype=C.UTF-8')
       const access = ['-U', 'postgres', '--auth-local=trust', '--auth-host=reject']
-      const args = ['-D', path, ...access, ...encoding, ctype, '--data-checksums']
+      const args = ['-D', path, ...access, ...encoding, '--data-checksums']
       await runProgram(join(bin, 'initdb'), args, { as, signal })
     })
   }
@@ -133,15 +130,14 @@ async function prepare({ directory, say, signal }: Options): Promise<Place> {
 function makeDirectory(directory: string, link: string): void {
   try {
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-    const owners = [directory, link].map(
-      (path) => fs.statSync(path, { throwIfNoEntry: false })?.uid,
-    )
-    const stranger = owners.find((uid) => uid !== undefined && uid !== ourselves.uid)
-    if (stranger !== undefined && ourselves.uid !== 0)
-      throw new ExitError(
-        `${directory} belongs to another account (uid ${stranger}): run this as that account, ` +
-          'or remove the directory with all data in it',
-      )
+    for (const path of [directory, link]) {
+      const owner = fs.statSync(path, { throwIfNoEntry: false })?.uid ?? ourselves.uid
+      if (owner !== ourselves.uid && ourselves.uid !== 0)
+        throw new ExitError(
+          `${directory} belongs to another account (uid ${owner}): run this as that account, ` +
+            'or remove the directory with all data in it',
+        )
+    }
     fs.accessSync(directory, fs.constants.W_OK)
   } catch (error) {
     if (error instanceof ExitError) throw error
@@ -174,8 +170,7 @@ function findPlace(directory: string, link: string, say: Options['say']) {
 /** The account that owns the data, or `postgres`, or `nobody`. */
 function accountOf(data: string): RunAs {
   const owner = fs.statSync(data, { throwIfNoEntry: false })
-  if (owner !== undefined && owner.uid !== 0)
-    return { ...ourselves, uid: owner.uid, gid: owner.gid }
+  if (owner?.uid) return { ...ourselves, uid: owner.uid, gid: owner.gid }
   const entry = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd'))
   return { ...ourselves, uid: Number(entry?.[1] ?? 65534), gid: Number(entry?.[2] ?? 65534) }
 }
@@ -307,7 +302,7 @@ function readPostmaster(data: string) {
     : String(spawnSync('ps', ['-ww', '-o', 'args=', '-p', pid]).stdout)
   const isAlive = dataThen !== '' && command.includes(dataThen)
   const isReady = isAlive && lines[7]?.trim() === 'ready'
-  const address: Address | null = isReady ? { socketDirectory, port: Number(lines[3]) } : null
+  const address = isReady ? { socketDirectory, port: Number(lines[3]) } : null
   return { pid, isAlive, socketDirectory, address }
 }
 

