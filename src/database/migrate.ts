@@ -241,7 +241,7 @@ export async function findHistory(db: Db): Promise<boolean> {
   if (names !== null && !isOurs)
     throw new ExitError(
       `The schema user_service_schema holds tables of another service (${names}), as a database ` +
-        'of the Go service does. Rename that database, create one, and see README.md, "Moving over"',
+        'of the Go service does. See "Moving over" in bin/README.md',
     )
   return isOurs
 }
