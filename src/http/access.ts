@@ -2,11 +2,10 @@
 import { AppError } from '../errors.ts'
 import type { Caller, Route } from './route.ts'
 
-/** A request that is to be let in. */
+/** A caller's request that is to be let in. */
 export interface Entry {
   route: Route
-  /** Null: no key was needed. */
-  caller: Caller | null
+  caller: Caller
   method: string
   params: Record<string, string>
   freshSeconds: number
@@ -14,7 +13,6 @@ export interface Entry {
 
 /** Throws `forbidden` or `authentication_needed` unless the request may reach the handler. */
 export function authorize({ route, caller, method, params, freshSeconds }: Entry): void {
-  if (caller === null) return
   const { access } = route
   const isAdmin = caller.role === 'admin'
   const isSelf = caller.userId === params['id']

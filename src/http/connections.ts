@@ -35,19 +35,13 @@ export interface Connections {
  */
 const maxWaiting = 20
 
-/** A request that waits for its turn. */
-interface Pending {
-  req: IncomingMessage
-  res: ServerResponse
-}
-
 /**
  * Starts without any connection. Requests are kept by connection: one whose answer is still queued
  * when the connection goes never closes by itself.
  */
 export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): Connections {
   const connections = new Map<Socket, Connection>()
-  const pending: Pending[] = []
+  const pending: ServerResponse[] = []
   let isClosing = false
 
   function connectionOf(socket: Socket): Connection {
@@ -59,16 +53,16 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
     return connection
   }
 
-  function handle({ req, res }: Pending) {
-    const fault = findFault(req)
+  function handle(res: ServerResponse) {
+    const fault = findFault(res.req)
     if (isClosing || fault !== undefined) res.shouldKeepAlive = false
-    void pipeline(req, res, fault)
+    void pipeline(res.req, res, fault)
   }
 
   /** Pipelined requests take turns of the event loop with what other connections bring. */
   function handleNext() {
     let next = pending.shift()
-    while (next !== undefined && !next.req.socket.writable) next = pending.shift()
+    while (next?.req.socket.writable === false) next = pending.shift()
     if (pending.length > 0) setImmediate(handleNext)
     if (next !== undefined) handle(next)
   }
@@ -108,17 +102,14 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
         connection.onAnswered = undefined
       })
       if (isFirst) {
-        handle({ req, res })
+        handle(res)
         return
       }
       if (pending.length === 0) setImmediate(handleNext)
-      pending.push({ req, res })
+      pending.push(res)
     },
     find: (socket) => connections.get(socket),
-    isQuiet() {
-      for (const { waiting } of connections.values()) if (waiting.size > 0) return false
-      return true
-    },
+    isQuiet: () => [...connections.values()].every(({ waiting }) => waiting.size === 0),
     cutSlow(limitMs) {
       const latest = performance.now() - limitMs
       for (const [socket, { waiting }] of connections) {

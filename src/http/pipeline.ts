@@ -74,12 +74,11 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const method = req.method!
     const { path, search } = splitTarget(req.url!)
     const match = router(method, path)
-    if (match.kind === 'route') exchange.route = match.route
+    const { route, allow } = match
+    exchange.route = route
     if (match.throttled) takeToken(exchange)
-    if (match.kind === 'nothing') return answerNothing(method, path)
-    if (match.kind === 'otherMethod') return answerOtherMethod(exchange, match.allow)
+    if (route === undefined) return answerOtherMethod(exchange, allow)
 
-    const { route } = match
     const caller = needsKey(route, headers) ? await identify(headers, origin.client) : null
     exchange.caller = caller
     const params = parseIds(match.params, caller)
@@ -103,15 +102,12 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   function record(exchange: Exchange, status: number, failure: unknown) {
     const { req, start, origin, caller, route } = exchange
     const ms = performance.now() - start
-    const path = route?.path ?? 'none'
-    const method = methods.has(req.method!) ? req.method! : 'other'
-    metrics.request({ method, route: path, status, seconds: ms / 1000 })
+    const labels = { method: req.method ?? 'none', route: route?.path ?? 'none', status }
+    metrics.request({ ...labels, seconds: ms / 1000 })
     const hidden = failure instanceof AppError ? failure.cause : failure
     const fields = {
       requestId: origin.requestId,
-      method: req.method,
-      route: path,
-      status,
+      ...labels,
       ms: Math.round(ms * 100) / 100,
       address: origin.address,
       ...(caller !== null && { user: caller.userId, key: caller.keyId }),
@@ -150,12 +146,8 @@ function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
 const presentsKey = (headers: IncomingHttpHeaders) =>
   Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 
-function answerNothing(method: string, path: string): Reply {
-  if (method !== 'OPTIONS' || path !== '*') throw new AppError('not_found')
-  return { status: 204, headers: { Allow: 'OPTIONS' } }
-}
-
-function answerOtherMethod({ req, headers }: Exchange, allow: string): Reply {
+function answerOtherMethod({ req, headers }: Exchange, allow: string | undefined): Reply {
+  if (allow === undefined) throw new AppError('not_found')
   headers['Allow'] = allow
   if (req.method !== 'OPTIONS') throw new AppError('method_not_allowed')
   if (req.headers['access-control-request-method'] === undefined) return { status: 204 }
@@ -270,7 +262,6 @@ const preflight = {
 const exposed =
   'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id'
 const idPattern = /^[A-Za-z0-9._-]{1,64}$/
-const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
 function requestIdOf({ headers }: IncomingMessage): string {
   const given = headers['x-request-id']

@@ -1,20 +1,17 @@
 import type { Route } from './route.ts'
 
-/** What a method and a path lead to; `throttled`: whether the request counts for the limiter. */
-export type Match =
-  | { kind: 'route'; throttled: boolean; route: Route; params: Record<string, string> }
-  | { kind: 'otherMethod'; throttled: boolean; allow: string }
-  | { kind: 'nothing'; throttled: true }
+/** What a method and a path lead to. */
+export interface Match {
+  route?: Route
+  /** The methods of the path, if it has no route of this one; undefined: there is no such path. */
+  allow?: string | undefined
+  params: Record<string, string>
+  /** Whether the request counts for the limiter. */
+  throttled: boolean
+}
 
 /** Finds what a request asks for. */
 export type Router = (method: string, path: string) => Match
-
-/** The routes of one path. */
-interface Entry {
-  pattern: RegExp
-  routes: Route[]
-  otherMethod: Match
-}
 
 /**
  * Finds a route by its path, one without parameters before those with. Paths are compared as they
@@ -22,36 +19,32 @@ interface Entry {
  * path. `ANY` takes every method, and of two routes for the same the first is found.
  */
 export function createRouter(routes: Route[], basePath: string): Router {
-  const rank = (path: string) => (path.includes('{') ? 1 : 0)
-  const byPath = new Map<string, Route[]>()
-  for (const route of routes) {
-    const path = route.atRoot === true ? route.path : basePath + route.path
-    byPath.set(path, [...(byPath.get(path) ?? []), route])
+  const rank = ({ path }: Route) => (path.includes('{') ? 1 : 0)
+  const entries = new Map<string, { pattern: RegExp; routes: Route[] }>()
+  for (const route of routes.toSorted((a, b) => rank(a) - rank(b))) {
+    const path = route.atRoot ? route.path : basePath + route.path
+    const entry = entries.get(path) ?? { pattern: patternOf(path), routes: [] }
+    entry.routes.push(route)
+    entries.set(path, entry)
   }
-  const paths = [...byPath.keys()].sort((a, b) => rank(a) - rank(b))
-  const entries = new Map(paths.map((path) => [path, entryOf(path, byPath.get(path)!)]))
   const all = [...entries.values()]
 
   return (method, path) => {
     const entry = entries.get(path) ?? all.find(({ pattern }) => pattern.test(path))
-    if (entry === undefined) return { kind: 'nothing', throttled: true }
+    if (entry === undefined) {
+      return { allow: path === '*' ? 'OPTIONS' : undefined, params: {}, throttled: true }
+    }
     const wanted = method === 'HEAD' ? 'GET' : method
     const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
-    if (route === undefined) return entry.otherMethod
-    const params = { ...entry.pattern.exec(path)?.groups }
-    return { kind: 'route', throttled: route.throttled !== false, route, params }
+    const throttled = (route ?? entry.routes[0]!).throttled !== false
+    if (route === undefined) return { allow: allowOf(entry.routes), params: {}, throttled }
+    return { route, params: { ...entry.pattern.exec(path)?.groups }, throttled }
   }
 }
 
-function entryOf(path: string, routes: Route[]): Entry {
-  const methods = routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
-  const throttled = routes.some((each) => each.throttled !== false)
-  const allow = [...methods, 'OPTIONS'].join(', ')
-  return {
-    pattern: patternOf(path),
-    routes,
-    otherMethod: { kind: 'otherMethod', throttled, allow },
-  }
+function allowOf(routes: Route[]): string {
+  const methods = routes.map(({ method }) => (method === 'GET' ? 'GET, HEAD' : method))
+  return [...methods, 'OPTIONS'].join(', ')
 }
 
 /** `{name}` is one segment, `/*` at the end stands for anything below. */

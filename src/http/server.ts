@@ -5,19 +5,18 @@
 // until the answer is taken, 65 s idle (longer than gateways keep theirs); checked each second.
 // At most 10,000 connections, on each of which 20 requests may wait. Malformed requests get 400 and
 // a close, but only after the answers to the valid ones before them.
-import { randomUUID } from 'node:crypto'
 import http from 'node:http'
 import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { AppError, ExitError, failures, type Code } from '../errors.ts'
+import { AppError, ExitError, type Code } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { readPeer } from './address.ts'
 import { breakBody } from './body.ts'
 import { createConnections, type Connections } from './connections.ts'
 import type { Pipeline } from './pipeline.ts'
-import { createRefusalLog, type RefusalLog } from './refusals.ts'
+import { createRefusalLog } from './refusals.ts'
 import { maxFields } from './strict.ts'
 import { readTlsSettings, type TlsFiles } from './tls.ts'
 
@@ -50,7 +49,7 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
   server.on('request', connections.take)
   server.on('checkContinue', connections.take)
   server.on('checkExpectation', connections.take)
-  server.on('clientError', createRefusal(connections, tls !== null, logRefusal))
+  server.on('clientError', createRefusal(connections, pipeline))
   // There is no way to answer before the handshake; with a listener on this event, closing the
   // socket is our job.
   server.on('tlsClientError', ({ message }: Error, socket: Socket) => {
@@ -138,31 +137,31 @@ function nameOf(server: http.Server, host: string | undefined): string {
  * Handles what Node's parser and time limits find: a malformed request, one that comes too slowly,
  * or a body that does. Valid requests before it get their answers first.
  */
-function createRefusal({ find }: Connections, isSecure: boolean, logRefusal: RefusalLog) {
-  function refuse(socket: Socket, code: Code) {
-    const requestId = randomUUID()
-    socket.end(rawRefusal(code, requestId, isSecure), () => socket.destroy())
-    const { address, client } = readPeer(socket)
-    const { status } = failures[code]
-    logRefusal(client, 'request', { requestId, route: 'none', status, address, failure: code })
+function createRefusal({ find }: Connections, pipeline: Pipeline) {
+  /** Answers what never became a request as if it had. */
+  function refuse(socket: Socket, refusal: AppError) {
+    const res = new http.ServerResponse(new http.IncomingMessage(socket))
+    res.assignSocket(socket)
+    res.on('finish', () => socket.end(() => socket.destroy()))
+    void pipeline(res.req, res, refusal)
   }
 
   return (error: Error & { code?: string }, socket: Socket) => {
+    const refusal = new AppError(codeOf(error.code))
     const connection = find(socket)
-    const code = codeOf(error.code)
     const newest = connection?.newest
-    const isInBody = newest !== undefined && !newest.req.complete
+    const isInBody = newest?.req.complete === false
     if (isInBody && !newest.headersSent) {
       // The pipeline answers as soon as it comes to read the body.
       newest.shouldKeepAlive = false
-      breakBody(newest.req, new AppError(code))
+      breakBody(newest.req, refusal)
       return
     }
     function finish() {
       // A request whose body goes wrong after its answer gets no second one.
       const isMute = isInBody || error.code === 'ECONNRESET' || !socket.writable
       if (isMute) socket.destroy()
-      else refuse(socket, code)
+      else refuse(socket, refusal)
     }
     if (connection === undefined || connection.waiting.size === 0) finish()
     else connection.onAnswered ??= finish
@@ -174,22 +173,4 @@ function codeOf(reason: string | undefined): Code {
   if (reason === 'HPE_HEADER_OVERFLOW') return 'headers_too_large'
   if (reason === 'ERR_HTTP_REQUEST_TIMEOUT') return 'request_timeout'
   return 'invalid_request'
-}
-
-/** An answer to what never became a request. */
-function rawRefusal(code: Code, requestId: string, isSecure: boolean): string {
-  const { status, sentence } = failures[code]
-  const envelope = { requestId, status: 'ERROR', details: sentence, code }
-  const body = `${JSON.stringify(envelope)}\n`
-  const lines = [
-    `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`,
-    `X-Request-Id: ${requestId}`,
-    'Content-Type: application/json',
-    `Content-Length: ${body.length}`,
-    'Cache-Control: no-store',
-    'X-Content-Type-Options: nosniff',
-    'Connection: close',
-  ]
-  if (isSecure) lines.push('Strict-Transport-Security: max-age=31536000')
-  return `${lines.join('\r\n')}\r\n\r\n${body}`
 }
