@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP, isIPv4 } from 'node:net'
-import { createSecureContext } from 'node:tls'
+import { createSecureContext, type ConnectionOptions } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './settings.ts'
@@ -15,15 +15,8 @@ export interface DatabaseConfig {
   name: string
   user: string
   password: string | undefined
-  ssl: false | DatabaseTls
+  ssl: false | ConnectionOptions
   poolSize: number
-}
-interface DatabaseTls {
-  rejectUnauthorized: boolean
-  ca?: string
-  /** A client's certificate and its key, where the server asks for one. */
-  cert?: string | undefined
-  key?: string | undefined
 }
 
 export type Config = ReturnType<typeof readConfig>
@@ -152,7 +145,7 @@ const split = (given: string) =>
   given
     .split(',')
     .map((each) => each.trim())
-    .filter((each) => each !== '')
+    .filter(Boolean)
 
 /** Names, addresses and directories of sockets; none with a port or a scheme. */
 function parseHosts(given: string): string[] | undefined {

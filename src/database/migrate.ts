@@ -3,7 +3,7 @@
 // instances that migrate at once apply each file once. The SHA-256 of each applied file is kept; a
 // file that was edited or removed afterwards is refused, and so is a database with migrations that
 // this version does not have.
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -33,8 +33,7 @@ export function readMigrations(from = folder): Migration[] {
       throw new ExitError(`sql: ${file} should have the number ${index + 1}`)
     const name = file.replace('.up.sql', '')
     const up = read(file)
-    const hash = createHash('sha256').update(up).digest('hex')
-    return { name, hash, up, down: read(`${name}.down.sql`) }
+    return { name, hash: hash('sha256', up), up, down: read(`${name}.down.sql`) }
   })
 }
 
@@ -130,9 +129,9 @@ async function tryStep(db: Database, way: Way, all: Migration[]): Promise<Attemp
   }
 }
 
-/** Who holds the lock of migrations; in `pg_locks` its number is in two halves. */
-const migrating = `select pid from pg_locks where locktype = 'advisory' and granted
-  and classid = 0 and objid = ${locks.migrations} and objsubid = 1`
+/** Who holds the lock of migrations. */
+const migrating = `select pid from pg_locks
+  where locktype = 'advisory' and objid = ${locks.migrations} and granted`
 
 /** Describes, shortly before the session `pid` gives up a lock, who is in its way. */
 async function watch(db: Db, pid: number): Promise<string> {

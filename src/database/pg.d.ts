@@ -1,6 +1,7 @@
 // The part of `pg` that this service uses.
 declare module 'pg' {
   import type { EventEmitter } from 'node:events'
+  import type { ConnectionOptions } from 'node:tls'
 
   interface Options {
     host?: string | undefined
@@ -8,7 +9,7 @@ declare module 'pg' {
     database?: string
     user?: string
     password?: string | undefined
-    ssl?: false | Tls
+    ssl?: false | ConnectionOptions
     application_name?: string
     keepAlive?: boolean
     connectionTimeoutMillis?: number
@@ -17,12 +18,6 @@ declare module 'pg' {
     idleTimeoutMillis?: number
     onConnect?: (client: Client) => Promise<void>
     types?: Types
-  }
-  interface Tls {
-    rejectUnauthorized: boolean
-    ca?: string
-    cert?: string | undefined
-    key?: string | undefined
   }
   interface Types {
     getTypeParser(type: number, format?: string): (text: string) => unknown

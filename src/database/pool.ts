@@ -155,16 +155,14 @@ export function openDatabase(
     }
   }
 
-  const connections = () => ({
-    total: pool.totalCount,
-    idle: pool.idleCount,
-    waiting: pool.waitingCount,
-  })
-
   return {
     query,
     transaction: (work) => retryLostRaces(() => transact(work)),
-    connections,
+    connections: () => ({
+      total: pool.totalCount,
+      idle: pool.idleCount,
+      waiting: pool.waitingCount,
+    }),
     stop: () => pool.end(),
   }
 }
@@ -294,11 +292,10 @@ const unavailable = (cause: unknown) =>
 const mistakes = [AppError, TypeError, RangeError, ReferenceError, SyntaxError]
 const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof mistake)
 
-const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout]
+const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
 
 /** Whether the connection was ended, rather than the statement given up. */
 function isCut(error: unknown): boolean {
-  const { code = '', severity, message } = error as DatabaseError
-  if (severity !== undefined) return cuts.includes(code)
-  return ['ECONNRESET', 'EPIPE'].includes(code) || /terminated|not queryable/i.test(message)
+  const { code = '', message } = error as DatabaseError
+  return cuts.includes(code) || /^Connection terminated|not queryable/.test(message)
 }

@@ -11,7 +11,7 @@
 // same directory; ownership after the session is terminated (a crashing backend does that).
 import pg from 'pg'
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import type { Socket } from 'node:net'
@@ -78,10 +78,8 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
       signal?.throwIfAborted()
       const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
       if (address !== null && (await lock(address, directory))) {
-        if (server !== undefined && server.child.pid === Number(pid)) {
-          const own = server
-          return { ...address, stop: () => stop(own) }
-        }
+        const own = server
+        if (own?.child.pid === Number(pid)) return { ...address, stop: () => stop(own) }
         // Its owner was killed, and whatever was to end it then, too.
         process.kill(Number(pid), 'SIGINT')
       }
@@ -156,8 +154,8 @@ function findPlace(directory: string, link: string, say: Options['say']) {
   const as = accountOf(link)
   fs.chmodSync(directory, 0o711)
   if (spawnSync('ls', ['-d', `${directory}/.`], as).status === 0) return { as, home: directory }
-  const hash = createHash('sha256').update(fs.realpathSync(directory)).digest('hex').slice(0, 12)
-  const home = `/var/lib/user-service-${hash}`
+  const digest = hash('sha256', fs.realpathSync(directory))
+  const home = `/var/lib/user-service-${digest.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
   fs.chmodSync(home, 0o711)
   if (fs.lstatSync(link, { throwIfNoEntry: false }) === undefined) {

