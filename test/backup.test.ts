@@ -10,7 +10,7 @@ import pg from 'pg'
 
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/dumps.ts'
-import { findForeign, findForeignTables, findPublications } from '../src/commands/foreign.ts'
+import { findForeign } from '../src/commands/foreign.ts'
 import { sortGrants } from '../src/commands/grants.ts'
 import { locks } from '../src/database/codes.ts'
 import { readMigrations } from '../src/database/migrate.ts'
@@ -301,7 +301,7 @@ test('a database without our tables is not backed up, but an error', async () =>
     { status, stderr },
     {
       status: 1,
-      stderr: 'backup: postgres holds nothing: node bin/migrate.js up was never run\n',
+      stderr: 'backup: the database holds nothing: node bin/migrate.js up was never run\n',
     },
   )
 })
@@ -360,29 +360,10 @@ test('a dump dated in the future keeps no alarm silent, and latest does not choo
   assert.deepEqual(latest, {
     status: 1,
     stdout: '',
-    stderr:
-      `restore: the latest dump is in doubt (${ahead} is dated in the future, ` +
-      `${real} was stored last): name the one to restore\n`,
+    stderr: `restore: ${ahead} is dated in the future: name it, or ${real}\n`,
   })
   assert.deepEqual([alone.status, alone.stdout], [4, ''])
-  assert.match(
-    alone.stderr,
-    /no complete dump of \w+ in \S+ but \S+, which is dated in the future\n$/,
-  )
-})
-
-test('latest does not choose where names and S3 tell two dumps apart differently', async () => {
-  const older = dumpOf(48)
-  const newer = dumpOf(24)
-  fakeAws(`echo '${listed([older, 1, hoursAgo(1)], [newer, 1, hoursAgo(2)])}'`)
-  const { status, stderr } = await runCommand('restore', ['latest', '--yes'], base)
-
-  assert.equal(
-    stderr,
-    `restore: the latest dump is in doubt (${newer} is dated last, ${older} was stored last): ` +
-      'name the one to restore\n',
-  )
-  assert.equal(status, 1)
+  assert.match(alone.stderr, /there is no complete dump of \w+ in \S+\n$/)
 })
 
 test('a dump of another database is neither listed nor restored', async () => {
@@ -406,9 +387,7 @@ test('a dump of another database is neither listed nor restored', async () => {
   assert.deepEqual(restore, {
     status: 1,
     stdout: '',
-    stderr:
-      `restore: ${name} is a dump of "my.db", not of ${env['DATABASE_NAME']}; ` +
-      'nothing was touched\n',
+    stderr: `restore: ${name} is a dump of "my.db", not of ${env['DATABASE_NAME']}\n`,
   })
 })
 
@@ -457,7 +436,10 @@ test('grants between our roles are told from those of others', () => {
     ours[0]!,
   ]
 
-  assert.deepEqual(sortGrants(lines), { ours: [...ours, ours[0]], others: [...others, foreign] })
+  assert.deepEqual(sortGrants(lines.join('\n')), {
+    ours: [...ours, ours[0]],
+    others: [...others, foreign],
+  })
 })
 
 test('what others put into our schema is found, and a restore drops it only when told to', async () => {
@@ -471,25 +453,17 @@ test('what others put into our schema is found, and a restore drops it only when
       references user_service_schema.users, mood user_service_schema.mood);
     create publication copies for table user_service_schema.users`)
   const found = await findForeign(db)
-  const tables = await findForeignTables(db)
-  const publications = await findPublications(db)
   await db.query('truncate user_service_schema.audit_events')
   const restore = await runCommand('restore', ['latest'], base)
 
-  const inside = ['table user_service_schema."a b"', 'type user_service_schema.mood']
-  const outside = [
-    'table constraint notes_author on reports.notes',
+  assert.deepEqual(found, [
+    'publication relation user_service_schema.users in publication copies',
     'table column reports.notes.mood',
+    'table constraint notes_author on reports.notes',
+    'table user_service_schema."a b"',
+    'type user_service_schema.mood',
     'view reports.emails',
-  ]
-  assert.deepEqual(
-    found,
-    [
-      ...outside.map((name) => ({ name, inside: false })),
-      ...inside.map((name) => ({ name, inside: true })),
-    ].sort((a, b) => (a.name < b.name ? -1 : 1)),
-  )
-  assert.deepEqual([tables, publications], [['a b'], ['copies']])
+  ])
   assert.equal(restore.status, 1)
   assert.match(restore.stderr, /^restore: this would also drop .*view reports\.emails: pass --yes/)
 })

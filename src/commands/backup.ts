@@ -5,33 +5,19 @@ import type { DatabaseConfig, Env } from '../config.ts'
 import { locks } from '../database/codes.ts'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
-import { command, misuse, parseDuration, stopAfter } from './command.ts'
-import {
-  ageOf,
-  countRows,
-  dumpName,
-  hashFile,
-  isAhead,
-  type Counts,
-  type Manifest,
-  type StoredDump,
-} from './dumps.ts'
-import { findForeign, findForeignTables } from './foreign.ts'
+import { command, readDuration, stopAfter } from './command.ts'
+import { countRows, dumpName, hashFile, type Manifest } from './dumps.ts'
+import { findForeign } from './foreign.ts'
 import { makeDirectory, postgresEnv, runProgram } from './programs.ts'
-import { readPlaces, type Bucket } from './s3.ts'
+import { readPlaces, type Places } from './s3.ts'
 
-const usage = `Dumps the database, reads the dump back, uploads it and then its manifest. A dump
-without a manifest does not count. list: the dumps in the bucket, newest first, with their ages and
-sizes.
+const usage = `Dumps the database into S3_BUCKET. list: the dumps there, newest first.
 
   --timeout  give up after that long (90s, 15m, 1h)
   --max-age  exit status 4 when the newest complete dump is older, or there is none
   --quiet    print nothing when all is well
 
-Connects as user_service_user unless DATABASE_USER names another role, to DATABASE_URL or
-DATABASE_HOST (default localhost), _PORT, _NAME, _PASSWORD (else ~/.pgpass). Uploads with the AWS
-CLI to S3_BUCKET (default s3://user-service-database-dumps; a prefix may follow), under the profile
-IAM_ROLE if set.
+Connects as user_service_user unless DATABASE_USER names another role.
 Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
@@ -45,45 +31,30 @@ await command({
   usage,
   pattern: /^( list( --max-age)?)?( --quiet)?( --timeout)?$/,
   async run({ values, positionals, env }) {
-    const limitMs = parseDuration(values.timeout ?? '15m')
-    const maxAgeMs = values['max-age'] === undefined ? Infinity : parseDuration(values['max-age'])
-    if (limitMs === undefined || maxAgeMs === undefined)
-      throw misuse('A duration is a number and a unit: 90s, 15m, 1h, 2d')
+    const maxAgeMs = readDuration(values['max-age'])
+    stopAfter(readDuration(values.timeout) ?? 900_000)
     const print: Print = values.quiet ? () => {} : console.log
-    stopAfter(limitMs)
-    const { database, bucket } = readPlaces(env, 'user_service_user')
-    if (positionals.length > 0) {
-      await list({ bucket, database: database.name, maxAgeMs, print })
-      return
-    }
-    await backUp({ database, bucket, env, print })
+    const places = readPlaces(env, 'user_service_user')
+    if (positionals.length > 0) await list(places, print, maxAgeMs)
+    else await whileLocked(places.database, () => backUp(places, print, env))
   },
 })
 
-interface Backup {
-  database: DatabaseConfig
-  bucket: Bucket
-  env: Env
-  print: Print
-}
-
-async function backUp({ database, bucket, env, print }: Backup): Promise<void> {
-  const file = join(makeDirectory(), 'dump.bck')
-  const programs = postgresEnv(database, env)
-  const { manifest, foreign } = await whileLocked(database, async () => {
-    const snapshot = await withDatabase(database, (db) =>
-      db.transaction((tx) => dump(tx, file, programs)),
-    )
-    const { foreign } = snapshot
-    const manifest = await describe(snapshot, file, programs)
-    writeFileSync(`${file}.json`, `${JSON.stringify(manifest, null, 2)}\n`)
-    await bucket.put(file, manifest.name)
-    await bucket.put(`${file}.json`, `${manifest.name}.json`)
-    return { manifest, foreign }
-  })
-  const { name, size, rows } = manifest
-  if (foreign.length > 0) print(`Not backed up, since it is not ours: ${foreign.join(', ')}`)
-  print(`Backed up ${rows['users']} users to ${bucket.url}/${name}: ${formatSize(size)}`)
+async function list(places: Places, print: Print, maxAgeMs?: number): Promise<void> {
+  const { bucket, database } = places
+  const dumps = await bucket.list(database.name)
+  for (const { name, ageMs, size, state } of dumps)
+    print([name, formatAge(ageMs), formatSize(size), state].join('\t'))
+  if (maxAgeMs === undefined) {
+    if (dumps.length === 0) print(`There is no dump of ${database.name} in ${bucket.url}`)
+    return
+  }
+  const newest = dumps.find(({ state }) => state === 'complete')
+  if (newest === undefined)
+    throw new ExitError(`there is no complete dump of ${database.name} in ${bucket.url}`, 4)
+  if (newest.ageMs <= maxAgeMs) return
+  const which = `the newest complete dump in ${bucket.url}, ${newest.name}`
+  throw new ExitError(`${which}, is ${formatAge(newest.ageMs)} old`, 4)
 }
 
 /**
@@ -91,130 +62,82 @@ async function backUp({ database, bucket, env, print }: Backup): Promise<void> {
  * transaction without a snapshot, which holds up nothing. If it is lost, that is no failure of
  * `work`.
  */
-async function whileLocked<T>(database: DatabaseConfig, work: () => Promise<T>): Promise<T> {
-  let done: { result: T } | null = null
+async function whileLocked(database: DatabaseConfig, work: () => Promise<void>): Promise<void> {
+  let isDone = false
   try {
     await withDatabase(database, (db) =>
       db.transaction(async (tx) => {
-        if (done !== null) return
         const { locked } = await one<{ locked: boolean }>(tx, {
           text: `select pg_try_advisory_xact_lock(${locks.backup}) as locked`,
         })
         if (!locked) throw new ExitError('another backup is still running', 3)
-        done = { result: await work() }
+        await work()
+        isDone = true
       }),
     )
   } catch (error) {
-    if (done === null) throw error
+    if (!isDone) throw error
   }
-  return done!.result
 }
 
-interface Listing {
-  bucket: Bucket
-  database: string
-  maxAgeMs: number
-  print: Print
-}
-
-async function list({ bucket, database, maxAgeMs, print }: Listing): Promise<void> {
-  const dumps = await bucket.list(database)
-  const now = Date.now()
-  for (const dump of dumps) {
-    const age = formatAge(now - dump.at.getTime())
-    print([dump.name, age, formatSize(dump.size), stateOf(dump, now)].join('\t'))
+/** Makes a dump, reads it back and uploads it, then its manifest. */
+async function backUp({ database, bucket }: Places, print: Print, env: Env): Promise<void> {
+  const file = join(makeDirectory(), 'dump.bck')
+  const programs = postgresEnv(database, env)
+  const run = async (what: string, program: string, args: string[]) => {
+    const { stdout } = await runProgram({ what, program, args, env: programs })
+    return stdout
   }
-  if (maxAgeMs === Infinity) {
-    if (dumps.length === 0) print(`There is no dump of ${database} in ${bucket.url}`)
-    return
-  }
-  const complete = dumps.filter((dump) => dump.complete)
-  const past = complete.filter((dump) => !isAhead(dump, now))
-  if (past.some((dump) => ageOf(dump, now) <= maxAgeMs)) return
-  const newest = past[0]
-  if (newest !== undefined) {
-    const which = `the newest complete dump in ${bucket.url}, ${newest.name}`
-    throw new ExitError(`${which}, is ${formatAge(ageOf(newest, now))} old`, 4)
-  }
-  const none = `there is no complete dump of ${database} in ${bucket.url}`
-  const ahead = complete[0]
-  if (ahead === undefined) throw new ExitError(none, 4)
-  throw new ExitError(`${none} but ${ahead.name}, which is dated in the future`, 4)
-}
-
-function stateOf(dump: StoredDump, now: number): string {
-  if (!dump.complete) return 'INCOMPLETE'
-  return isAhead(dump, now) ? 'IN THE FUTURE' : 'complete'
-}
-
-/** What was read in the transaction of a dump. */
-interface Snapshot {
-  at: string
-  database: string
-  server: string
-  schema: string
-  rows: Counts
-  /** The objects that the dump leaves out. */
-  foreign: string[]
-}
-
-/**
- * Dumps the schema into `file` and counts its rows in the very snapshot of the dump, which is the
- * transaction's. Throws when the database is empty, or with what pg_dump says.
- */
-async function dump(tx: Db, file: string, env: Env): Promise<Snapshot> {
-  await tx.query('set transaction isolation level repeatable read, read only')
-  const { id, ...rest } = await one<{ id: string; at: string; database: string; server: string }>(
-    tx,
-    {
-      text: `select pg_export_snapshot() as id, now() as at, current_database() as database,
-      current_setting('server_version') as server`,
-    },
+  const { foreign, snapshot } = await withDatabase(database, (db) =>
+    db.transaction(async (tx) => {
+      const { id, excluded, ...snapshot } = await readSnapshot(tx)
+      const args = [
+        '--format=custom',
+        '--schema=user_service_schema',
+        ...excluded.map((table) => `--exclude-table=${table}`),
+        `--snapshot=${id}`,
+        '--lock-wait-timeout=60s',
+        '--no-password',
+        `--file=${file}`,
+      ]
+      await run('pg_dump failed', 'pg_dump', args)
+      return { foreign: await findForeign(tx), snapshot }
+    }),
   )
+  // Reads every byte; --list would look at the table of contents alone.
+  await run('the dump cannot be read back', 'pg_restore', ['--file=/dev/null', file])
+  const version = await run('pg_dump failed', 'pg_dump', ['--version'])
+  const name = dumpName(database.name, new Date(snapshot.at))
+  const { size } = statSync(file)
+  const pgDump = /\d[\d.]*/.exec(version)?.[0] ?? 'unknown'
+  const manifest: Manifest = { ...snapshot, name, size, sha256: await hashFile(file), pgDump }
+  writeFileSync(`${file}.json`, JSON.stringify(manifest, null, 2))
+  await bucket.put(file, name)
+  await bucket.put(`${file}.json`, `${name}.json`)
+  if (foreign.length > 0) print(`Not backed up, since it is not ours: ${foreign.join(', ')}`)
+  const { users } = snapshot.rows
+  print(`Backed up ${users} users to ${bucket.url}/${name}: ${formatSize(size)}`)
+}
+
+interface Snapshot extends Pick<Manifest, 'at' | 'database' | 'server' | 'schema' | 'rows'> {
+  id: string
+  /** The tables and the like that are not ours: we may not even read them. */
+  excluded: string[]
+}
+
+/** Exports the snapshot of a transaction and counts the rows in it; throws when there are none. */
+async function readSnapshot(tx: Db): Promise<Snapshot> {
+  await tx.query('set transaction isolation level repeatable read, read only')
   const rows = await countRows(tx)
   if (!('users' in rows))
-    throw new ExitError(`${rest.database} holds nothing: node bin/migrate.js up was never run`)
-  const { schema } = await one<{ schema: string | null }>(tx, {
-    text: 'select max(name) as schema from user_service_schema.schema_migrations',
+    throw new ExitError('the database holds nothing: node bin/migrate.js up was never run')
+  const read = await one<Omit<Snapshot, 'rows'>>(tx, {
+    text: `select pg_export_snapshot() as id, now() as at, current_database() as database,
+      current_setting('server_version') as server,
+      (select max(name) from user_service_schema.schema_migrations) as schema,
+      array(select format('user_service_schema.%I', relname) from pg_class
+        where relnamespace = 'user_service_schema'::regnamespace
+          and relowner <> 'user_service_admin'::regrole) as excluded`,
   })
-  const foreign = await findForeign(tx)
-  const foreignTables = await findForeignTables(tx)
-  const args = [
-    '--format=custom',
-    '--schema=user_service_schema',
-    ...foreignTables.map((name) => `--exclude-table=user_service_schema.${quote(name)}`),
-    `--snapshot=${id}`,
-    '--lock-wait-timeout=60s',
-    '--no-password',
-    `--file=${file}`,
-  ]
-  await runProgram({ what: 'pg_dump failed', program: 'pg_dump', args, env })
-  const leftOut = foreign.filter(({ inside }) => inside)
-  return { ...rest, schema: schema ?? 'none', rows, foreign: leftOut.map(({ name }) => name) }
-}
-
-/** As pg_dump's patterns want a name that is to be taken as it is. */
-function quote(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
-}
-
-/** Reads the dump back and describes it; throws when it cannot be read. */
-async function describe(snapshot: Snapshot, file: string, env: Env): Promise<Manifest> {
-  const what = 'the dump cannot be read back'
-  // Reads every byte; --list would look at the table of contents alone.
-  await runProgram({ what, program: 'pg_restore', args: ['--file=/dev/null', file], env })
-  const program = 'pg_dump'
-  const version = await runProgram({ what: 'pg_dump failed', program, args: ['--version'], env })
-  const { at, database, server, schema, rows } = snapshot
-  return {
-    name: dumpName(database, new Date(at)),
-    size: statSync(file).size,
-    sha256: await hashFile(file),
-    database,
-    at,
-    server,
-    pgDump: /\d[\d.]*/.exec(version.stdout)?.[0] ?? 'unknown',
-    schema,
-    rows,
-  }
+  return { ...read, rows }
 }

@@ -119,3 +119,11 @@ export function parseDuration(text: string): number | undefined {
   const ms = Number(count) * (unitsMs[unit] ?? 0)
   return ms >= 1000 && ms <= 20 * 86_400_000 ? ms : undefined
 }
+
+/** Reads the duration of an option, where it is given; throws misuse when it is none. */
+export function readDuration(given: string | undefined): number | undefined {
+  if (given === undefined) return undefined
+  const ms = parseDuration(given)
+  if (ms === undefined) throw misuse('A duration is a number and a unit: 90s, 15m, 1h, 2d')
+  return ms
+}

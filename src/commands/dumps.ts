@@ -5,9 +5,6 @@ import { createReadStream } from 'node:fs'
 import { one, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
 
-/** The rows of each table. */
-export type Counts = Record<string, number>
-
 /** Lies beside a dump once all of it is in the bucket. */
 export interface Manifest {
   /** Of the dump. */
@@ -22,22 +19,18 @@ export interface Manifest {
   /** Versions of the server and of pg_dump. */
   server: string
   pgDump: string
-  rows: Counts
+  /** How many each table has. */
+  rows: Record<string, number>
 }
 
-/** Counts the rows of each table of the schema that its owner has. */
-export async function countRows(db: Db): Promise<Counts> {
-  const tables = await db.query<{ name: string }>(`
-    select tablename as name from pg_tables
-      where schemaname = 'user_service_schema' and tableowner = (select tableowner from pg_tables
-        where schemaname = 'user_service_schema' and tablename = 'schema_migrations')
-      order by 1`)
+/** Counts the rows of each table of ours. */
+export async function countRows(db: Db): Promise<Manifest['rows']> {
+  const tables = await db.query<{ name: string }>(`select tablename as name from pg_tables
+    where schemaname = 'user_service_schema' and tableowner = 'user_service_admin' order by 1`)
   const counts = tables.map(
     ({ name }) => `(select count(*) from user_service_schema."${name}")::float8 as "${name}"`,
   )
-  return one(db, {
-    text: `select ${counts.join(', ')}`,
-  })
+  return one(db, { text: `select ${counts.join()}` })
 }
 
 /** How the names of a database's dumps begin, different for each: `my.db` is written `my.2edb`. */
@@ -65,43 +58,11 @@ export function parseDumpName(name: string): Date | null {
 /** A dump in the bucket. */
 export interface StoredDump {
   name: string
-  /** The instant in its name. */
-  at: Date
-  /** When the bucket received it, by the clock of S3. */
-  storedAt: Date
+  /** How long ago it was made, by its name and our clock. */
+  ageMs: number
   size: number
-  /** Its manifest is there, too. */
-  complete: boolean
-}
-
-/** How far clocks may differ. */
-const skewMs = 5 * 60_000
-
-/** Whether a dump is dated after `now`, so that a clock was or is wrong. */
-export const isAhead = ({ at, storedAt }: StoredDump, now: number) =>
-  Math.max(at.getTime(), storedAt.getTime()) - now > skewMs
-
-/** How old what a dump holds is at least, in milliseconds. */
-export const ageOf = ({ at, storedAt }: StoredDump, now: number) =>
-  now - Math.min(at.getTime(), storedAt.getTime())
-
-/**
- * The dump that was stored last, of complete ones in the order of the bucket; undefined when there
- * is none. Throws when their names tell otherwise: after a clock was wrong, or when the bucket is a
- * copy, nobody but the operator knows.
- */
-export function pickLatest(dumps: StoredDump[], now: number): StoredDump | undefined {
-  const complete = dumps.filter((dump) => dump.complete)
-  const [latest, second] = complete
-  if (latest === undefined) return undefined
-  let furthest = latest
-  for (const dump of complete) if (dump.at > furthest.at) furthest = dump
-  const other = furthest === latest ? second : latest
-  const isInFuture = isAhead(furthest, now)
-  if (!isInFuture && furthest.at.getTime() - latest.at.getTime() <= skewMs) return latest
-  const dated = `${furthest.name} is dated ${isInFuture ? 'in the future' : 'last'}`
-  const stored = `${other?.name ?? 'no other'} was stored ${other === latest ? 'last' : 'before it'}`
-  throw new ExitError(`the latest dump is in doubt (${dated}, ${stored}): name the one to restore`)
+  /** Incomplete without its manifest; dated in the future while a clock was wrong. */
+  state: 'complete' | 'INCOMPLETE' | 'IN THE FUTURE'
 }
 
 /** Reads a manifest; throws when it is damaged or not that of `name`. */
@@ -116,12 +77,15 @@ export function parseManifest(text: string, name: string): Manifest {
 }
 
 function isSound({ sha256, pgDump, schema, at, rows }: Manifest): boolean {
-  if (!/^[0-9a-f]{64}$/.test(sha256)) return false
-  if (!/^\d+/.test(pgDump) || !/^\w+$/.test(schema)) return false
-  if (Number.isNaN(Date.parse(at))) return false
   const tables = Object.entries(rows)
-  if (tables.length === 0) return false
-  return tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
+  return (
+    /^[0-9a-f]{64}$/.test(sha256) &&
+    /^\d+/.test(pgDump) &&
+    /^\w+$/.test(schema) &&
+    Date.parse(at) > 0 &&
+    tables.length > 0 &&
+    tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
+  )
 }
 
 /** The SHA-256 of a file of any size. */

@@ -1,6 +1,6 @@
 import { migrateDown, migrateUp, readStatus, type MigrateOptions } from '../database/migrate.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
-import { command, misuse, parseDuration, readCommandDatabase } from './command.ts'
+import { command, readCommandDatabase, readDuration } from './command.ts'
 
 const usage = `  up      applies every pending migration
   down    rolls back the last N (default 1), with the data they hold
@@ -21,11 +21,8 @@ await command({
   async run({ positionals, values, env }) {
     const [action = '', count = '1'] = positionals
     const options: MigrateOptions = { say: (line) => console.error(`migrate: ${line}`) }
-    if (values.timeout !== undefined) {
-      const timeoutMs = parseDuration(values.timeout)
-      if (timeoutMs === undefined) throw misuse('--timeout takes a duration such as 90s, 15m or 1h')
-      options.timeoutMs = timeoutMs
-    }
+    const timeoutMs = readDuration(values.timeout)
+    if (timeoutMs !== undefined) options.timeoutMs = timeoutMs
     const database = readCommandDatabase(env, 'user_service_admin')
     const lines = await withDatabase(database, (db) =>
       migrate(db, { action, count: Number(count), options }),
