@@ -86,7 +86,7 @@ await command({
   },
 })
 
-/** Finds what no dump gives back; throws when it, or anything, may not be lost without `yes`. */
+/** Lists what a restore deletes and no dump contains; throws when that or data needs `yes`. */
 async function findLosses(db: Db, yes: boolean): Promise<string[]> {
   const foreign = await findForeign(db)
   if (yes) return foreign

@@ -800,11 +800,16 @@ test('a restore ends sessions, and keeps what is between our roles from what oth
   assert.match(await fresh.sql(rights), /user_service_manager=arw/)
 })
 
+/** Resolves when psql is at work. */
+const restoring = (pid: number) => {
+  const isPsql = ({ parent, command }: { parent: number; command: string }) =>
+    parent === pid && command.includes('psql --no-psqlrc')
+  return until('psql', () => listProcesses().find(isPsql), 60)
+}
+
 test('a restore that gets SIGTERM leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until('psql', () =>
-    listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
-  )
+  await restoring(child.pid!)
   await sleep(100)
   child.kill('SIGTERM')
 
@@ -815,9 +820,7 @@ test('a restore that gets SIGTERM leaves the database as it was', async () => {
 
 test('a restore that is killed leaves the database as it was', async () => {
   const { child, ended } = startCommand('restore', [first, '--yes'], owns)
-  await until('psql', () =>
-    listProcesses().find(({ parent, command }) => parent === child.pid && /psql/.test(command)),
-  )
+  await restoring(child.pid!)
   await sleep(100)
   child.kill('SIGKILL')
   await ended
