@@ -2,13 +2,6 @@
 // how a schema becomes a component or an example.
 import { integer, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
 
-/** Printable ASCII, which a header holds. */
-const ascii = (description: string): JsonSchema => ({
-  type: 'string',
-  maxLength: 8192,
-  description,
-})
-
 const requestId: JsonSchema = {
   title: 'RequestId',
   ...text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ }).json,
@@ -17,8 +10,8 @@ const requestId: JsonSchema = {
 /** A success: the schema of its payload in an envelope, which is named after the payload. */
 export function envelope(details: JsonSchema, operation: string): JsonSchema {
   const title = `${details['title'] ?? operation}Answer`
-  const members = { requestId, status: oneOf('SUCCESS').json, details: asAnswered(details) }
-  return closed(title, members, Object.keys(members))
+  const status = oneOf('SUCCESS').json
+  return closed(title, { requestId, status, details: asAnswered(details) })
 }
 
 /**
@@ -26,27 +19,20 @@ export function envelope(details: JsonSchema, operation: string): JsonSchema {
  * what is unique, and Go's refuse all text whose pattern has an escape that RE2 does not know.
  */
 function asAnswered(schema: JsonSchema): JsonSchema {
-  const { uniqueItems: _, pattern, items, oneOf: forms, properties, ...rest } = schema
-  const answered: JsonSchema = rest
-  if (pattern && !pattern.includes('\\u')) answered.pattern = pattern
-  if (items) answered.items = asAnswered(items)
-  if (forms) answered.oneOf = forms.map(asAnswered)
-  if (properties) {
-    answered.properties = {}
-    for (const [name, member] of Object.entries(properties)) {
-      answered.properties[name] = asAnswered(member)
-    }
-  }
-  return answered
+  return JSON.parse(JSON.stringify(schema), (keyword, value) => {
+    const isExotic = keyword === 'pattern' && String(value).includes('\\u')
+    return isExotic || keyword === 'uniqueItems' ? undefined : value
+  })
 }
 
-function closed(title: string, properties: Record<string, JsonSchema>, required: string[]) {
+function closed(title: string, properties: Record<string, JsonSchema>) {
+  const required = Object.keys(properties)
   return { title, type: 'object', properties, required, unevaluatedProperties: false }
 }
 
 const sentence: JsonSchema = { type: 'string', maxLength: 200, examples: ['is missing'] }
 const field: JsonSchema = { type: 'string', maxLength: 100, examples: ['email'] }
-const fault = closed('Fault', { field, message: sentence }, ['field', 'message'])
+const fault = closed('Fault', { field, message: sentence })
 const code: JsonSchema = {
   type: 'string',
   maxLength: 64,
@@ -55,36 +41,33 @@ const code: JsonSchema = {
 }
 
 /** Every failure. `code` is no closed list: a client must survive one that it does not know. */
-export const failureSchema: JsonSchema = closed(
-  'Failure',
-  {
+export const failureSchema: JsonSchema = {
+  ...closed('Failure', {
     requestId,
     status: oneOf('ERROR').json,
     details: { ...sentence, description: 'A sentence for people, which may be reworded' },
     code,
     errors: { type: 'array', maxItems: 1000, items: fault },
-  },
-  ['requestId', 'status', 'details', 'code'],
-)
-
-/** The same value, in which a reference stands for each schema that has a title; adds those. */
-export function extract(value: unknown, schemas: Record<string, object>): unknown {
-  if (Array.isArray(value)) return value.map((each) => extract(each, schemas))
-  if (typeof value !== 'object' || value === null) return value
-  const copy: Record<string, unknown> = {}
-  for (const [name, member] of Object.entries(value)) copy[name] = extract(member, schemas)
-  const { title, ...schema } = copy
-  if (typeof title !== 'string') return copy
-  const known = schemas[title]
-  if (known && JSON.stringify(known) !== JSON.stringify(schema)) {
-    throw new Error(`two schemas are called ${title}`)
-  }
-  schemas[title] = schema
-  return { $ref: `#/components/schemas/${title}` }
+  }),
+  required: ['requestId', 'status', 'details', 'code'],
 }
 
-const header = ({ description, ...schema }: JsonSchema) => ({ description, schema })
-const described = (description: string, schema: JsonSchema) => header({ ...schema, description })
+/** The same value, in which a reference stands for each schema that has a title; adds those. */
+export function extract<T>(document: T, schemas: Record<string, object>): T {
+  return JSON.parse(JSON.stringify(document), (_, value) => {
+    const { title, ...schema } = value ?? {}
+    if (typeof title !== 'string') return value
+    const known = schemas[title]
+    if (known && JSON.stringify(known) !== JSON.stringify(schema)) {
+      throw new Error(`two schemas are called ${title}`)
+    }
+    schemas[title] = schema
+    return { $ref: `#/components/schemas/${title}` }
+  })
+}
+
+const ascii: JsonSchema = { type: 'string', maxLength: 8192 }
+const header = (description: string, schema = ascii) => ({ description, schema })
 
 /** Components that are the same whatever the routes are. */
 export const components = {
@@ -98,32 +81,28 @@ export const components = {
     bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
   },
   headers: {
-    'X-Request-Id': described('The caller’s, or a new one', requestId),
-    'Access-Control-Allow-Origin': header(ascii('The caller’s origin, if `CORS_ORIGINS` names it')),
-    'RateLimit-Policy': header(ascii('`"default";q=10;w=1`: so many a second')),
-    RateLimit: header(
-      ascii('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
-    ),
-    'Retry-After': described('Seconds to wait', integer(0, 86_400).json),
-    'WWW-Authenticate': header(ascii('How to authenticate')),
-    'Accept-Patch': header(ascii('What this takes')),
-    'Accept-Post': header(ascii('What this takes')),
-    ETag: header(ascii('The version, in quotes')),
-    Location: header(ascii('Where what was made is, relative to this path')),
-    Link: header(ascii('`rel="next"`: the next page, when there is one')),
-    'X-Auth-User-Id': described('Who asks', uuidSchema.json),
-    'X-Auth-Key-Id': described('The key', uuidSchema.json),
-    'X-Auth-User-Email': header(
-      ascii('The address; what is not ASCII, and `%`, in percent-encoding'),
-    ),
-    'X-Auth-User-Email-Verified': described(
+    'X-Request-Id': header('The caller’s, or a new one', requestId),
+    'Access-Control-Allow-Origin': header('The caller’s origin, if `CORS_ORIGINS` names it'),
+    'RateLimit-Policy': header('`"default";q=10;w=1`: so many a second'),
+    RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
+    'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
+    'WWW-Authenticate': header('How to authenticate'),
+    'Accept-Patch': header('What this takes'),
+    'Accept-Post': header('What this takes'),
+    ETag: header('The version, in quotes'),
+    Location: header('Where what was made is, relative to this path'),
+    Link: header('`rel="next"`: the next page, when there is one'),
+    'X-Auth-User-Id': header('Who asks', uuidSchema.json),
+    'X-Auth-Key-Id': header('The key', uuidSchema.json),
+    'X-Auth-User-Email': header('The address; what is not ASCII, and `%`, in percent-encoding'),
+    'X-Auth-User-Email-Verified': header(
       'Whether the address is verified',
       oneOf('true', 'false').json,
     ),
-    'X-Auth-Role': described('The role', oneOf('user', 'admin').json),
-    'X-Auth-Permissions': header(ascii('The permissions, separated by commas')),
-    'X-Auth-Factors': described('How many factors were proved', oneOf('1', '2').json),
-    'X-Auth-Key-Kind': described('What kind of key', oneOf('api', 'session').json),
+    'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
+    'X-Auth-Permissions': header('The permissions, separated by commas'),
+    'X-Auth-Factors': header('How many factors were proved', oneOf('1', '2').json),
+    'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
   },
 }
 

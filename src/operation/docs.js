@@ -1,13 +1,12 @@
-// The page of the document: contents, search, and what each operation takes and answers. `trial.js`
-// calls it, and is in the same script.
+// The page of the document: contents, search, what each operation takes and answers, and a form
+// that calls it. It makes elements one by one: its policy admits no markup that is made of text.
 
 const byId = (id) => document.getElementById(id)
 const key = byId('key')
-const search = byId('search')
 const base = new URL('.', location).href.slice(0, -1)
 let api
 
-const who = {
+const callers = {
   anyone: 'anyone',
   optional: 'anyone, or with a key',
   key: 'any key',
@@ -15,204 +14,224 @@ const who = {
   admin: 'admins only',
 }
 
-/** An element; a child that is a list stands for its members. */
-function el(name, props, ...children) {
+/** An element; its children are one or a list, in which lists stand for their members. */
+function el(name, children, props) {
   const node = Object.assign(document.createElement(name), props)
-  node.append(...children.flat())
+  node.append(...[children].flat(3))
   return node
 }
 
 /** Text in which backticks mark code. */
-const rich = (text) => text.split('`').map((part, i) => (i % 2 ? el('code', {}, part) : part))
+const rich = (text) => text.split('`').map((part, i) => (i % 2 ? el('code', part) : part))
 const pretty = (value) => JSON.stringify(value, null, 2)
+const folded = (title, text) => el('details', [el('summary', title), el('pre', text)])
 
 /** What a reference means; what is none, as it is. */
 function deref(value) {
-  if (value?.$ref === undefined) return value
+  if (!value?.$ref) return value
   let found = api
   for (const name of value.$ref.split('/').slice(1)) found = found[name]
   return found
 }
 
-const formats = { uuid: 'a UUID', 'date-time': 'an instant such as 2030-01-31T12:00:00Z' }
-
-/** What a schema admits, in words. */
-function words(given) {
-  const schema = deref(given)
-  const types = [schema.type].flat()
-  const said = [kindOf(schema, types)]
-  if (types.includes('null')) said.push('or null')
-  if (schema.default !== undefined) said.push(`else ${schema.default}`)
+/** What a schema admits: its keywords, as the document has them. */
+function rulesOf(schema) {
+  const { description, examples, items, ...rules } = deref(schema)
+  const said = Object.entries(rules).map((each) => each.join(' '))
+  if (items) said.push(`each: ${rulesOf(items)}`)
   return said.join(', ')
 }
 
-function kindOf(schema, types) {
-  const { minLength = 0, maxLength, minimum, maximum, maxItems, items } = schema
-  if (schema.enum) return schema.enum.filter((each) => each !== null).join(' or ')
-  if (formats[schema.format]) return formats[schema.format]
-  if (types.includes('array')) return `a list of at most ${maxItems} of: ${words(items)}`
-  if (types.includes('integer')) return `a whole number from ${minimum} to ${maximum}`
-  if (types.includes('boolean')) return 'true or false'
-  if (types.includes('object')) return 'an object'
-  return maxLength ? `text of ${minLength} to ${maxLength} characters` : 'text'
-}
-
-function member(name, schema, isRequired) {
-  const { description = '' } = deref(schema)
-  const term = el('dt', {}, el('code', {}, name), el('small', {}, isRequired ? ' required' : ''))
-  const said = el('dd', { className: 'soft' }, words(schema))
-  if (description) said.append('. ', ...rich(description))
-  return [term, said]
-}
-
-function members(title, list) {
-  if (list.length === 0) return []
-  return [el('h4', {}, title), el('dl', { className: title.toLowerCase() }, list)]
-}
-
-/** What an operation takes and answers. */
-function explanation(operation) {
-  const { id, path, method, summary, description, parameters, responses } = operation
-  const schema = deref(operation.requestBody?.content['application/json'].schema)
-  const given = parameters.flatMap((each) =>
-    member(each.name, { ...each.schema, description: each.description }, each.required),
-  )
-  const body = Object.entries(schema?.properties ?? {}).flatMap(([name, each]) =>
-    member(name, each, schema.required?.includes(name)),
-  )
-  return el(
-    'div',
-    {},
-    el('h3', {}, el('a', { href: `#${id}` }, summary)),
-    el(
-      'p',
-      {},
-      el('span', { className: `method ${method}` }, method),
-      ' ',
-      el('code', {}, path),
-      ' ',
-      el('span', { className: `who ${operation.access}` }, who[operation.access]),
-    ),
-    el('p', {}, rich(description)),
-    members('Parameters', given),
-    members('Body', body),
-    members('Answers', Object.entries(responses).flatMap(answer)),
-  )
+function member({ name, schema, required, description = deref(schema).description ?? '' }) {
+  return [
+    el('dt', [el('code', name), required ? ' required' : '']),
+    el('dd', [rich(description), ' ', el('small', rulesOf(schema))]),
+  ]
 }
 
 function answer([status, given]) {
-  const { description, content = {}, 'x-codes': codes } = deref(given)
+  const { description, content = {} } = deref(given)
   const example = content['application/json']?.example
-  const said = el('dd', {})
-  for (const sentence of description.split(codes ? '; ' : '\n')) {
-    said.append(el('div', {}, ...rich(sentence)))
-  }
-  if (example && status < 400) {
-    const shown = el('details', {}, el('summary', { className: 'soft' }, 'Example'))
-    shown.append(el('pre', {}, pretty(example)))
-    said.append(shown)
-  }
-  return [el('dt', {}, el('code', {}, status)), said]
+  const said = el('dd', rich(description.replaceAll('; `', '\n`')))
+  if (example && status < 400) said.append(folded('Example', pretty(example)))
+  return [el('dt', el('code', status)), said]
 }
 
-/** Shows the operations that have every word, and hides the others. */
-function filter(operations) {
-  const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean)
-  let count = 0
-  for (const { text, article, link } of operations) {
-    const isFound = wanted.every((word) => text.includes(word))
-    article.hidden = !isFound
-    link.hidden = !isFound
-    if (isFound) count++
-  }
-  for (const group of document.querySelectorAll('section, nav ul')) {
-    group.hidden = !group.querySelector('article:not([hidden]), li:not(.group, [hidden])')
-  }
-  byId('found').hidden = wanted.length === 0
-  byId('found').textContent = `${count} of ${operations.length} operations`
+function list(title, entries) {
+  return entries.length === 0 ? [] : [el('h4', title), el('dl', entries)]
 }
 
-/** Marks in the contents what is read. */
-function follow(operations) {
-  const links = new Map(operations.map(({ article, link }) => [article, link.firstChild]))
-  const observer = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries) {
-        const link = links.get(target)
-        if (isIntersecting) link.setAttribute('aria-current', 'true')
-        else link.removeAttribute('aria-current')
-      }
+/** What an operation is for, who may call it, what it takes and answers, and its form. */
+function explain(operation) {
+  const { operationId: id, path, method, access, parameters, body, responses } = operation
+  const { properties = {}, required = [] } = deref(body?.schema) ?? {}
+  const members = Object.entries(properties).map(([name, schema]) =>
+    member({ name, schema, required: required.includes(name) }),
+  )
+  const children = [
+    el('h3', el('a', operation.summary, { href: `#${id}` })),
+    el('code', `${method} ${path}`, { className: method }),
+    ' for ',
+    el('span', callers[access], { className: access }),
+    el('p', rich(operation.description)),
+    list('Parameters', parameters.map(member)),
+    list('Body', members),
+    list('Answers', Object.entries(responses).map(answer)),
+    el('details', [el('summary', 'Try it'), trial(operation)]),
+  ]
+  return el('article', children, { id })
+}
+
+/** The form that calls an operation, the curl line for the same, and the answer. */
+function trial(operation) {
+  const { method, parameters, body } = operation
+  const line = el('pre', [], { className: 'curl' })
+  const result = el('output', [])
+  const copy = el('button', [], {
+    type: 'button',
+    hidden: !navigator.clipboard,
+    async onclick() {
+      await navigator.clipboard.writeText(line.textContent)
+      copy.textContent = 'Copied'
     },
-    { rootMargin: '-10% 0px -80%' },
-  )
-  for (const { article } of operations) observer.observe(article)
-}
-
-function readOperations() {
-  const operations = []
-  for (const [path, item] of Object.entries(api.paths)) {
-    for (const [method, each] of Object.entries(item)) {
-      if (each.operationId === undefined) continue
-      const operation = { ...each, path, method: method.toUpperCase(), access: each['x-access'] }
-      operations.push({ ...operation, id: each.operationId, parameters: each.parameters ?? [] })
-    }
+  })
+  const inputs = parameters.map((each) => field(method, each))
+  if (body) {
+    const input = el('textarea', pretty(body.example), { title: 'body', rows: 8 })
+    inputs.push(el('label', ['Body', input]))
   }
-  return operations
+  function show() {
+    line.textContent = curlLine(operation, requestOf(operation, form))
+    copy.textContent = 'Copy the curl line'
+  }
+  async function call(event) {
+    event.preventDefault()
+    const request = requestOf(operation, form)
+    const question = `DELETE ${request.url}\n\nThis cannot be undone. Send it?`
+    if (method === 'DELETE' && !confirm(question)) return
+    result.replaceChildren('…')
+    result.replaceChildren(...(await send(request)))
+  }
+  const form = el('form', [inputs, line, el('button', `Send ${method}`), ' ', copy, result], {
+    oninput: show,
+    onsubmit: call,
+  })
+  show()
+  return form
 }
 
-function place(operation) {
-  const { id, summary, method } = operation
-  const article = el('article', { id }, explanation(operation), trial(operation))
-  const link = el(
-    'li',
-    {},
-    el('a', { href: `#${id}` }, summary, el('span', { className: `method ${method}` }, method)),
+/** The input of a parameter; of a list it takes a value a line. */
+function field(method, { name, in: title, required, schema }) {
+  const isList = schema.type === 'array'
+  // `me` is there to begin with, but what is to be deleted must be typed.
+  const [value = ''] = (required && method !== 'DELETE' && schema.examples) || []
+  const props = { name, title, required, value, placeholder: isList ? 'one a line' : '' }
+  return el('label', [el('code', name), el(isList ? 'textarea' : 'input', [], props)])
+}
+
+/** What the form asks for: the title of an input says where its value goes. */
+function requestOf({ path, method }, form) {
+  const query = new URLSearchParams()
+  const request = { method, headers: {} }
+  let target = path
+  for (const { title, name, value } of form.elements) {
+    if (value === '') continue
+    if (title === 'path') target = target.replace(`{${name}}`, encodeURIComponent(value))
+    if (title === 'header') request.headers[name] = value
+    if (title === 'body') {
+      request.body = value
+      request.headers['Content-Type'] = 'application/json'
+    }
+    if (title !== 'query') continue
+    for (const each of value.trim().split('\n')) query.append(name, each)
+  }
+  request.url = base + target + (query.size > 0 ? `?${query}` : '')
+  return request
+}
+
+const quoted = (text) => `'${text.replaceAll(`'`, `'\\''`)}'`
+
+/** The same call for a shell, which has the key in a variable, so that it is in no history. */
+function curlLine({ access }, { method, url, headers, body }) {
+  const parts = [`curl -X ${method} ${quoted(url)}`]
+  if (access !== 'anyone') parts.push('-H "X-Api-Key: $KEY"')
+  for (const each of Object.entries(headers)) parts.push(`-H ${quoted(each.join(': '))}`)
+  if (body) parts.push(`-d ${quoted(body)}`)
+  return parts.join(' \\\n  ')
+}
+
+/** Sends a request and returns what to show of the answer. */
+async function send({ url, ...request }) {
+  if (key.value) request.headers['X-Api-Key'] = key.value
+  try {
+    const reply = await fetch(url, { ...request, cache: 'no-store' })
+    const text = await reply.text()
+    const headers = [...reply.headers].map((each) => each.join(': ')).join('\n')
+    const shown = text.startsWith('{') ? pretty(JSON.parse(text)) : text
+    const title = `${reply.status} ${reply.statusText}`
+    return [el('h4', title), el('pre', shown), folded('Headers', headers), ...offerKey(text)]
+  } catch ({ message }) {
+    return [`No answer: ${message}`]
+  }
+}
+
+/** A button that takes over the key which an answer shows. */
+function offerKey(text) {
+  const [found] = /usk_\w{49}/.exec(text) ?? []
+  if (found === undefined) return []
+  const button = el('button', 'Call with this key from now on', {
+    type: 'button',
+    onclick() {
+      key.value = found
+      button.replaceWith('This page calls with that key now.')
+    },
+  })
+  return [button]
+}
+
+/** Shows the operations that have every word, hides the others, and lists what is shown. */
+function filter() {
+  const wanted = byId('search').value.toLowerCase().split(' ')
+  for (const article of document.querySelectorAll('article')) {
+    const text = `${article.id} ${article.textContent}`.toLowerCase()
+    article.hidden = !wanted.every((word) => text.includes(word))
+  }
+  const shown = document.querySelectorAll(
+    'section:has(article:not([hidden])), article:not([hidden])',
   )
-  const text = `${article.textContent} ${id}`.toLowerCase()
-  return { tag: operation.tags[0], article, link, text }
+  const links = [...shown].map(({ id, localName, firstChild }) =>
+    el('a', firstChild.textContent, { href: `#${id}`, className: localName }),
+  )
+  byId('contents').replaceChildren(...links)
+  byId('found').textContent = links.length === 0 ? 'No operation has these words.' : ''
 }
 
 async function show() {
   const reply = await fetch('openapi.json')
   api = await reply.json()
   byId('version').textContent = api.info.version
-  const operations = readOperations().map(place)
-  const intro = api.info.description.split('\n\n').map((text) => el('p', {}, rich(text)))
-  byId('main').replaceChildren(...intro)
-  const nav = document.querySelector('nav')
+  byId('main').append(el('p', rich(api.info.description)))
   for (const { name, description } of api.tags) {
-    const own = operations.filter(({ tag }) => tag === name)
-    if (own.length === 0) continue
-    byId('main').append(
-      el(
-        'section',
-        { id: name },
-        el('h2', {}, `${name} `, el('small', {}, description)),
-        own.map(({ article }) => article),
-      ),
-    )
-    nav.append(
-      el(
-        'ul',
-        {},
-        el('li', { className: 'group' }, el('a', { href: `#${name}` }, name)),
-        own.map(({ link }) => link),
-      ),
-    )
+    const title = el('h2', [`${name} `, el('small', description)])
+    byId('main').append(el('section', title, { id: name }))
   }
-  search.addEventListener('input', () => filter(operations))
-  follow(operations)
+  for (const [path, { servers, ...item }] of Object.entries(api.paths)) {
+    for (const [method, { requestBody, ...operation }] of Object.entries(item)) {
+      const shown = explain({
+        ...operation,
+        path,
+        method: method.toUpperCase(),
+        access: operation['x-access'],
+        body: requestBody?.content['application/json'],
+      })
+      byId(operation.tags[0]).append(shown)
+    }
+  }
+  filter()
   byId(location.hash.slice(1))?.scrollIntoView()
 }
 
 byId('tools').hidden = false
-byId('state').textContent = 'Reading openapi.json …'
-byId('contents').open = matchMedia('(min-width: 60rem)').matches
-document.addEventListener('keydown', (event) => {
-  if (event.key !== '/' || event.target.closest('input, textarea')) return
-  event.preventDefault()
-  search.focus()
-})
-show().catch(({ message }) => {
-  byId('state')?.replaceChildren(`openapi.json cannot be read: ${message}`)
-})
+byId('folded').open = matchMedia('(min-width: 60rem)').matches
+byId('search').oninput = filter
+show().catch(({ message }) => byId('main').append(`openapi.json cannot be read: ${message}`))

@@ -24,8 +24,7 @@ export function openApi(
     }
   }
   const schemas: Record<string, object> = {}
-  const given = { paths, components: { ...components, responses } }
-  const extracted = extract(given, schemas) as typeof given
+  const extracted = extract({ paths, components: { ...components, responses } }, schemas)
   return {
     openapi: '3.1.0',
     info: {
@@ -80,12 +79,10 @@ const mayCall: Record<Access, string> = {
 const recent = 'A session must come from a log-in a short while ago.'
 
 const keys = [{ apiKey: [] }, { bearer: [] }]
-const security: Record<Access, object[]> = {
-  anyone: [{}],
-  optional: [{}, ...keys],
-  key: keys,
-  self: keys,
-  admin: keys,
+
+function securityOf(access: Access): object[] {
+  if (access === 'anyone') return [{}]
+  return access === 'optional' ? [{}, ...keys] : keys
 }
 
 function operation(route: Route, all: Route[], shared: Record<string, object>) {
@@ -108,7 +105,7 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
       .filter(Boolean)
       .join(' '),
     'x-access': access,
-    security: security[access],
+    security: securityOf(access),
     parameters: parametersOf(route),
     ...(body && {
       requestBody: {
@@ -148,16 +145,13 @@ function groupByStatus(codes: Code[]): Map<number, Code[]> {
 }
 
 function success(route: Route, { says, body, raw, headers, creates }: ReplySpec, all: Route[]) {
-  const links = creates && linksTo(route, creates, all)
-  let content: object | undefined
-  if (body) content = json(envelope(body, capital(route.operationId)))
-  if (raw)
-    content = { [raw]: { schema: { type: raw === 'application/json' ? 'object' : 'string' } } }
+  const type = raw === 'application/json' ? 'object' : 'string'
   return {
     description: says,
-    headers: headersOf(route, headers ?? []),
-    ...(content && { content }),
-    ...(links && { links }),
+    headers: headersOf(route, 200, headers),
+    ...(body && { content: json(envelope(body, capital(route.operationId))) }),
+    ...(raw && { content: { [raw]: { schema: { type } } } }),
+    ...(creates && { links: linksTo(route, creates, all) }),
   }
 }
 
@@ -172,42 +166,32 @@ function failure(route: Route, status: number, codes: Code[]) {
   return {
     description: codes.map((code) => `\`${code}\`: ${failures[code].sentence}`).join('; '),
     'x-codes': codes,
-    headers: headersOf(route, headersOfFailure(route, status)),
+    headers: headersOf(route, status),
     content: { 'application/json': { schema: failureSchema, example: sample } },
   }
 }
 
-const headersOfStatus: Record<number, string[]> = {
-  401: ['WWW-Authenticate'],
-  429: ['Retry-After'],
-  503: ['Retry-After'],
-}
-
-function headersOfFailure({ method }: Route, status: number): string[] {
-  // Accept-Post or Accept-Patch.
-  if (status === 415) return [`Accept-${capital(method.toLowerCase())}`]
-  return headersOfStatus[status] ?? []
-}
-
-function headersOf(route: Route, more: string[]) {
-  const limits = route.throttled === false ? [] : ['RateLimit-Policy', 'RateLimit']
-  const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...limits, ...more]
+function headersOf({ method, throttled }: Route, status: number, more: string[] = []) {
+  const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...more]
+  if (throttled !== false) names.push('RateLimit-Policy', 'RateLimit')
+  if (status === 401) names.push('WWW-Authenticate')
+  if (status === 415) names.push(`Accept-${capital(method.toLowerCase())}`)
+  if (status === 429 || status === 503) names.push('Retry-After')
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }
 
 /** What can be called with that which an answer created. */
-function linksTo(route: Route, creates: Record<string, string>, all: Route[]) {
+function linksTo({ path }: Route, creates: Record<string, string>, all: Route[]) {
   const known: Record<string, string> = {}
-  for (const name of namesIn(route.path)) known[name] = `$request.path.${name}`
+  for (const name of namesIn(path)) known[name] = `$request.path.${name}`
   for (const [name, member] of Object.entries(creates)) {
     known[name] = `$response.body#/details/${member}`
   }
-  const created = Object.keys(creates)
   const links: Record<string, object> = {}
   for (const { path, operationId } of all) {
     const names = namesIn(path)
-    const isAbout = created.every((name) => names.includes(name))
-    if (!isAbout || names.some((name) => known[name] === undefined)) continue
+    const isAbout = Object.keys(creates).every((name) => names.includes(name))
+    if (!isAbout || !names.every((name) => name in known)) continue
     const parameters = Object.fromEntries(names.map((name) => [name, known[name]]))
     links[operationId] = { operationId, parameters }
   }
@@ -227,16 +211,18 @@ const pathParameters: Record<string, JsonSchema> = {
   keyId: { ...uuidSchema.json, description: 'The key’s id' },
 }
 
-function parametersOf({ path, query = {}, looseQuery = {}, fails = [], replies }: Route) {
-  const parameters = namesIn(path).map((name) => parameter('path', name, pathParameters[name]!))
-  for (const [name, schema] of Object.entries(query)) {
-    parameters.push(parameter('query', name, schema.json))
+function parametersOf({ path, query = {}, looseQuery = {}, fails, replies }: Route) {
+  const parameters: object[] = []
+  function add(place: string, name: string, given: JsonSchema) {
+    const { description, ...schema } = given
+    if (description === undefined) throw new Error(`what does ${name} mean?`)
+    parameters.push({ name, in: place, description, required: place === 'path', schema })
   }
-  for (const [name, schema] of Object.entries(looseQuery)) {
-    parameters.push(parameter('query', name, schema))
-  }
-  if (fails.includes('stale_version')) parameters.push(parameter('header', 'If-Match', ifMatch))
-  if (replies[304]) parameters.push(parameter('header', 'If-None-Match', ifNoneMatch))
+  for (const name of namesIn(path)) add('path', name, pathParameters[name]!)
+  for (const [name, { json }] of Object.entries(query)) add('query', name, json)
+  for (const [name, schema] of Object.entries(looseQuery)) add('query', name, schema)
+  if (fails?.includes('stale_version')) add('header', 'If-Match', ifMatch)
+  if (replies[304]) add('header', 'If-None-Match', ifNoneMatch)
   return parameters
 }
 
@@ -247,11 +233,6 @@ const ifMatch = {
 const ifNoneMatch = {
   type: 'string',
   description: 'The `ETag` that is known; if it is still the same, the answer is 304',
-}
-
-function parameter(where: string, name: string, { description, ...schema }: JsonSchema) {
-  if (description === undefined) throw new Error(`what does ${name} mean?`)
-  return { name, in: where, description, required: where === 'path', schema }
 }
 
 const json = (schema: JsonSchema) => ({

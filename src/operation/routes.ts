@@ -74,7 +74,6 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       operationId: 'getDocument',
       summary: 'This document',
       type: 'application/json',
-      headers: {},
       make: () => `${JSON.stringify(deps.document())}\n`,
     }),
     fileRoute({
@@ -82,8 +81,8 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       operationId: 'getDocumentation',
       summary: 'A page that shows this document and tries calls',
       type: 'text/html; charset=utf-8',
-      headers: { 'Content-Security-Policy': policyOf(page), 'Referrer-Policy': 'no-referrer' },
-      make: () => page,
+      headers: { 'Content-Security-Policy': page.policy, 'Referrer-Policy': 'no-referrer' },
+      make: () => page.text,
     }),
     ...landingRoutes(deps.basePath),
   ]
@@ -152,24 +151,22 @@ interface FileSpec {
   operationId: string
   summary: string
   type: string
-  headers: Record<string, string>
+  headers?: Record<string, string>
   /** Makes the text; called at the first request. */
   make(): string
 }
 
 /** A text that is the same until the process ends, for anyone, with an ETag. */
-function fileRoute({ path, operationId, summary, type, headers, make }: FileSpec): Route {
+function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
   let text: string | undefined
   let etag = ''
   return route({
+    ...spec,
     method: 'GET',
-    path,
-    operationId,
     tag: 'operation',
     access: 'anyone',
-    summary,
     replies: {
-      200: { says: summary, raw: type.replace(/;.*/, ''), headers: ['ETag'] },
+      200: { says: spec.summary, raw: type.replace(/;.*/, ''), headers: ['ETag'] },
       304: { says: 'It is as `If-None-Match` has it', headers: ['ETag'] },
     },
     handle(call) {
@@ -186,20 +183,19 @@ function fileRoute({ path, operationId, summary, type, headers, make }: FileSpec
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('base64')
 
-/** One file, so that its policy can name its one script and its one style by their hashes. */
-function makePage(): string {
+/** One file, and the policy that names its one script and its one style by their hashes. */
+function makePage() {
   const read = (name: string) => readFileSync(new URL(name, import.meta.url), 'utf8')
-  return read('docs.html')
-    .replace('<style></style>', () => `<style>\n${read('docs.css')}</style>`)
-    .replace('<script></script>', () => `<script>\n${read('trial.js')}${read('docs.js')}</script>`)
-}
-
-/** The page runs and shows what is in it, asks this origin alone, and makes no markup of text. */
-const policyOf = (page: string): string =>
-  [
+  const style = read('docs.css')
+  const script = read('docs.js')
+  const text = read('docs.html')
+    .replace('<style></style>', () => `<style>${style}</style>`)
+    .replace('<script></script>', () => `<script>${script}</script>`)
+  // It runs and shows what is in it, asks this origin alone, and makes no markup of text.
+  const policy = [
     "default-src 'none'",
-    `script-src '${inlineHash(page, 'script')}'`,
-    `style-src '${inlineHash(page, 'style')}'`,
+    `script-src 'sha256-${hashOf(script)}'`,
+    `style-src 'sha256-${hashOf(style)}'`,
     "connect-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
@@ -207,9 +203,5 @@ const policyOf = (page: string): string =>
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
   ].join('; ')
-
-function inlineHash(page: string, tag: string): string {
-  const content = page.split(new RegExp(`</?${tag}>`))[1]
-  if (content === undefined) throw new Error(`the page has no ${tag}`)
-  return `sha256-${hashOf(content)}`
+  return { text, policy }
 }
