@@ -343,7 +343,7 @@ test('metadata is one object that an admin replaces and the user sees', async ()
   const set = (metadata: unknown) =>
     app.request('PATCH', `/users/${user.id}`, { key: admin.key, body: { metadata } })
   const largest = { a: 'é'.repeat(2044) }
-  for (const metadata of [{ plan: 'free', n: [1, null] }, largest, {}]) {
+  for (const metadata of [{ plan: 'free', n: [1, null], toString: { toString: 1 } }, largest, {}]) {
     assert.deepEqual((await set(metadata)).details.metadata, metadata)
     const seen = await app.request('GET', '/users/me', { key: user.key })
     assert.deepEqual(seen.details.metadata, metadata)
@@ -351,6 +351,11 @@ test('metadata is one object that an admin replaces and the user sees', async ()
   for (const bad of [[], 'x', 1, { a: 'é'.repeat(2045) }, { a: '\0' }, { '\ud800': 1 }]) {
     assert.deepEqual(brief(await set(bad)), { status: 400, code: 'invalid_body' })
   }
+  const deepest = JSON.parse(`{"a":${'['.repeat(2040)}${']'.repeat(2040)}}`)
+  for (const time of ['first', 'again']) assert.equal((await set(deepest)).status, 200, time)
+  // PostgreSQL writes these out, which takes more than it keeps of one user.
+  const numbers = await set({ a: Array(500).fill(1e308) })
+  assert.deepEqual(brief(numbers), { status: 400, code: 'invalid_body' })
   const huge = await app.request('PATCH', `/users/${user.id}`, {
     key: admin.key,
     body: '{"metadata":{"a":1e400}}',
@@ -373,6 +378,8 @@ test('a search finds the beginning of an address, or a whole domain', async () =
     'zebra@find.example',
   ])
   assert.deepEqual((await search('z%')).emails, ['z%b@other.find.example'])
+  await app.user({ email: 'q\u{10ffff}z@find.example' })
+  assert.deepEqual((await search('Q')).emails, ['q\u{10ffff}z@find.example'])
   for (const none of ['@example', 'ed@', 'find', '_ed']) {
     assert.deepEqual((await search(none)).emails, [])
   }

@@ -739,8 +739,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/queries.ts',
-    text: `constraint === 'users_email_key' ?`,
-    replacement: `constraint === 'users_pkey' ?`,
+    text: `constraint === 'users_email_key'`,
+    replacement: `constraint === 'users_pkey'`,
     meaning: 'a taken address is an error 500',
   },
   {

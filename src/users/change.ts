@@ -1,6 +1,5 @@
 // How a user is changed: what differs, who may, and what ends with it.
 import type { IncomingHttpHeaders } from 'node:http'
-import { isDeepStrictEqual } from 'node:util'
 
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
@@ -147,11 +146,19 @@ function requireAllowed(
   if (wantsConfirmation || Object.keys(reserved).length > 0) throw new AppError('forbidden')
 }
 
+/** JSON by which values are compared; node:util's comparison fails 2,000 levels down. */
+const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
+
+function sortMembers(_name: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
 /** The members of `given` that are not so already. */
 export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
   const different: Partial<T> = {}
   for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {
-    if (!isDeepStrictEqual(value, before[name])) different[name] = value
+    if (sortedJson(value) !== sortedJson(before[name])) different[name] = value
   }
   return different
 }

@@ -80,9 +80,9 @@ export interface UserPage {
 
 /** So many matches are sorted; where there are more, the next in the order of creation are near. */
 const fewMatches = 5000
-/** In the order of bytes, after the last character of Unicode comes nothing. */
+/** In the order of bytes; no address is longer than so many of the last character of Unicode. */
 const isInRange = (prefix: string) =>
-  `email_lower collate "C" between ${prefix} and ${prefix} || U&'\\+10FFFF'`
+  `email_lower collate "C" between ${prefix} and ${prefix} || repeat(U&'\\+10FFFF', 254)`
 const narrow = `id = any(array(
   select id from users where ${isInRange('$3')} and id > $1::uuid order by id limit $2::int))`
 /** Not for the index of addresses, which is in another order. */
@@ -176,6 +176,12 @@ async function explained<T>(statement: () => Promise<T>): Promise<T> {
     return await statement()
   } catch (error) {
     const { constraint } = error as { constraint?: string }
-    throw constraint === 'users_email_key' ? new AppError('email_in_use') : error
+    if (constraint === 'users_email_key') throw new AppError('email_in_use')
+    // PostgreSQL writes numbers out: 1e308 has 309 digits.
+    if (constraint === 'users_metadata_check') {
+      const fault = { field: 'metadata', message: 'is too long' }
+      throw new AppError('invalid_body', { faults: [fault] })
+    }
+    throw error
   }
 }
