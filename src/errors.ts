@@ -1,4 +1,4 @@
-/** The codes and the sentences that clients match on, by HTTP status. */
+/** The codes that programs act on, and the sentences for people, by HTTP status. */
 const sentences = {
   400: {
     invalid_id: 'Invalid id syntax',
@@ -69,7 +69,7 @@ interface Details {
   cause?: unknown
 }
 
-/** A failure whose every part is safe to show to the caller; anything else thrown is a 500. */
+/** A failure that may be shown to the caller, but for its `cause`; anything else thrown is a 500. */
 export class AppError extends Error {
   readonly code: Code
   readonly faults: Fault[]

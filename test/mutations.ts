@@ -264,8 +264,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/format.ts',
-    text: 'if (!text.startsWith(`${prefix}_`) ||',
-    replacement: 'if (',
+    text: 'usk: /^usk_',
+    replacement: 'usk: /^us._',
     meaning: 'a token has the form of a key',
   },
   {

@@ -288,6 +288,7 @@ test('gateways may require a recent log-in, a factor and a verified address', as
   const session = await makeSession(user)
   const stale = await makeStale(user)
   const strong = await makeSession(user, { factors: 2 })
+  const machine = await make(user, { authenticatedAt: inSeconds(0) })
   const maxAge = (seconds: string) => ({ ...needed, asks: `max_age="${seconds}"` })
   const factor = { ...needed, asks: 'acr_values="2"' }
   for (const [key, query, expected] of [
@@ -295,6 +296,7 @@ test('gateways may require a recent log-in, a factor and a verified address', as
     [stale.key, 'require-max-age=902', { status: 200 }],
     [stale.key, 'require-max-age=900', maxAge('900')],
     [user.key, 'require-max-age=900', maxAge('900')],
+    [machine.key, 'require-max-age=900', maxAge('900')],
     [session.key, 'require-max-age=900&require-max-age=x', forbidden],
     [session.key, 'require-max-age=', forbidden],
     [session.key, 'require-max-age=-1', forbidden],

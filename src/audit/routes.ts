@@ -1,4 +1,4 @@
-// The room of the audit log: who did what to whom, from where. Events are written in the
+// The audit log: who did what to whom, from where. Events are written in the
 // transaction of what they report, and never changed.
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
@@ -25,7 +25,7 @@ const event = {
     requestId: nullable(text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })),
   }).json,
   description:
-    'Actor: whose key acted, null for nobody’s; subject: the user acted upon; ' +
+    'Actor: whose key acted, null if none did; subject: the user acted upon; ' +
     'changes: names, never values.',
 }
 
@@ -39,7 +39,7 @@ export const auditRoutes = ({ db }: { db: Db }): Route[] => [
     access: 'key',
     summary: 'Who did what to whom, newest first',
     description:
-      'For admins; with the caller’s own id as `user`, for any key. ' +
+      'For admins; others must pass their own id as `user`. ' +
       'Only an admin sees from which address others acted.',
     query: {
       ...pageQuery,

@@ -1,4 +1,4 @@
-// The room of gateways: forward-auth. A gateway asks whether a request may pass, appending the
+// Gateways: forward-auth. A gateway asks whether a request may pass, appending the
 // request's path and query as it likes: what is appended can only tighten.
 import { AppError } from '../errors.ts'
 import { route, type Caller, type Route } from '../http/route.ts'
@@ -17,12 +17,13 @@ const identity: Record<string, (caller: Caller) => unknown> = {
   'X-Auth-Factors': (caller) => caller.factors,
 }
 
-/** Headers are ASCII: other characters, and `%`, as their UTF-8 bytes in percent-encoding. */
+/** Percent-encodes everything but visible ASCII, and `%`: headers are ASCII. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
 /** A requirement: throws `forbidden` or `authentication_needed` unless the caller meets it. */
 type Requirement = (caller: Caller, value: string) => void
 
+/** In this order: first those that throw `forbidden`, then those that a log-in can meet. */
 const requirements: Record<string, Requirement> = {
   'require-role'(caller, role) {
     // An admin may do all that a user may.
@@ -57,8 +58,8 @@ const lettersOf = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '')
 const knownLetters = new Set(Object.keys(requirements).map(lettersOf))
 
 /**
- * Whether a parameter is meant as a requirement and is none, as clients write lists
- * (`require-role[]`) and authors of configurations err (`require_role`, `requireRole`).
+ * Whether a parameter looks like a misspelt requirement: clients write lists (`require-role[]`),
+ * and authors of configurations err (`require_role`, `requireRole`).
  */
 function isMisspelt(name: string): boolean {
   if (Object.hasOwn(requirements, name)) return false
@@ -87,19 +88,19 @@ const repeated = (example: string, description: string) => ({
 })
 
 const looseQuery = {
-  'require-role': repeated('user', 'The role, or a lesser one, must be held'),
-  'require-permission': repeated('orders:read', 'The permission must be held'),
+  'require-role': repeated('user', 'The caller has this role or a higher one'),
+  'require-permission': repeated('orders:read', 'The caller has this permission'),
   'require-verified': { type: 'string', enum: ['true'], description: 'The address is verified' },
   'require-factor': {
     type: 'string',
     enum: ['1', '2'],
-    description: 'At least so many factors were proved',
+    description: 'The minimum number of factors that were proved',
   },
   'require-max-age': {
     type: 'string',
     pattern: '^\\d{1,9}$',
     examples: ['900'],
-    description: 'The log-in was at most so many seconds ago; that of an API key never was',
+    description: 'The maximum age of the log-in in seconds; an API key never passes',
   },
 }
 

@@ -1,4 +1,4 @@
-// The room of API keys and sessions: their form, their rows, what they may do and whose they are.
+// API keys and sessions: their form, their rows, what they may do and whose they are.
 // Nothing else in the service touches the table api_keys.
 //
 // A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of
@@ -9,12 +9,24 @@
 import { hash, randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 
+import { text } from '../schema.ts'
+
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 const secretLength = 43
 const checksumLength = 6
 
 /** What a secret opens: a key the API, a token one act. */
 export type Prefix = 'usk' | 'ust'
+
+const length = 4 + secretLength + checksumLength
+const patterns = { usk: /^usk_[0-9A-Za-z]{49}$/, ust: /^ust_[0-9A-Za-z]{49}$/ }
+
+/** What a secret looks like. */
+export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(length, '0')
+
+/** A key or token in the answer that makes it. */
+export const secretSchema = (prefix: Prefix) =>
+  text({ min: length, max: length, pattern: patterns[prefix], example: sampleOf(prefix) })
 
 function encode(value: bigint, length: number): string {
   let digits = ''
@@ -48,7 +60,7 @@ export const isKey = (text: string): boolean => isSecret(text, 'usk')
 export const isToken = (text: string): boolean => isSecret(text, 'ust')
 
 function isSecret(text: string, prefix: Prefix): boolean {
-  if (!text.startsWith(`${prefix}_`) || !/^\w{3}_[0-9A-Za-z]{49}$/.test(text)) return false
+  if (!patterns[prefix].test(text)) return false
   const secret = text.slice(4, 4 + secretLength)
   return decode(text.slice(4 + secretLength)) === crc32(secret)
 }

@@ -11,6 +11,7 @@ import {
   uuidSchema,
   type Members,
 } from '../schema.ts'
+import { secretSchema } from './format.ts'
 
 /** A key's name. */
 export const keyNameSchema = text({
@@ -59,12 +60,7 @@ export const keyMembers = {
 export type Key = Members<typeof keyMembers>
 
 /** The key itself, which only the answer that makes it holds. */
-export const keyTextSchema = text({
-  min: 53,
-  max: 53,
-  pattern: /^usk_[0-9A-Za-z]{49}$/,
-  example: `usk_${'0'.repeat(49)}`,
-})
+export const keyTextSchema = secretSchema('usk')
 
 /** What a key may do, how well and when its holder was authenticated, and when it ends. */
 export interface Powers {

@@ -15,6 +15,7 @@ import {
   deleteFailures,
   deleteFailuresOf,
   findFailures,
+  forgetSeconds,
   lockGuesses,
   saveFailures,
   subtractFailures,
@@ -22,10 +23,9 @@ import {
   type Failures,
 } from './queries.ts'
 
-const forgetSeconds = 15 * 60
 const maxWaitSeconds = 15 * 60
-/** After ten doublings the wait is longer than `maxWaitSeconds`: there is nothing more to count. */
-const maxDoublings = 10
+/** With these the wait is `maxWaitSeconds`: there is nothing more to count. */
+const maxDoublings = Math.ceil(Math.log2(maxWaitSeconds))
 /** Rows that are further in the future were written before the clock was set back. */
 const maxClockSkewSeconds = 5 * 60
 

@@ -1,6 +1,9 @@
 import { deleteAll, type Db } from '../database/pool.ts'
 import { locks } from '../database/codes.ts'
 
+/** One failure is forgotten in this time. */
+export const forgetSeconds = 15 * 60
+
 /** A row of counted failures: of an account and a client; the empty client is anywhere. */
 export interface Counter {
   account: Buffer
@@ -92,8 +95,8 @@ export const deleteForgottenFailures = (db: Db): Promise<void> =>
   deleteAll(
     db,
     'login_failures',
-    `updated_at < now() - interval '15 minutes'
-     and updated_at + failures * interval '15 minutes' < now()`,
+    `updated_at < now() - interval '${forgetSeconds} s'
+     and updated_at + failures * interval '${forgetSeconds} s' < now()`,
   )
 
 /** Stores a password if the user is enabled and has this one; returns whether it did. */

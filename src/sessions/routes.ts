@@ -1,4 +1,4 @@
-// The room of sessions: log-in and log-out. A session is a key that ends; its row lies with those
+// Sessions: log-in and log-out. A session is a key that ends; its row lies with those
 // of the keys.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'

@@ -1,11 +1,11 @@
-// The room of tokens: what is proved by having received something. A token opens one act, once,
+// Tokens: what is proved by having received something. A token opens one act, once,
 // for a limited time; it is no key. The service sends none: a back end sends its own mail.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { route, type Origin, type Route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
-import { isToken } from '../keys/format.ts'
+import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
 import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
 import { forgetFailures } from '../passwords/guessing.ts'
 import type { Hasher } from '../passwords/hasher.ts'
@@ -15,13 +15,12 @@ import { findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
 import { emailAsPassword, emailSchema, foldEmail, isEmail } from '../users/rules.ts'
 import { deleteTokens, findHolder, insertToken, takeToken, type Purpose } from './queries.ts'
 
-const sample = `ust_${'0'.repeat(49)}`
 /** Any text: a malformed token is answered like an unknown one. */
-const tokenSchema = text({ min: 0, max: 200, pattern: /^[^\x00]*$/, example: sample })
+const tokenSchema = text({ min: 0, max: 200, pattern: /^[^\x00]*$/, example: sampleOf('ust') })
 const createdToken = {
   title: 'CreatedToken',
   ...object({
-    token: text({ min: 53, max: 53, pattern: /^ust_[0-9A-Za-z]{49}$/, example: sample }),
+    token: secretSchema('ust'),
     validUntil: instantSchema,
   }).json,
 }

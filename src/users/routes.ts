@@ -1,4 +1,4 @@
-// The room of users: accounts, their members and who may change them. Passwords and keys lie in
+// Users: accounts, their members and who may change them. Passwords and keys lie in
 // rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
