@@ -34,9 +34,9 @@ function deref(value) {
   return found
 }
 
-/** What a schema admits: its keywords, as the document has them. */
+/** What a schema admits: its keywords, as the document has them, but for long patterns. */
 function rulesOf(schema) {
-  const { description, examples, items, ...rules } = deref(schema)
+  const { description, examples, pattern, items, ...rules } = deref(schema)
   const said = Object.entries(rules).map((each) => each.join(' '))
   if (items) said.push(`each: ${rulesOf(items)}`)
   return said.join(', ')

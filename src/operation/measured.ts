@@ -62,20 +62,14 @@ function processMetrics(): Measured[] {
   add('resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss())
   add('cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6)
   add('start_time_seconds', 'When the process started, in Unix time.', startTime)
-  const files = countFiles()
-  if (files) {
-    add('open_fds', 'Open files and sockets.', files.open)
-    add('max_fds', 'How many may be open.', files.max)
+  try {
+    const limits = readFileSync('/proc/self/limits', 'utf8')
+    const most = /^Max open files +(\d+)/m.exec(limits)?.[1] ?? Infinity
+    // One of them is the listing's own.
+    add('open_fds', 'Open files and sockets.', readdirSync('/proc/self/fd').length - 1)
+    add('max_fds', 'How many may be open.', Number(most))
+  } catch {
+    // Not on Linux.
   }
   return measured
-}
-
-function countFiles(): { open: number; max: number } | null {
-  try {
-    const limit = /^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
-    // One of them is the listing's own.
-    return { open: readdirSync('/proc/self/fd').length - 1, max: Number(limit?.[1] ?? Infinity) }
-  } catch {
-    return null
-  }
 }

@@ -121,7 +121,7 @@ function landingRoutes(basePath: string): Route[] {
 const digestOfNone = Buffer.alloc(32)
 
 /** Looks up a key, once for all who ask at the same time; fails within two seconds. */
-function createDatabaseCheck({ db, isStopping }: Pick<OperationDeps, 'db' | 'isStopping'>) {
+function createDatabaseCheck({ db, isStopping }: OperationDeps) {
   let asking: Promise<void> | null = null
 
   async function ask() {
