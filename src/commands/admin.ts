@@ -9,11 +9,10 @@ import { findUserByEmail } from '../users/queries.ts'
 import { command, readCommandDatabase } from './command.ts'
 
 const usage = `  create    a new admin; prints its key on stdout, only this once
-  key       another key for the admin of that address, printed likewise
+  key       another key for an admin, printed likewise
   generate  prints a new key that belongs to nobody yet, for BOOTSTRAP_ADMIN_KEY_FILE
 
-Connects as the server does: DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _USER, _PASSWORD; without
-them, to the private database of a running npm start. Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as the server does. Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'admin',

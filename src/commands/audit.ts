@@ -1,11 +1,10 @@
 import { one, withDatabase } from '../database/pool.ts'
 import { command, readCommandDatabase } from './command.ts'
 
-const usage = `Deletes the audit events older than that many days and prints their number. The
-service may keep running.
+const usage = `Deletes the audit events older than that many days and prints their number.
 
-Connects as user_service_admin unless DATABASE_USER names another role; DATABASE_URL or
-DATABASE_HOST, _PORT, _NAME, _PASSWORD as for the server. Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as user_service_admin unless DATABASE_USER names another role.
+Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'audit',

@@ -2,14 +2,12 @@ import { createReader, readDatabase, type DatabaseConfig } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
 import { command } from './command.ts'
 
-const usage = `  create  the roles user_service_admin (owner), user_service_manager (the service)
-          and user_service_user (the backup), the database and its schema; safe to repeat
+const usage = `  create  roles with the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD, the
+          database and its schema; safe to repeat
   drop    the database NAME with all data, and the roles unless another database needs them
 
-create sets the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD of the environment.
-Connects as a superuser (default postgres) to DATABASE_URL or DATABASE_HOST (default localhost),
-_PORT, _USER, _PASSWORD, or as a role that may create roles and databases. The created database is
-DATABASE_NAME, or the URL's (not postgres), or db_user_service. Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as postgres unless DATABASE_USER names another superuser, or a role that may create roles
+and databases. Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'database',

@@ -4,13 +4,11 @@ import { command, readCommandDatabase, readDuration } from './command.ts'
 
 const usage = `  up      applies every pending migration
   down    rolls back the last N (default 1), with the data they hold
-  status  one line for each migration: its name, then "applied", "pending", "edited" after it was
-          applied, or "unknown" to this version
+  status  lists migrations that are applied, pending, edited since, or unknown to this version
 
-  --timeout  give up after waiting that long for a lock (90s, 15m, 1h); without it, wait on
+  --timeout  give up after waiting that long for a lock (90s, 15m, 1h)
 
-After five seconds it says whom it waits for. Connects as user_service_admin unless DATABASE_USER
-names another role; DATABASE_URL or DATABASE_HOST, _PORT, _NAME, _PASSWORD as for the server.
+Connects as user_service_admin unless DATABASE_USER names another role.
 Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({

@@ -9,32 +9,20 @@ import { ExitError } from '../errors.ts'
 import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
 import { programEnv, runProgram } from './programs.ts'
 
-const usage = `Asks for the service's health. When it fails three times in a row, prints the
-container's last log lines, restarts it and waits at most 60 s until it is healthy. Silent when all
-is well.
+const usage = `Restarts the container when its health check fails three times in a row.
 
-SERVICE_URL       default http://SERVER_HOST:SERVICE_PORT/SERVICE_ENDPOINT, which are 127.0.0.1, 80
-                  and v1
+SERVICE_URL       default http://SERVER_HOST:SERVICE_PORT/SERVICE_ENDPOINT
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
-Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped, or misuse,
-3 docker is missing, not permitted or does not answer, or there is no such container.`
+Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy or misuse, 3 docker failed.`
 
-const minCooldownMs = 300_000
+await command({ name: 'monitor', synopsis: '', usage, pattern: /^$/, run: monitor })
 
-await command({
-  name: 'monitor',
-  synopsis: '',
-  usage,
-  pattern: /^$/,
-  run: ({ env }) => monitor(env),
-})
-
-async function monitor(env: Env): Promise<void> {
+async function monitor({ env }: { env: Env }): Promise<void> {
   const { url, name, cooldownMs } = readSettings(env)
   stopAfter(280_000, 2)
-  const failure = await watch(url, { tries: 3, until: Infinity })
+  const failure = await watch(url, 3)
   if (failure === null) return
   const sick = `${name} is not healthy (${failure})`
   if (failure === 'database_unavailable')
@@ -50,7 +38,7 @@ async function monitor(env: Env): Promise<void> {
   await blaming(sick, 2, docker(['restart', id]))
 
   const startedAt = Date.now()
-  const still = await watch(url, { tries: Infinity, until: startedAt + 60_000 })
+  const still = await watch(url, Infinity, startedAt + 60_000)
   const seconds = Math.round((Date.now() - startedAt) / 1000)
   if (still !== null)
     throw new ExitError(`${name} is still not healthy ${seconds} s after a restart (${still})`, 2)
@@ -84,7 +72,7 @@ function readSettings(env: Env) {
   // A shorter one might end while another monitor still restarts.
   const cooldownMs = reader.read('MONITOR_COOLDOWN', 600_000, rule, (given) => {
     const ms = parseDuration(given) ?? 0
-    return ms >= minCooldownMs ? ms : undefined
+    return ms >= 300_000 ? ms : undefined
   })
   reader.finish()
   return { url: url.replace(/\/*$/, '/healthcheck'), name, cooldownMs }
@@ -96,15 +84,11 @@ function reachable(host: string): string {
   return isIPv6(host) ? `[${host}]` : host
 }
 
-interface Patience {
-  /** How often to ask at most. */
-  tries: number
-  /** The instant, in milliseconds, after which no further question is asked. */
-  until: number
-}
-
-/** Asks each second until the service is healthy: null; else why it is not. */
-async function watch(url: string, { tries, until }: Patience): Promise<string | null> {
+/**
+ * Asks each second until the service is healthy: null; else why it is not, after so many tries or
+ * that instant, in milliseconds.
+ */
+async function watch(url: string, tries: number, until = Infinity): Promise<string | null> {
   for (let attempt = 1; ; attempt++) {
     const failure = await ask(url)
     if (failure === null || attempt === tries || Date.now() > until) return failure

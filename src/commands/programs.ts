@@ -6,6 +6,7 @@ import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 
 import { createReader, sslModeOf, type DatabaseConfig, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
@@ -17,57 +18,46 @@ interface Program {
   program: string
   args: string[]
   env: Env
-}
-
-/** A program under way. */
-interface Running {
-  child: ChildProcess
-  /** Resolves with its standard error when it succeeded; rejects with `what` and its own reason. */
-  ended: Promise<string>
+  /** What it reads from its standard input. */
+  input?: () => AsyncIterable<string | Buffer>
 }
 
 /** Runs a program to its end and returns its output; throws `what` and the program's own reason. */
-export async function runProgram(program: Program): Promise<{ stdout: string; stderr: string }> {
-  const { child, ended } = startProgram(program, 'ignore')
-  const stdout = collect(child.stdout)
-  const stderr = await ended
-  return { stdout: await stdout, stderr }
-}
-
-/** Starts a program, whose output the caller reads and to which, with `pipe`, it writes. */
-export function startProgram(called: Program, stdin: 'ignore' | 'pipe'): Running {
+export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
   signal.throwIfAborted()
-  const { program, args, env } = called
+  const { what, program, args, env, input } = called
+  const stdin = input === undefined ? 'ignore' : 'pipe'
   const child = spawn(program, args, { env, detached: true, stdio: [stdin, 'pipe', 'pipe'] })
   signal.addEventListener('abort', () => {
     // First, because it makes the AWS CLI abort an unfinished multipart upload.
     kill(child, 'SIGINT')
     setTimeout(kill, 3000, child, 'SIGKILL').unref()
   })
-  const ended = waitForEnd(called, child)
-  // The caller may be looking at another program when this one fails.
-  ended.catch(() => {})
-  return { child, ended }
-}
-
-function kill(child: ChildProcess, how: NodeJS.Signals): void {
-  const isRunning = child.exitCode === null && child.signalCode === null
-  if (child.pid && isRunning) process.kill(-child.pid, how)
-}
-
-async function waitForEnd({ what, program, env }: Program, child: ChildProcess): Promise<string> {
+  const output = collect(child.stdout)
   const errors = collect(child.stderr)
+  const fed = input === undefined ? undefined : pipeline(input, child.stdin!)
+  // A program that fails may not have read everything: its own reason counts.
+  fed?.catch(() => {})
   try {
     await once(child, 'close')
   } catch {
     throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
   }
   signal.throwIfAborted()
+  const stdout = await output
   const stderr = await errors
   const { exitCode, signalCode } = child
-  if (exitCode === 0) return stderr
-  const ending = signalCode === null ? `exit status ${exitCode}` : `ended by ${signalCode}`
-  throw new ExitError(`${what}: ${findReason(stderr) || ending}`)
+  if (exitCode !== 0) {
+    const ending = signalCode === null ? `exit status ${exitCode}` : `ended by ${signalCode}`
+    throw new ExitError(`${what}: ${findReason(stderr) || ending}`)
+  }
+  await fed
+  return { stdout, stderr }
+}
+
+function kill(child: ChildProcess, how: NodeJS.Signals): void {
+  const isRunning = child.exitCode === null && child.signalCode === null
+  if (child.pid && isRunning) process.kill(-child.pid, how)
 }
 
 async function collect(stream: Readable | null): Promise<string> {

@@ -4,7 +4,6 @@
 import { randomBytes } from 'node:crypto'
 import { createReadStream, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 
 import { privateDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
@@ -15,7 +14,7 @@ import { command, misuse, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, type Manifest } from './dumps.ts'
 import { findForeign } from './foreign.ts'
 import { sortGrants } from './grants.ts'
-import { makeDirectory, postgresEnv, runProgram, startProgram } from './programs.ts'
+import { makeDirectory, postgresEnv, runProgram } from './programs.ts'
 import { readPlaces, type Places } from './s3.ts'
 
 const usage = `Replaces the contents of the database with a dump, in one transaction: a failure leaves
@@ -150,20 +149,13 @@ async function restore(dump: Dump, database: DatabaseConfig): Promise<string[]> 
   // (CVE-2025-8714). A pg_restore too old for the option fails on it.
   const key = randomBytes(16).toString('hex')
   await pgRestore('--no-privileges', `--restrict-key=${key}`, `--file=${file}.sql`)
-  const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
-  const psql = startProgram({ what, program: 'psql', args, env }, 'pipe')
-  psql.child.stdout!.resume()
-  async function* readSql() {
+  async function* input() {
     yield beginning
     yield* readDump(`${file}.sql`)
     yield [...grants.ours, ...checkCounts(manifest.rows), ending].join('\n')
   }
-  try {
-    await pipeline(readSql, psql.child.stdin!)
-  } catch {
-    // psql may end before it has read everything: its exit status counts.
-  }
-  await psql.ended
+  const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
+  await runProgram({ what, program: 'psql', args, env, input })
   return grants.others
 }
 
