@@ -4,9 +4,9 @@ import { BlockList, isIP, isIPv4 } from 'node:net'
 import { createSecureContext, type ConnectionOptions } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
-import { createReader, findMistyped, type Env, type Reader } from './settings.ts'
+import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
 
-export { createReader, type Env, type Reader } from './settings.ts'
+export { createReader, type Env, type Reader } from './environment.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {

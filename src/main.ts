@@ -6,7 +6,7 @@ import { readConfig } from './config.ts'
 import { exitWith } from './database/explain.ts'
 import { ExitError } from './errors.ts'
 import { createLog, describeError, type Log } from './log.ts'
-import { isUnread } from './settings.ts'
+import { isUnread } from './environment.ts'
 
 const usage = `Usage: node bin/start.js
 

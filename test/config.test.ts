@@ -6,7 +6,7 @@ import { after, test } from 'node:test'
 
 import { readConfig, sslModeOf, type Env } from '../src/config.ts'
 import { ExitError } from '../src/errors.ts'
-import { isUnread } from '../src/settings.ts'
+import { isUnread } from '../src/environment.ts'
 import { createCertificate } from './support/certificate.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-config-'))

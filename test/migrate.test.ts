@@ -14,7 +14,7 @@ import {
   readStatus,
 } from '../src/database/migrate.ts'
 import { type Database, openDatabase, withDatabase } from '../src/database/pool.ts'
-import { checkRights, rights } from '../src/database/rights.ts'
+import { checkRights, rights } from '../src/database/grants.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, undo } from './support/helpers.ts'
 import { until } from './support/process.ts'

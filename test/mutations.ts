@@ -1251,14 +1251,14 @@ export const mutations: Mutation[] = [
     tests: ['migrate', 'commands'],
   },
   {
-    file: 'src/database/rights.ts',
+    file: 'src/database/grants.ts',
     text: `audit_events: ['select', 'insert'],`,
     replacement: 'audit_events: all,',
     meaning: 'the service may change the audit',
     tests: ['migrate'],
   },
   {
-    file: 'src/database/rights.ts',
+    file: 'src/database/grants.ts',
     text: `has_table_privilege(pg_class.oid, 'update, delete, truncate')`,
     replacement: `has_table_privilege(pg_class.oid, 'truncate')`,
     meaning: 'a service that may rewrite the audit does not warn',

@@ -7,7 +7,7 @@ import { ExitError } from '../errors.ts'
 import { sqlState } from './codes.ts'
 import { findHistory } from './migrate.ts'
 import { one, withDatabase, type Db } from './pool.ts'
-import { rights } from './rights.ts'
+import { rights } from './grants.ts'
 import { serviceSettings } from './session.ts'
 
 /** The owner, the service and the backup. */

@@ -10,7 +10,7 @@ import { isCurrent } from '../http/etag.ts'
 import { route, type Route } from '../http/route.ts'
 import { findCallers } from '../keys/queries.ts'
 import { oneOf } from '../schema.ts'
-import { measure, type MeasuredDeps } from './measured.ts'
+import { measure, type MeasuredDeps } from './gauges.ts'
 
 /** What health, metrics and the document need. */
 export interface OperationDeps extends MeasuredDeps {

@@ -1,5 +1,5 @@
-// Reads settings from the environment, and warns of names that are nearly one. A setting is named
-// where it is read, and nowhere else.
+// Reads the environment, and warns of names that are nearly a setting. Settings are named where
+// they are read: see config.ts.
 import { readFileSync } from 'node:fs'
 
 import { ExitError } from './errors.ts'
