@@ -158,23 +158,20 @@ export const instantSchema = rule(
   },
 )
 
-const orNull = ({ json }: Schema<unknown>): JsonSchema => ({
-  ...json,
-  type: [json['type'], 'null'],
-  ...(json.enum !== undefined && { enum: [...json.enum, null] }),
+const withNull = <T, N>(inner: Schema<T>, none: N): Schema<T | N> => ({
+  json: {
+    ...inner.json,
+    type: [inner.json['type'], 'null'],
+    ...(inner.json.enum !== undefined && { enum: [...inner.json.enum, null] }),
+  },
+  check: (value, ...rest) => (value === null ? none : inner.check(value, ...rest)),
 })
 
 /** The same, or null. */
-export const nullable = <T>(inner: Schema<T>): Schema<T | null> => ({
-  json: orNull(inner),
-  check: (value, ...rest) => (value === null ? null : inner.check(value, ...rest)),
-})
+export const nullable = <T>(inner: Schema<T>): Schema<T | null> => withNull(inner, null)
 
 /** An optional member for which null means that it was not given. */
-export const omittable = <T>(inner: Schema<T>): Schema<T> => ({
-  json: orNull(inner),
-  check: (value, ...rest) => (value === null ? (undefined as T) : inner.check(value, ...rest)),
-})
+export const omittable = <T>(inner: Schema<T>): Schema<T> => withNull(inner, undefined as T)
 
 /** A list of at most `max` different items. */
 export const list = <T>(item: Schema<T>, max: number): Schema<T[]> => ({
@@ -204,10 +201,10 @@ export function object<R, O = Record<never, never>>(
       unevaluatedProperties: false,
     },
     check(value, field, faults) {
-      const checked: Record<string, unknown> = {}
+      const checked = {} as R & Partial<O>
       if (typeof value !== 'object' || value === null || Array.isArray(value)) {
         faults.push({ field, message: 'must be a JSON object' })
-        return checked as R & Partial<O>
+        return checked
       }
       const given = new Map<string, unknown>(Object.entries(value))
       for (const name of given.keys()) {
@@ -217,12 +214,12 @@ export function object<R, O = Record<never, never>>(
       for (const [name, member] of members) {
         if (given.has(name)) {
           const parsed = member.check(given.get(name), name, faults)
-          if (parsed !== undefined) checked[name] = parsed
+          if (parsed !== undefined) Object.assign(checked, { [name]: parsed })
         } else if (needed.includes(name)) {
           faults.push({ field: name, message: 'is missing' })
         }
       }
-      return checked as R & Partial<O>
+      return checked
     },
   }
 }

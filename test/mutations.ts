@@ -1052,26 +1052,26 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `return access === 'optional' ? presentsKey(headers) : access !== 'anyone'`,
+    text: `if (access !== 'optional') return access !== 'anyone'`,
     replacement: `return access !== 'optional' && access !== 'anyone'`,
     meaning: 'a bad key at sign-up is ignored',
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `typeof given === 'string' && idPattern.test(given) ? given`,
-    replacement: `typeof given === 'string' ? given`,
+    text: `typeof given === 'string' && /^[\\w.-]{1,64}$/.test(given)`,
+    replacement: `typeof given === 'string'`,
     meaning: 'a client writes what it likes into the log and the headers',
   },
   {
     file: 'src/http/pipeline.ts',
-    text: 'const hidden = failure instanceof AppError ? failure.cause : failure',
+    text: 'const hidden = failure?.cause',
     replacement: 'const hidden = undefined',
     meaning: 'the log does not say why an answer is a 500',
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `error instanceof AppError ? error : new AppError('internal')`,
-    replacement: `error instanceof AppError ? error : new AppError('not_found')`,
+    text: `isOurs ? error : new AppError('internal', { cause: error })`,
+    replacement: `isOurs ? error : new AppError('not_found', { cause: error })`,
     meaning: 'an error of ours is told as something else',
   },
   {

@@ -11,9 +11,9 @@ export interface Connection {
   /** The answers that are waited for, oldest first, and since when. */
   waiting: Map<ServerResponse, number>
   /** The answer to the newest request, until both are complete. */
-  newest: ServerResponse | undefined
+  newest?: ServerResponse | undefined
   /** Called once no answer is waited for. */
-  onAnswered: (() => void) | undefined
+  onAnswered?: (() => void) | undefined
 }
 
 /** The requests under way, by connection. */
@@ -47,7 +47,7 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
   function connectionOf(socket: Socket): Connection {
     const known = connections.get(socket)
     if (known !== undefined) return known
-    const connection = { waiting: new Map(), newest: undefined, onAnswered: undefined }
+    const connection: Connection = { waiting: new Map() }
     connections.set(socket, connection)
     socket.once('close', () => connections.delete(socket))
     return connection

@@ -16,12 +16,12 @@ export const pageQuery = {
 export async function paged<Q extends { limit?: number }, Row extends { id: string }>(
   query: Q,
   read: (query: Q & { limit: number }) => Promise<Row[]>,
-  show?: (row: Row) => unknown,
+  show: (row: Row) => unknown = (row) => row,
 ): Promise<Reply> {
   const limit = query.limit ?? 100
   const rows = await read({ ...query, limit: limit + 1 })
   const page = rows.slice(0, limit)
-  const body = show === undefined ? page : page.map(show)
+  const body = page.map(show)
   if (rows.length <= limit) return { status: 200, body }
   const next = new URLSearchParams({ ...query, limit: String(limit), after: page.at(-1)!.id })
   // Relative, since a gateway may have stripped a prefix from the path that the client asked for.

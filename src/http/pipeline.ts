@@ -46,7 +46,7 @@ interface Exchange {
   res: ServerResponse
   start: number
   origin: Origin
-  route: Route | undefined
+  route?: Route | undefined
   caller: Caller | null
   /** Those of the answer, whatever it is. */
   headers: Record<string, string>
@@ -99,19 +99,20 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     })
   }
 
-  function record(exchange: Exchange, status: number, failure: unknown) {
+  function record(exchange: Exchange, status: number, failure?: AppError) {
     const { req, start, origin, caller, route } = exchange
     const ms = performance.now() - start
     const labels = { method: req.method ?? 'none', route: route?.path ?? 'none', status }
     metrics.request({ ...labels, seconds: ms / 1000 })
-    const hidden = failure instanceof AppError ? failure.cause : failure
+    const hidden = failure?.cause
     const fields = {
       requestId: origin.requestId,
       ...labels,
       ms: Math.round(ms * 100) / 100,
       address: origin.address,
-      ...(caller !== null && { user: caller.userId, key: caller.keyId }),
-      ...(failure instanceof AppError && { failure: failure.code }),
+      user: caller?.userId,
+      key: caller?.keyId,
+      failure: failure?.code,
       ...(hidden !== undefined && describeError(hidden)),
     }
     // Health checks and preflights say nothing, and could fill the log: they are not throttled.
@@ -125,26 +126,24 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   return async (req, res, refusal) => {
     const start = performance.now()
     const origin = { requestId: requestIdOf(req), ...readClient(req) }
-    const route = undefined
-    const exchange: Exchange = { req, res, start, origin, route, caller: null, headers: {} }
+    const exchange: Exchange = { req, res, start, origin, caller: null, headers: {} }
     try {
       if (refusal !== undefined) throw refusal
-      record(exchange, send(exchange, await answer(exchange)), undefined)
+      record(exchange, send(exchange, await answer(exchange)))
     } catch (error) {
-      const refused = error instanceof AppError ? error : new AppError('internal')
-      metrics.failure(refused.code)
-      record(exchange, send(exchange, describeFailure(exchange, refused)), error)
+      const isOurs = error instanceof AppError
+      const failure = isOurs ? error : new AppError('internal', { cause: error })
+      metrics.failure(failure.code)
+      record(exchange, send(exchange, describeFailure(exchange, failure)), failure)
     }
   }
 }
 
 function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
-  return access === 'optional' ? presentsKey(headers) : access !== 'anyone'
+  if (access !== 'optional') return access !== 'anyone'
+  // `Authorization: Basic` is no key: gateways and browsers send it for others.
+  return Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 }
-
-/** `Authorization: Basic` is no key: gateways and browsers send it for others. */
-const presentsKey = (headers: IncomingHttpHeaders) =>
-  Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 
 function answerOtherMethod({ req, headers }: Exchange, allow: string | undefined): Reply {
   if (allow === undefined) throw new AppError('not_found')
@@ -193,10 +192,10 @@ function challengeOf({ code, challenge }: AppError): string {
   return `${bearer}, error="insufficient_user_authentication", ${challenge}`
 }
 
-function describeFailure({ req, origin, route }: Exchange, failure: AppError): Reply {
+function describeFailure(exchange: Exchange, failure: AppError): Reply {
+  const { req, origin, route, headers } = exchange
   const { code, message, faults, retryAfterSeconds } = failure
   const { status } = failures[code]
-  const headers: Record<string, string> = {}
   if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
   if (status === 401) headers['WWW-Authenticate'] = challengeOf(failure)
   if (status === 415) {
@@ -211,7 +210,7 @@ function describeFailure({ req, origin, route }: Exchange, failure: AppError): R
     code,
     errors: errors.length > 0 ? errors : undefined,
   }
-  return { status, headers, raw: { type: 'application/json', text: toLine(envelope) } }
+  return { status, raw: { type: 'application/json', text: toLine(envelope) } }
 }
 
 /** Makes the one function that writes answers. */
@@ -227,13 +226,17 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
   return ({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
     const { status } = reply
     const isGone = req.socket.destroyed
-    const all: Record<string, string> = { 'X-Request-Id': requestId, ...common, ...headers }
+    const all: Record<string, string> = {
+      'X-Request-Id': requestId,
+      ...common,
+      ...headers,
+      ...reply.headers,
+    }
     const from = req.headers.origin
     if (from !== undefined && corsOrigins.includes(from)) {
       all['Access-Control-Allow-Origin'] = from
       all['Access-Control-Expose-Headers'] = exposed
     }
-    Object.assign(all, reply.headers)
     const text = textOf(requestId, reply)
     if (text !== '') all['Content-Type'] = reply.raw?.type ?? 'application/json'
     if (status !== 204 && status !== 304) all['Content-Length'] = `${Buffer.byteLength(text)}`
@@ -261,11 +264,11 @@ const preflight = {
 }
 const exposed =
   'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id'
-const idPattern = /^[A-Za-z0-9._-]{1,64}$/
 
 function requestIdOf({ headers }: IncomingMessage): string {
   const given = headers['x-request-id']
-  return typeof given === 'string' && idPattern.test(given) ? given : randomUUID()
+  const isGood = typeof given === 'string' && /^[\w.-]{1,64}$/.test(given)
+  return isGood ? given : randomUUID()
 }
 
 /** Path and query of a request target; its scheme and host, if it has them, are not looked at. */

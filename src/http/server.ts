@@ -41,8 +41,11 @@ const exchangeTimeoutMs = 40_000
 const lingerMs = 250
 
 /** Listens and hands each request to `pipeline`; throws an ExitError if it cannot. */
-export async function listen(pipeline: Pipeline, options: Options, log: Log): Promise<Listener> {
-  const { host, port, tls } = options
+export async function listen(
+  pipeline: Pipeline,
+  { host, port, tls }: Options,
+  log: Log,
+): Promise<Listener> {
   const logRefusal = createRefusalLog(log)
   const connections = createConnections(pipeline, logRefusal)
   const server = createServer(tls)
@@ -61,7 +64,6 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
   server.on('connection', () => {
     newest = performance.now()
   })
-  const wasMadeSince = (ms: number) => newest > performance.now() - ms
   await bind(server, host, port)
   const cutting = setInterval(() => connections.cutSlow(exchangeTimeoutMs), 1000).unref()
 
@@ -77,7 +79,9 @@ export async function listen(pipeline: Pipeline, options: Options, log: Log): Pr
       // on its way on an idle one: both are answered, with Connection: close.
       await sleep(lingerMs)
       // Node accepts one connection a turn of its event loop: on a busy machine that takes longer.
-      for (let tries = 0; tries < 3 && wasMadeSince(lingerMs); tries++) await sleep(lingerMs)
+      for (let tries = 0; tries < 3 && newest > performance.now() - lingerMs; tries++) {
+        await sleep(lingerMs)
+      }
       // Not http.Server's own close, which would cut connections that have just been made.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
       server.closeIdleConnections()
@@ -100,7 +104,6 @@ function createServer(tls: TlsFiles | null): http.Server | https.Server {
     keepAliveTimeout: 65_000,
     connectionsCheckingInterval: 1000,
     maxHeaderSize: 16 * 1024,
-    noDelay: true,
     requireHostHeader: false, // findFault refuses that, with an envelope
   }
   const server =
@@ -121,16 +124,15 @@ export function bind(server: NetServer, host: string | undefined, port: number):
       if (isNoAddress) reject(new ExitError('SERVER_HOST is no address of this machine', 2))
       else reject(new ExitError(`Cannot listen: ${message}; see SERVER_PORT and SERVER_HOST`))
     })
-    server.listen({ port, ...(host !== undefined && { host }) }, resolve)
+    server.listen(port, host, resolve)
   })
 }
 
 /** Host and port under which the machine itself reaches a server. */
 function nameOf(server: http.Server, host: string | undefined): string {
   const { address, port } = server.address() as AddressInfo
-  const isAny = host === undefined || address === '::' || address === '0.0.0.0'
-  if (isAny) return `localhost:${port}`
-  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
+  if (host === undefined || address === '::' || address === '0.0.0.0') return `localhost:${port}`
+  return `${address.replace(/.*:.*/, '[$&]')}:${port}`
 }
 
 /**
