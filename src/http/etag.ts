@@ -4,8 +4,7 @@ import { AppError } from '../errors.ts'
 
 /** Whether If-None-Match says that the caller has this (weak comparison, RFC 9110 13.1.2). */
 export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
-  const known = headers['if-none-match']
-  if (known === undefined) return false
+  const known = headers['if-none-match'] ?? ''
   if (known.trim() === '*') return true
   const tags = readTags(known) ?? []
   return tags.some((tag) => tag.replace(/^W\//, '') === etag)

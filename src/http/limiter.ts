@@ -66,7 +66,7 @@ export function createLimiter({
         allowed,
         left: Math.floor(left),
         resetSeconds: Math.ceil((burst - left) / rate),
-        retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil((1 - left) / rate)),
+        retryAfterSeconds: allowed ? 0 : Math.ceil((1 - left) / rate),
       }
     },
   }

@@ -83,10 +83,8 @@ export interface ReplySpec {
 /** The groups of the document. */
 export type Tag = 'users' | 'keys' | 'sessions' | 'tokens' | 'auth' | 'audit' | 'operation'
 
-type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
-
 interface Spec<A extends Access, P extends string, Q, B> {
-  method: Method
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
   path: P
   /** A verb and what it acts on: the name of the call in generated clients. */
   operationId: string
