@@ -197,6 +197,8 @@ test('a key is not rotated by a request that began before it ended', async () =>
     assert.equal(ended.status, 200)
     assert.equal((await lockStoredKey(tx, owner.id, old.id)).hasEnded, true)
   })
+  const late = await app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })
+  assert.deepEqual(brief(late), { status: 404, code: 'key_not_found' })
 })
 
 test('a deleted key is refused at once and then unknown', async () => {
