@@ -1,5 +1,5 @@
-// Loads a program of src on every Node that can run it; says in one sentence what is missing, before
-// anything of src is read. So this file is JavaScript of old Nodes.
+// Loads a program of src on every Node that can run it; says in one sentence what is missing,
+// before anything of src is read. So this file is JavaScript of old Nodes.
 import { createRequire } from 'module'
 
 const require = createRequire(import.meta.url)

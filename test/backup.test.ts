@@ -157,7 +157,8 @@ test('the AWS CLI gets the endpoint and the profile, and never the database’s 
   const [args, ...variables] = readFileSync(seen, 'utf8').trim().split('\n')
   assert.equal(
     args,
-    's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ --query=Contents[].{key:Key,size:Size,storedAt:LastModified} ' +
+    's3api list-objects-v2 --bucket=bucket --prefix=dumps/x_dump_ ' +
+      '--query=Contents[].{key:Key,size:Size,storedAt:LastModified} ' +
       '--output=json --profile=db-backup --endpoint-url=http://127.0.0.1:2',
   )
   const names = variables
@@ -337,7 +338,7 @@ const dumpOf = (hours: number) =>
   dumpName(env['DATABASE_NAME']!, new Date(Date.now() - hours * 3_600_000))
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000).toJSON()
 
-test('a dump dated in the future keeps no alarm silent, and latest does not choose by itself', async () => {
+test('of a dump dated in the future no alarm is silent, and latest is refused', async () => {
   const ahead = dumpOf(-24)
   const real = dumpOf(2)
   fakeAws(`echo '${listed([ahead, 1, hoursAgo(3)], [real, 1])}'`)
@@ -399,8 +400,8 @@ test('a refused upload is not tried again', async () => {
   fake('pg_restore', '')
   const tries = join(folder, 'tries')
   fakeAws(
-    `echo >>'${tries}'; echo 'upload failed: x to s3://b/x An error occurred (AccessDenied) when' ` +
-      `'calling the PutObject operation: Access Denied' >&2; exit 1`,
+    `echo >>'${tries}'; echo 'upload failed: x to s3://b/x An error occurred (AccessDenied)' ` +
+      `'when calling the PutObject operation: Access Denied' >&2; exit 1`,
   )
   const { status, stderr } = await runCommand('backup', [], base)
   for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))

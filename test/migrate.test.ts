@@ -282,7 +282,7 @@ const readWarnings = (user: string, hosts = ['one']) =>
     checkRights(db, hosts),
   )
 
-test('the start says what the role cannot do, what it should not, and which command mends it', async () => {
+test('the start says what the role cannot or should not do, and which command mends it', async () => {
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')
   assert.deepEqual(await readWarnings('user_service_manager'), [])

@@ -26,9 +26,19 @@ after(async () => {
 const fakeDocker = `#!/bin/sh
 echo "$*" >>"$HOME/calls"
 case $1 in
-inspect) cat "$HOME/inspect" 2>/dev/null || { echo 'Error: No such container: user-service' >&2; exit 1; };;
-logs) echo '2026-01-01T00:00:02Z second'; echo '2026-01-01T00:00:01Z first' >&2; [ ! -e "$HOME/no-logs" ];;
-restart) [ ! -e "$HOME/no-restart" ] || { echo 'Error response from daemon: port is already allocated' >&2; exit 1; }
+inspect)
+  cat "$HOME/inspect" 2>/dev/null && exit
+  echo 'Error: No such container: user-service' >&2
+  exit 1;;
+logs)
+  echo '2026-01-01T00:00:02Z second'
+  echo '2026-01-01T00:00:01Z first' >&2
+  [ ! -e "$HOME/no-logs" ];;
+restart)
+  if [ -e "$HOME/no-restart" ]; then
+    echo 'Error response from daemon: port is already allocated' >&2
+    exit 1
+  fi
   touch "$HOME/restarted";;
 esac
 `

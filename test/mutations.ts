@@ -1032,7 +1032,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `    if (match.throttled) takeToken(exchange)
+    text: `    if (match.throttled) throttleClient(exchange)
 `,
     replacement: '',
     meaning: 'nobody is throttled',
@@ -1064,7 +1064,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: 'const hidden = failure?.cause',
+    text: 'const loggedCause = failure?.cause',
     replacement: 'const hidden = undefined',
     meaning: 'the log does not say why an answer is a 500',
   },

@@ -2,8 +2,8 @@ import { createReader, readDatabase, type DatabaseConfig } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
 import { command } from './command.ts'
 
-const usage = `  create  roles with the passwords ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD, the
-          database and its schema; safe to repeat
+const usage = `  create  roles with ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD, the database
+          and its schema; safe to repeat
   drop    the database NAME with all data, and the roles unless another database needs them
 
 Connects as postgres unless DATABASE_USER names another superuser, or a role that may create roles

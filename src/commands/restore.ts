@@ -17,10 +17,10 @@ import { sortGrants } from './grants.ts'
 import { makeDirectory, postgresEnv, runProgram } from './programs.ts'
 import { readPlaces, type Places } from './s3.ts'
 
-const usage = `Replaces the contents of the database with a dump, in one transaction: a failure leaves
-the database as it was. latest: the newest complete dump in node bin/backup.js list.
+const usage = `Replaces the contents of the database with a dump, in one transaction: a failure
+leaves the database as it was. latest: the newest complete dump in node bin/backup.js list.
 
-  --yes    although the database holds data, or the service is connected to it
+  --yes    restore even if the database holds data or the service is connected to it
   --check  a drill: restore into a temporary PostgreSQL instead
 
 Connects as user_service_admin, otherwise as node bin/backup.js does.
@@ -48,10 +48,9 @@ const ending = `
 `
 
 const undone =
-  'Sessions, tokens and waiting requests were deleted: everybody logs in again.\n' +
-  'All else is as it was then, also what was revoked, changed or removed since: API keys, ' +
-  'passwords, recovery codes, second factors, and signing keys ' +
-  '(node bin/secrets.js new-signing-key --yes).'
+  'Sessions and tokens were deleted: everybody logs in again.\n' +
+  'All else is as it was then: API keys that were revoked since, and passwords that were ' +
+  'changed, work again. Revoke or reset them.'
 
 await command({
   name: 'restore',

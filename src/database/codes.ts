@@ -1,5 +1,5 @@
-// Numbers of PostgreSQL by name, in one place. Two locks had the same number once, and a backup
-// stopped requests.
+// PostgreSQL's error codes and the numbers of our locks, together so that no two locks share one:
+// that once made a backup block requests.
 
 /** What a statement or a connection fails with. */
 export interface DatabaseError extends Error {
@@ -22,7 +22,7 @@ export function causeOf(error: unknown): DatabaseError {
 export const sqlState = {
   cachedPlanChanged: '0A000',
   insufficientPrivilege: '42501',
-  /** A prepared statement that this session does not know: a pooler gave us another one. */
+  /** A prepared statement that this session does not know: a pooler moved us to another session. */
   invalidStatementName: '26000',
   duplicateStatementName: '42P05',
   duplicateDatabase: '42P04',
@@ -39,7 +39,7 @@ export const sqlState = {
   idleSessionTimeout: '57P05',
 } as const
 
-/** The advisory locks, all different; with a second number, a lock for each value of it. */
+/** The advisory locks; those with a second number are one lock for each value of it. */
 export const locks = {
   migrations: 7520601,
   backup: 7520602,

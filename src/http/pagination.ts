@@ -3,15 +3,16 @@ import type { Reply } from './route.ts'
 
 /** The members of a page's query. */
 export const pageQuery = {
-  limit: digits(1, 1000, { default: 100, description: 'At most so many' }),
+  limit: digits(1, 1000, { default: 100, description: 'The size of a page' }),
   after: documented(uuidSchema, {
-    description: 'Those after this one, the last of the page before; `Link` has it',
+    description: 'The id of the last row of the page before, as in `Link`',
   }),
 }
 
 /**
  * Answers one page, and names the next in `Link` if there is more. The cursor is the id of the last
- * row, so every page costs what the first does; one row more than asked for is read to know.
+ * row, so every page costs what the first does; one row more is read, to see whether there is a
+ * next page.
  */
 export async function paged<Q extends { limit?: number }, Row extends { id: string }>(
   query: Q,

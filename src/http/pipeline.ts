@@ -25,7 +25,7 @@ export interface PipelineOptions {
   readClient(req: IncomingMessage): Client
   /** `policy`: the RateLimit-Policy header. Null: nobody is throttled. */
   throttle: { limiter: Limiter; policy: string } | null
-  /** How long ago the log-in of a session may be that changes who holds an account; 0: any time. */
+  /** The maximum age in seconds of a session's log-in for sensitive changes; 0: no limit. */
   freshSeconds: number
   corsOrigins: string[]
   secure: boolean
@@ -33,7 +33,7 @@ export interface PipelineOptions {
   metrics: Metrics
 }
 
-/** Answers every request; `refusal`: of one that was already refused. Never rejects. */
+/** Answers every request; `refusal`: answer with this error instead of routing. Never rejects. */
 export type Pipeline = (
   req: IncomingMessage,
   res: ServerResponse,
@@ -48,7 +48,7 @@ interface Exchange {
   origin: Origin
   route?: Route | undefined
   caller: Caller | null
-  /** Those of the answer, whatever it is. */
+  /** Headers of the answer, on success and failure. */
   headers: Record<string, string>
 }
 
@@ -58,7 +58,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const send = createSend(options)
   const logRefusal = createRefusalLog(log)
 
-  function takeToken({ origin, headers }: Exchange) {
+  function throttleClient({ origin, headers }: Exchange) {
     if (throttle === null) return
     const verdict = throttle.limiter.take(origin.client)
     headers['RateLimit-Policy'] = throttle.policy
@@ -76,7 +76,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const match = router(method, path)
     const { route, allow } = match
     exchange.route = route
-    if (match.throttled) takeToken(exchange)
+    if (match.throttled) throttleClient(exchange)
     if (route === undefined) return answerOtherMethod(exchange, allow)
 
     const caller = needsKey(route, headers) ? await identify(headers, origin.client) : null
@@ -104,7 +104,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const ms = performance.now() - start
     const labels = { method: req.method ?? 'none', route: route?.path ?? 'none', status }
     metrics.request({ ...labels, seconds: ms / 1000 })
-    const hidden = failure?.cause
+    const loggedCause = failure?.cause
     const fields = {
       requestId: origin.requestId,
       ...labels,
@@ -113,12 +113,12 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       user: caller?.userId,
       key: caller?.keyId,
       failure: failure?.code,
-      ...(hidden !== undefined && describeError(hidden)),
+      ...(loggedCause !== undefined && describeError(loggedCause)),
     }
     // Health checks and preflights say nothing, and could fill the log: they are not throttled.
     const isQuiet = !route || route.quiet
     if (status === 500) log('error', 'request', fields)
-    else if (hidden !== undefined) log('warn', 'request', fields)
+    else if (loggedCause !== undefined) log('warn', 'request', fields)
     else if (failure !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
     else log(isQuiet ? 'debug' : 'info', 'request', fields)
   }

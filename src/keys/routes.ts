@@ -75,7 +75,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     summary: 'The keys and sessions of a user, oldest first',
     query: {
       ...pageQuery,
-      limit: digits(1, 1000, { default: 1000, description: 'At most so many' }),
+      limit: digits(1, 1000, { default: 1000, description: 'The size of a page' }),
       kind: documented(kindSchema, { description: 'Only API keys, or only sessions' }),
     },
     replies: {

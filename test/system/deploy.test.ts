@@ -115,7 +115,8 @@ test('a tunnel opens, leads to the database, says when it is open already, and c
   const closed = await close()
   const closedAgain = await close()
 
-  const hint = `Connect with: psql -h 127.0.0.1 -p ${tunnelPort} -U user_service_user db_user_service\n`
+  const where = `-h 127.0.0.1 -p ${tunnelPort} -U user_service_user db_user_service`
+  const hint = `Connect with: psql ${where}\n`
   const to = `${userInfo().username}@127.0.0.1`
   assert.deepEqual(opened, {
     status: 0,

@@ -1,6 +1,6 @@
 // Needs nginx, caddy, haproxy, traefik and envoy. Each runs with the configuration of bin/gateways,
-// but for the addresses; the service is a process of its own, with its usual throttle of 10 requests
-// a second.
+// but for the addresses; the service is a process of its own, with its usual throttle of ten
+// requests a second.
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -266,7 +266,8 @@ for (const [name, port] of ports) {
       trailers,
     })
     assert.deepEqual(identity(answer), identityOfUser)
-    if (name !== 'haproxy') assert.deepEqual(answer.reached?.trailers, []) // which passes them on, as trailers
+    // It passes them on, as trailers.
+    if (name !== 'haproxy') assert.deepEqual(answer.reached?.trailers, [])
   })
 
   test(`${name}: 401 comes with its challenge`, async () => {

@@ -33,7 +33,8 @@ async function startService(name: string) {
   const home = join(folder, name)
   mkdirSync(home)
   undo.push(() => run('docker', ['rm', '-f', name]))
-  const script = `/bin/busybox echo "$$ says hello"; exec /bin/busybox httpd -f -p 127.0.0.1:${port} -h /www`
+  const serve = `exec /bin/busybox httpd -f -p 127.0.0.1:${port} -h /www`
+  const script = `/bin/busybox echo "$$ says hello"; ${serve}`
   const id = await docker(
     'run',
     '-d',

@@ -174,7 +174,9 @@ test('an instance that starts during a migration says so and ends', async () => 
   const later = makeVersion('later', {
     ...column,
     [quick]: 'select',
-    [slow]: `do $$ begin while not exists (select from ${goOn}) loop perform pg_sleep(0.02); end loop; end $$`,
+    [slow]: `do $$ begin while not exists (select from ${goOn}) loop
+      perform pg_sleep(0.02);
+    end loop; end $$`,
   })
   const serving = await start(next)
   const migrations = [migrate(later)]
