@@ -1065,7 +1065,7 @@ export const mutations: Mutation[] = [
   {
     file: 'src/http/pipeline.ts',
     text: 'const loggedCause = failure?.cause',
-    replacement: 'const hidden = undefined',
+    replacement: 'const loggedCause = undefined',
     meaning: 'the log does not say why an answer is a 500',
   },
   {

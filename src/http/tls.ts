@@ -12,7 +12,7 @@ const protocol = {
   minVersion: 'TLSv1.2',
   ciphers:
     'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:' +
-    'ECDHE+AESGCM:ECDHE+CHACHA20',
+    'ECDHE+AESGCM+AES128:ECDHE+AESGCM+AES256:ECDHE+CHACHA20',
   ecdhCurve: 'X25519:P-256:P-384',
   honorCipherOrder: true,
 } as const

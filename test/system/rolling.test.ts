@@ -22,10 +22,10 @@ const postgres = await startOwnPostgres()
 const admin = createKey()
 const keyFile = join(postgres.directory, 'admin-key')
 writeFileSync(keyFile, admin, { mode: 0o600 })
-const start = (version: string, port = 0) =>
+const start = (version: string, port = 0, env = postgres.env) =>
   startService(
     {
-      ...postgres.env,
+      ...env,
       SERVER_PORT: String(port),
       DRAIN_SECONDS: '1',
       SHUTDOWN_SECONDS: '30', // hashes wait for a busy machine
@@ -36,8 +36,8 @@ const start = (version: string, port = 0) =>
     },
     { version },
   )
-const migrate = (version: string) =>
-  run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], postgres.env)
+const migrate = (version: string, env = postgres.env) =>
+  run(process.execPath, [join(version, 'bin/migrate.js'), 'up'], env)
 
 /** Another version of the service, this one with further migrations; returns where it lies. */
 function makeVersion(name: string, migrations: Record<string, string>) {
@@ -212,10 +212,11 @@ async function checkOutFirstRelease() {
 
 test('version 1.0 serves on while the database is migrated, and beside this one', async () => {
   const first = await checkOutFirstRelease()
+  const { env } = await startOwnPostgres()
   const count = String(readMigrations().length - 2)
   const down = [join(root, 'bin/migrate.js'), 'down', count, '--yes']
-  await run(process.execPath, down, postgres.env)
-  const old = await start(first)
+  await run(process.execPath, down, env)
+  const old = await start(first, 0, env)
   const password = 'correct horse battery staple'
   const ask = async (service: Service, path: string, init: { method?: string; body?: object }) => {
     const response = await fetch(service.url + path, {
@@ -230,8 +231,8 @@ test('version 1.0 serves on while the database is migrated, and beside this one'
   const signUp = (service: Service, email: string) =>
     ask(service, '/users', { body: { email, password } })
   const before = await signUp(old, 'before@example.org')
-  await migrate(root)
-  const next = await start(root)
+  await migrate(root, env)
+  const next = await start(root, 0, env)
 
   for (const [service, email] of [
     [old, 'old@example.org'],
