@@ -49,12 +49,10 @@ test('a log-in to an own account between tries at others’ does not help a clie
 })
 
 test('people behind one address who each mistype once do not have to wait', async () => {
-  const people = await Promise.all(Array.from({ length: 30 }, () => app.user()))
-  for (const round of ['first', 'second']) {
-    for (const { email } of people) {
-      assert.deepEqual(await logIn('198.51.100.4', email, 'mistyped'), wrong, round)
-      assert.deepEqual(await logIn('198.51.100.4', email), passed, round)
-    }
+  const people = await Promise.all(Array.from({ length: 51 }, () => app.user()))
+  for (const { email } of people) {
+    assert.deepEqual(await logIn('198.51.100.4', email, 'mistyped'), wrong)
+    assert.deepEqual(await logIn('198.51.100.4', email), passed)
   }
 })
 
