@@ -191,7 +191,7 @@ const guarded = `
       sleep 0.1
     done
   }
-  ( guard "$1" >/dev/null 2>&1 & )
+  ( exec >/dev/null 2>&1; guard "$1" & )
   shift
   exec "$@" 3<&-`
 
