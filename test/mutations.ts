@@ -1019,13 +1019,13 @@ export const mutations: Mutation[] = [
     meaning: 'If-Match compares weakly',
   },
   {
-    file: 'src/http/limiter.ts',
+    file: 'src/http/token-bucket.ts',
     text: 'const allowed = tokens >= 1',
     replacement: 'const allowed = tokens >= 0',
     meaning: 'a client gets a request more than its burst',
   },
   {
-    file: 'src/http/limiter.ts',
+    file: 'src/http/token-bucket.ts',
     text: 'else if (value[1] <= time || fullAt.size > maxClients) fullAt.delete(value[0])',
     replacement: 'else if (value[1] <= time) fullAt.delete(value[0])',
     meaning: 'many addresses fill the memory',
@@ -1125,20 +1125,20 @@ export const mutations: Mutation[] = [
     meaning: 'a malformed request cuts off the answers before it',
   },
   {
-    file: 'src/http/strict.ts',
+    file: 'src/http/rfc9112.ts',
     text: `  if (hosts.length > 1) return false
 `,
     replacement: '',
     meaning: 'two Host headers are accepted',
   },
   {
-    file: 'src/http/strict.ts',
+    file: 'src/http/rfc9112.ts',
     text: `return coding.toLowerCase() === 'chunked' && httpVersion === '1.1'`,
     replacement: 'return true',
     meaning: 'a transfer coding that another reads otherwise is accepted',
   },
   {
-    file: 'src/http/strict.ts',
+    file: 'src/http/rfc9112.ts',
     text: `if (!/^[!"$-~]+$/.test(url)) return false
 `,
     replacement: '',

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { createLimiter } from '../src/http/limiter.ts'
+import { createLimiter } from '../src/http/token-bucket.ts'
 import { startTestApp } from './support/helpers.ts'
 
 test('past its burst a client is refused until tokens have come back', async () => {

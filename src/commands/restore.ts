@@ -13,7 +13,7 @@ import { ExitError } from '../errors.ts'
 import { command, misuse, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, type Manifest } from './dumps.ts'
 import { findForeign } from './foreign.ts'
-import { sortGrants } from './grants.ts'
+import { sortGrants } from './dumped-grants.ts'
 import { makeDirectory, postgresEnv, runProgram } from './programs.ts'
 import { readPlaces, type Places } from './s3.ts'
 
@@ -26,7 +26,7 @@ leaves the database as it was. latest: the newest complete dump in node bin/back
 Connects as user_service_admin, otherwise as node bin/backup.js does.
 Exit status: 0 done, 1 failed, 2 misuse.`
 
-/** Lifts what a role or the server may limit, as node does for its own connections. */
+/** Disables time-outs that a role or the server sets, as our pool does. */
 const beginning = `
   select set_config(name, '0', false) from pg_settings
     where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',
@@ -36,7 +36,7 @@ const beginning = `
   set role user_service_admin;
   drop schema if exists user_service_schema cascade;
 `
-/** Deletes what may have ended since the dump. */
+/** Deletes rows that may be stale, from tables that exist after the restore. */
 const ending = `
   delete from user_service_schema.api_keys where kind = 'session';
   do $$ begin
@@ -144,8 +144,8 @@ async function restore(dump: Dump, database: DatabaseConfig): Promise<string[]> 
     return stdout
   }
   const grants = sortGrants(await pgRestore('--schema-only', '--file=-'))
-  // With the key psql runs no commands of its own from the dump, which could start programs
-  // (CVE-2025-8714). A pg_restore too old for the option fails on it.
+  // This option makes psql refuse backslash commands in the dump, which could start programs
+  // (CVE-2025-8714). An older pg_restore rejects it, and the restore fails.
   const key = randomBytes(16).toString('hex')
   await pgRestore('--no-privileges', `--restrict-key=${key}`, `--file=${file}.sql`)
   async function* input() {
@@ -158,7 +158,7 @@ async function restore(dump: Dump, database: DatabaseConfig): Promise<string[]> 
   return grants.others
 }
 
-/** In its first lines pg_restore 17 sets what earlier servers do not know. */
+/** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */
 async function* readDump(file: string): AsyncGenerator<Buffer> {
   let isHead = true
   for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
@@ -179,7 +179,7 @@ function checkCounts(rows: Manifest['rows']): string[] {
   )
 }
 
-/** A PostgreSQL for the time of `work`, as empty as one where only database.js create has run. */
+/** Runs `work` against a temporary PostgreSQL where only database.js create has run. */
 async function withScratch(
   name: string,
   work: (database: DatabaseConfig) => Promise<unknown>,

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import { readPeer } from './address.ts'
 import type { Pipeline } from './pipeline.ts'
 import type { RefusalLog } from './refusals.ts'
-import { findFault } from './strict.ts'
+import { findFault } from './rfc9112.ts'
 
 /** A connection that has sent a request. */
 export interface Connection {

@@ -2,7 +2,7 @@
 // wash everything else out of the log: each client has a few lines a second, and the refusals that
 // got none are summed up once a second. Metrics count them all.
 import type { Log } from '../log.ts'
-import { createLimiter } from './limiter.ts'
+import { createLimiter } from './token-bucket.ts'
 
 /** Logs a refusal of a client, or counts it. */
 export type RefusalLog = (client: string, message: string, fields: Record<string, unknown>) => void

@@ -17,7 +17,7 @@ import { breakBody } from './body.ts'
 import { createConnections, type Connections } from './connections.ts'
 import type { Pipeline } from './pipeline.ts'
 import { createRefusalLog } from './refusals.ts'
-import { maxFields } from './strict.ts'
+import { maxFields } from './rfc9112.ts'
 import { readTlsSettings, type TlsFiles } from './tls.ts'
 
 interface Options {

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
 import type { Database } from '../database/pool.ts'
-import type { Limiter } from '../http/limiter.ts'
+import type { Limiter } from '../http/token-bucket.ts'
 import { createHistogram, observe, type Measured, type Metrics } from '../http/metrics.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 

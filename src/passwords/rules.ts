@@ -20,7 +20,10 @@ const commonPasswords = new Set(
 /** The form of a password that is hashed: NFKC. */
 export const normalPassword = (password: string): string => password.normalize('NFKC')
 
-/** A new password of at least `minLength` code points, in the form that is hashed. */
+/**
+ * A new password of at least `minLength` code points, in the form that is hashed. That it is not
+ * the address is a rule of users.
+ */
 export function newPassword(minLength: number): Schema<string> {
   function refine(value: string, wrong: (message: string) => void) {
     const password = normalPassword(value)

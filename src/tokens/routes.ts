@@ -31,6 +31,7 @@ export interface TokenDeps {
   db: Database
   hasher: Hasher
   passwordMinLength: number
+  /** How long a token is good: the settings RESET_SECONDS and VERIFICATION_SECONDS. */
   resetSeconds: number
   verificationSeconds: number
 }
