@@ -102,6 +102,7 @@ for (const [name, body, fields] of [
     ['validUntil'],
   ],
   ['an end that is a number', { name: 'x', validUntil: 1 }, ['validUntil']],
+  ['an end a minute ago', { name: 'x', validUntil: inSeconds(-60) }, ['validUntil']],
   [
     'an end in the past and no name',
     { validUntil: '2020-01-01T00:00:00Z' },
