@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync, existsSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -137,8 +137,12 @@ const stat = (pid: number | string) =>
     .replace(/^.*\) /s, '')
     .split(' ')
 
-/** CPU time of a process, all its threads, user and system; Linux counts 100 ticks a second. */
+/**
+ * CPU time of a process, all its threads, user and system; Linux counts 100 ticks a second. 0 if it
+ * has ended.
+ */
 export function cpuMs(pid: number): number {
+  if (!existsSync(`/proc/${pid}`)) return 0
   const fields = stat(pid)
   return (Number(fields[11]) + Number(fields[12])) * 10
 }
