@@ -175,18 +175,16 @@ export const mutations: Mutation[] = [
     meaning: 'an idle session does not end',
   },
   {
-    file: 'src/keys/queries.ts',
-    text: `case when k.permissions is null then u.role else 'user' end as role,
-       case`,
-    replacement: `u.role as role,
-       case`,
-    meaning: 'a narrow key of an admin is an admin',
+    file: 'src/keys/identify.ts',
+    text: 'caller.permissions.filter((name) => keyPermissions.includes(name))',
+    replacement: 'keyPermissions',
+    meaning: 'a key has permissions that its user lost',
   },
   {
-    file: 'src/keys/queries.ts',
-    text: 'select unnest(u.permissions) intersect select unnest(k.permissions) order by 1',
-    replacement: 'select unnest(k.permissions) order by 1',
-    meaning: 'a key has permissions that its user lost',
+    file: 'src/keys/identify.ts',
+    text: "return { ...caller, role: 'user', permissions }",
+    replacement: 'return { ...caller, permissions }',
+    meaning: 'a narrow key of an admin is an admin',
   },
   {
     file: 'src/keys/queries.ts',
@@ -295,8 +293,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/identify.ts',
-    text: 'callers[caller.asked] = caller',
-    replacement: 'callers.push(caller)',
+    text: 'callers[caller.asked] = narrowed(caller)',
+    replacement: 'callers.push(narrowed(caller))',
     meaning: 'a key is taken for that of another who asks at the same time',
   },
   {
@@ -934,7 +932,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/access.ts',
-    text: `if (caller.isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
+    text: `if (isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
 `,
     replacement: '',
     meaning: 'a narrow key changes its user',

@@ -20,7 +20,8 @@ export function authorize({ route, caller, method, params, freshSeconds }: Entry
   if (access === 'admin' && !isAdmin) throw new AppError('forbidden')
   if (access === 'self' && !isAdmin && !isSelf) throw new AppError('forbidden')
   const isChange = access === 'self' && !isRead(method)
-  if (caller.isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
+  const isNarrow = caller.keyPermissions !== null
+  if (isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
   if (route.fresh) requireFresh(caller, freshSeconds)
 }
 

@@ -9,8 +9,8 @@ export interface Caller {
   keyId: string
   keyKind: 'api' | 'session'
   scope: 'all' | 'read' | 'auth' | 'metrics'
-  /** Whether the key has a list of permissions of its own. */
-  isNarrow: boolean
+  /** The key's own list; null: what its user has counts. */
+  keyPermissions: string[] | null
   factors: number
   /** How long ago a password was last proved for the key; null: never. */
   provedSeconds: number | null

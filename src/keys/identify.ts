@@ -36,7 +36,7 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
   const find = createBatch(finding, async (digests: Buffer[]) => {
     const callers: (Caller | undefined)[] = []
     for (const caller of await findCallers(db, digests, idleSeconds)) {
-      callers[caller.asked] = caller
+      callers[caller.asked] = narrowed(caller)
       // A use that cannot be noted is no reason to refuse it, and the next one is noted.
       if (caller.isUnmarked) mark(caller.keyId, caller.userId).catch(() => {})
     }
@@ -50,6 +50,14 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
     if (caller === undefined) throw new AppError('key_invalid')
     return caller
   }
+}
+
+/** A key with a list of its own: a mere user's, with those of the permissions its user has. */
+function narrowed(caller: Caller): Caller {
+  const { keyPermissions } = caller
+  if (keyPermissions === null) return caller
+  const permissions = caller.permissions.filter((name) => keyPermissions.includes(name))
+  return { ...caller, role: 'user', permissions }
 }
 
 function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): string {

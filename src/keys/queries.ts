@@ -173,7 +173,10 @@ export const deleteApiKeys = (db: Db, userId: string): Promise<unknown> =>
 export const deleteEndedSessions = (db: Db): Promise<void> =>
   deleteAll(db, 'api_keys', `kind = 'session' and valid_until < now() - interval '1 hour'`)
 
-/** A caller, with its place among those asked for, and whether this minute's use is to be noted. */
+/**
+ * A caller with all that its user has, its place among those asked for, and whether this minute's
+ * use is to be noted.
+ */
 export type FoundCaller = Caller & { asked: number; isUnmarked: boolean }
 
 /**
@@ -188,12 +191,8 @@ export const findCallers = (
   db.query(
     `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", k.scope, k.factors,
        extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
-       k.permissions is not null as "isNarrow", u.id as "userId", u.email,
-       u.email_verified_at is not null as "emailVerified",
-       case when k.permissions is null then u.role else 'user' end as role,
-       case when k.permissions is null then u.permissions else array(
-         select unnest(u.permissions) intersect select unnest(k.permissions) order by 1
-       ) end as permissions,
+       k.permissions as "keyPermissions", u.id as "userId", u.email,
+       u.email_verified_at is not null as "emailVerified", u.role, u.permissions,
        nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
        u.updated_at as "updatedAt",
        k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"

@@ -153,7 +153,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     },
     fails: ['user_not_found'],
     async handle({ caller, params: { id }, headers }) {
-      const isKnown = id === caller.userId && !caller.isNarrow
+      const isKnown = id === caller.userId && caller.keyPermissions === null
       const found = isKnown ? userOf(caller) : await findUser(deps.db, id)
       if (found === null) throw new AppError('user_not_found')
       const ETag = etag(found)
