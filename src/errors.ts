@@ -69,7 +69,7 @@ interface Details {
   cause?: unknown
 }
 
-/** A failure that may be shown to the caller, but for its `cause`; anything else thrown is a 500. */
+/** A failure that the caller is shown, but for its `cause`; anything else thrown is a 500. */
 export class AppError extends Error {
   readonly code: Code
   readonly faults: Fault[]

@@ -26,7 +26,8 @@ const auth = `X-Api-Key: ${user.key}\r\n`
 // Hashes a password: a moment's work, and refused. Of another address each time: these are counted.
 let logins = 0
 const slow = () =>
-  `${post}Content-Length: 35\r\n\r\n{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
+  `${post}Content-Length: 35\r\n\r\n` +
+  `{"email":"a@${String(logins++).padStart(4, '0')}","password":"wr0"}`
 /** How long a password may take, on a machine that is busy with other things. */
 const hashMs = 20_000
 const fields = (count: number) => Array.from({ length: count }, (_, i) => `A${i}: b\r\n`).join('')
@@ -178,12 +179,14 @@ for (const [name, bytes, status, code] of [
   ['TRACE', `TRACE /v1/livez HTTP/1.1\r\n${h}${close}${auth}\r\n`, 405, 'method_not_allowed'],
   [
     'an Upgrade that nobody offers',
-    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n`,
+    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, close\r\nUpgrade: websocket\r\n` +
+      'Sec-WebSocket-Version: 13\r\n\r\n',
     200,
   ],
   [
     'an Upgrade to HTTP/2',
-    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n`,
+    `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade, HTTP2-Settings, close\r\n` +
+      'Upgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n',
     200,
   ],
   [
@@ -194,7 +197,8 @@ for (const [name, bytes, status, code] of [
   ],
   [
     'Expect: 100-continue in HTTP/1.0',
-    `POST /v1/users/sessions HTTP/1.0\r\n${json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`,
+    `POST /v1/users/sessions HTTP/1.0\r\n${json}Expect: 100-continue\r\n` +
+      'Content-Length: 2\r\n\r\n{}',
     400,
     'invalid_body',
   ],
@@ -244,7 +248,8 @@ test('only a 1.1 client whose body will be read is told to continue', async () =
     return seen.startsWith('HTTP/1.1 100 Continue\r\n\r\n')
   }
   const expecting = (version: string, headers: string) =>
-    `POST /v1/users/sessions HTTP/${version}\r\n${h}${close}${headers}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}`
+    `POST /v1/users/sessions HTTP/${version}\r\n${h}${close}${headers}Expect: 100-continue\r\n` +
+    'Content-Length: 2\r\n\r\n{}'
   assert.equal(await interim(expecting('1.1', json)), true)
   assert.equal(await interim(expecting('1.0', json)), false)
   assert.equal(await interim(expecting('1.1', 'Content-Type: text/plain\r\n')), false)
@@ -680,7 +685,8 @@ test('queries of thousands of parameters cost no time', async () => {
 
 test('members of every object are unknown like any other, and change nothing', async () => {
   const body =
-    '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},"toString":1,"hasOwnProperty":1}'
+    '{"__proto__":{"role":"admin"},"constructor":{"prototype":{"role":"admin"}},' +
+    '"toString":1,"hasOwnProperty":1}'
   const answer = await sendJson('POST /v1/users', body)
   assert.deepEqual(
     answer.body.errors.map(({ field }: any) => field),
@@ -874,7 +880,8 @@ test('an id that a caller gives is kept, or replaced by a new one', async () => 
 test('neither Host nor Origin comes back in an answer', async () => {
   const list = await exchange(
     app.url,
-    `GET /v1/users?limit=1 HTTP/1.1\r\nHost: evil.example\r\n${close}X-Api-Key: ${admin.key}\r\nOrigin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n\r\n`,
+    `GET /v1/users?limit=1 HTTP/1.1\r\nHost: evil.example\r\n${close}X-Api-Key: ${admin.key}\r\n` +
+      'Origin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n\r\n',
   )
   assert.equal(list.answers[0]!.status, 200)
   assert.ok(list.answers[0]!.headers['link'])
@@ -970,7 +977,8 @@ test('a request whose connection was reset is not done without an address', asyn
     const socket = open(app.url)
     await once(socket, 'connect')
     socket.write(
-      `POST /v1/users/${id}/keys HTTP/1.1\r\n${h}X-Api-Key: ${key}\r\n${json}Content-Length: ${body.length}\r\n\r\n${body}`,
+      `POST /v1/users/${id}/keys HTTP/1.1\r\n${h}X-Api-Key: ${key}\r\n${json}` +
+        `Content-Length: ${body.length}\r\n\r\n${body}`,
     )
     socket.resetAndDestroy()
   }

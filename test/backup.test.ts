@@ -27,7 +27,7 @@ const fake = (name: string, script: string) =>
   writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
 const fakeAws = (script: string) => fake('aws', script)
 
-/** What the AWS CLI lists: dumps, stored when they were made unless at another time, and manifests. */
+/** What the AWS CLI lists: dumps, stored when made or at another time, and manifests. */
 const listed = (...dumps: [name: string, size: number, storedAt?: string][]) =>
   JSON.stringify(
     dumps.flatMap(([key, size, storedAt = parseDumpName(key.split('/').at(-1)!)!.toJSON()]) => [
@@ -135,10 +135,11 @@ test('a manifest is taken only when it is sound', () => {
   assert.throws(() => parseManifest('null', 'x'), /damaged/)
 })
 
-test('the AWS CLI gets the endpoint and the profile, and never the database’s password', async () => {
+test('the AWS CLI gets endpoint and profile, and never the database’s password', async () => {
   const seen = join(folder, 'seen')
   fakeAws(
-    `{ echo "$@"; env; } >'${seen}'; echo '${listed(['dumps/x_dump_2024-04-25-22_20_01.bck', 4200000])}'`,
+    `{ echo "$@"; env; } >'${seen}'; ` +
+      `echo '${listed(['dumps/x_dump_2024-04-25-22_20_01.bck', 4200000])}'`,
   )
   const { status, stdout } = await runCommand('backup', ['list'], {
     ...base,
@@ -171,11 +172,13 @@ test('a backup puts a dump into the bucket, and then what is in it', async () =>
   const bucket = mkdtempSync(join(folder, 'bucket-'))
   fake(
     'pg_dump',
-    `for each; do case $each in --file=*) echo dump >"\${each#--file=}";; --version) echo 'pg_dump 15.1'; esac; done`,
+    `for each; do case $each in --file=*) echo dump >"\${each#--file=}";; ` +
+      `--version) echo 'pg_dump 15.1'; esac; done`,
   )
   fake('pg_restore', '')
   fakeAws(
-    `case $1 in s3) cp "$4" "${bucket}/\${5##*/}";; *) for each; do case $each in --key=*) wc -c <"${bucket}/\${each#--key=}"; esac; done; esac`,
+    `case $1 in s3) cp "$4" "${bucket}/\${5##*/}";; *) ` +
+      `for each; do case $each in --key=*) wc -c <"${bucket}/\${each#--key=}"; esac; done; esac`,
   )
   const { status, stdout, stderr } = await runCommand('backup', [], {
     ...base,
@@ -240,10 +243,11 @@ test('a bucket without dumps is said to be empty, and an alarm', async () => {
   assert.equal(alarm.status, 4)
 })
 
-test('the time limit and a signal end a program and all its children, even against its will', async () => {
+test('the time limit and a signal end a program and all its children, willing or not', async () => {
   const left = join(folder, 'left')
   fakeAws(
-    `trap '' INT; (trap '' INT; while sleep 0.1; do echo >>'${left}'; done) & while sleep 0.1; do :; done`,
+    `trap '' INT; (trap '' INT; while sleep 0.1; do echo >>'${left}'; done) & ` +
+      'while sleep 0.1; do :; done',
   )
   const late = await runCommand('backup', ['list', '--timeout', '1s'], base)
   rmSync(left, { force: true })
@@ -443,7 +447,7 @@ test('grants between our roles are told from those of others', () => {
   })
 })
 
-test('what others put into our schema is found, and a restore drops it only when told to', async () => {
+test('what others put into our schema is found; a restore drops it only when told to', async () => {
   assert.deepEqual(await findForeign(db), [])
   await db.query(`
     create table user_service_schema."a b" (id int primary key);

@@ -238,7 +238,8 @@ test('a server that is not there is one clear sentence', async () => {
 test('old audit events are removed by the owner’s command', async () => {
   const app = await startTestApp()
   await app.db.query(
-    `insert into audit_events (action, at) select 'x', now() - n * interval '1 day' from generate_series(0, 9) n`,
+    `insert into audit_events (action, at) select 'x', now() - n * interval '1 day' ` +
+      'from generate_series(0, 9) n',
   )
   const env = app.database.env as Record<string, string>
   const pruned = await run('audit.js', ['prune', '5', '--yes'], env)

@@ -179,7 +179,7 @@ test('while PostgreSQL is frozen a flood of log-ins is answered within two secon
   await untilBack()
 })
 
-test('on a way to PostgreSQL that swallows everything answers come within two seconds', async () => {
+test('a network that swallows everything for PostgreSQL: answers within two seconds', async () => {
   proxy.freeze()
   await assertUnavailable(
     () => check(far),

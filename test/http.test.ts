@@ -316,7 +316,8 @@ test('an origin that CORS_ORIGINS names may call, another may not', async () => 
   const read = await cors.request('GET', '/livez', { headers: { origin: 'https://b.example' } })
   assert.equal(
     read.headers.get('access-control-expose-headers'),
-    'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id',
+    'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, ' +
+      'X-Request-Id',
   )
 })
 

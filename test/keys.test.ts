@@ -342,7 +342,7 @@ test('forward-auth tells who asks, in every header always', async () => {
   }
 })
 
-test('everything below forward-auth is forward-auth, also where other routes have ids', async () => {
+test('everything below forward-auth is forward-auth, even where others have ids', async () => {
   const { key } = await app.user()
   for (const below of [
     'keys',

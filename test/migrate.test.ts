@@ -168,7 +168,7 @@ test('a file that was edited after it was applied is refused', async () => {
   }
 })
 
-test('status lists what is applied, pending, edited and unknown, also where up refuses', async () => {
+test('status lists the applied, pending, edited and unknown, even where up refuses', async () => {
   const db = await createEmpty()
   await migrateUp(db)
   const [first, second, ...rest] = readMigrations()
@@ -211,7 +211,7 @@ test('addresses are compared by their bytes, and getting there rewrites no table
   ])
 })
 
-test('a database of another service is left as it is, and the message says what to do', async () => {
+test('a database of another service is left alone, and the message says what to do', async () => {
   const name = `test_migrate_${process.pid}_${++made}`
   const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
   await server.query(`create database ${name} owner user_service_admin`)
@@ -282,7 +282,7 @@ const readWarnings = (user: string, hosts = ['one']) =>
     checkRights(db, hosts),
   )
 
-test('the start says what the role cannot or should not do, and which command mends it', async () => {
+test('the start names what the role may not or should not do, and what command helps', async () => {
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')
   assert.deepEqual(await readWarnings('user_service_manager'), [])

@@ -122,7 +122,7 @@ describe('monitor', { concurrency: true }, () => {
     assert.deepEqual(machine.calls(), [])
   })
 
-  test('restarts the container after three bad answers, prints its log, reports recovery', async () => {
+  test('restarts it after three bad answers, prints its log, reports recovery', async () => {
     const machine = await startMachine(500)
     const { status, stdout, stderr } = await machine.run()
 
@@ -140,7 +140,7 @@ describe('monitor', { concurrency: true }, () => {
     assert.equal(machine.asked(), 4)
   })
 
-  test('restarts it when nothing answers at all, and although docker cannot read its log', async () => {
+  test('restarts it when nothing answers, even if docker cannot read its log', async () => {
     const machine = await startMachine(0)
     writeFileSync(machine.file('no-logs'), '')
     const { status, stderr } = await machine.run()
@@ -160,7 +160,8 @@ describe('monitor', { concurrency: true }, () => {
       status: 2,
       stdout: '',
       stderr:
-        'monitor: user-service is not healthy (database_unavailable): a restart would not help, look at PostgreSQL\n',
+        'monitor: user-service is not healthy (database_unavailable): a restart would not help, ' +
+        'look at PostgreSQL\n',
     })
     assert.deepEqual(machine.calls(), [])
   })
@@ -219,7 +220,8 @@ describe('monitor', { concurrency: true }, () => {
         ],
         [
           3,
-          `monitor: ${sick}, and docker inspect failed: permission denied while trying to connect\n`,
+          `monitor: ${sick}, and docker inspect failed: permission denied while trying to ` +
+            'connect\n',
         ],
       ],
     )
@@ -262,7 +264,8 @@ describe('monitor', { concurrency: true }, () => {
       stdout: '',
       stderr:
         'monitor: Configuration: SERVICE_PORT must be a whole number from 1 to 65535; ' +
-        'SERVICE_URL must be an address; SERVICE_NAME must name a container; MONITOR_COOLDOWN must be such as 10m, at least 5m\n',
+        'SERVICE_URL must be an address; SERVICE_NAME must name a container; MONITOR_COOLDOWN ' +
+        'must be such as 10m, at least 5m\n',
     })
     assert.deepEqual(word, {
       status: 2,

@@ -40,7 +40,7 @@ export function formatHash({ ln, r, p, salt, hash }: PasswordHash): string {
 /** Base64 without padding, as PHC strings have it. */
 const encode = (bytes: Buffer) => bytes.toString('base64').replaceAll('=', '')
 
-/** Whether a password should be hashed again: it was stored with less memory or work than today's. */
+/** Whether a password should be hashed again: with less memory or work than today's. */
 export function isWeaker({ ln, r, p }: PasswordHash): boolean {
   return ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p
 }

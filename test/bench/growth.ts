@@ -62,7 +62,8 @@ export async function growth({ database, fill, users, rounds, quick }: Bench): P
     filled.map(async ({ as, known }) => {
       const db = openDatabase({ ...as('user_service_manager'), poolSize: 1 }, () => {})
       const [last] = await db.query<{ id: string }>(
-        'select id from (select id from users order by id desc limit 101) as last order by id limit 1',
+        'select id from (select id from users order by id desc limit 101) as last ' +
+          'order by id limit 1',
       )
       made.set(db, [])
       return { db, known, deep: last!.id }

@@ -65,7 +65,8 @@ try {
     execFileSync(`${findPostgresBin('initdb')}/postgres`, ['--version'], { encoding: 'utf8' }),
   )![0]
   console.log(
-    `Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, load average ${loadavg()[0]!.toFixed(1)}`,
+    `Node ${process.version}, PostgreSQL ${version}, ${cpus().length} cores, ` +
+      `load average ${loadavg()[0]!.toFixed(1)}`,
   )
   if (readLinux('/proc/sys/kernel/sched_autogroup_enabled') === '1') {
     console.log(
@@ -94,7 +95,8 @@ try {
   for (const name of Object.keys(cases).filter((each) => only.includes(each)))
     await cases[name]!(bench)
   console.log(
-    `\nLoad average at the end ${loadavg()[0]!.toFixed(1)}; ${Math.round((performance.now() - start) / 1000)} s in all`,
+    `\nLoad average at the end ${loadavg()[0]!.toFixed(1)}; ` +
+      `${Math.round((performance.now() - start) / 1000)} s in all`,
   )
 } finally {
   await stopServers()

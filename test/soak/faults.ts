@@ -42,7 +42,8 @@ export function databaseFaults({
     postgres.sql(`alter role user_service_manager connection limit ${connections}`)
   const cutAll = () =>
     postgres.sql(
-      `select pg_terminate_backend(pid) from pg_stat_activity where usename = 'user_service_manager'`,
+      'select pg_terminate_backend(pid) from pg_stat_activity ' +
+        `where usename = 'user_service_manager'`,
     )
 
   return {
@@ -93,7 +94,8 @@ export function databaseFaults({
         superuser((db) =>
           db.transaction(async (tx) => {
             await tx.query(
-              'lock table user_service_schema.users, user_service_schema.api_keys in exclusive mode',
+              'lock table user_service_schema.users, ' +
+                'user_service_schema.api_keys in exclusive mode',
             )
             await wait()
           }),

@@ -72,7 +72,8 @@ use = egg:swift#${name}
     s3api:
       'use = egg:swift#s3api\nlocation = us-east-1\ns3_acl = false\nmin_segment_size = 5242880',
     tempauth:
-      'use = egg:swift#tempauth\nuser_backup_agent = backup-secret .admin\nuser_backup_reader = reader-secret',
+      'use = egg:swift#tempauth\nuser_backup_agent = backup-secret .admin\n' +
+      'user_backup_reader = reader-secret',
   }
   const describeFilter = (name: string) =>
     `[filter:${name}]\n${settings[name] ?? `use = egg:swift#${name}`}\n`

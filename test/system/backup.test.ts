@@ -58,7 +58,8 @@ const passwords = {
 }
 writeFileSync(
   join(folder, 'pg_hba.conf'),
-  'local all postgres trust\nhost all postgres all reject\nhost all all 127.0.0.1/32 scram-sha-256\n',
+  'local all postgres trust\nhost all postgres all reject\nhost all all 127.0.0.1/32 ' +
+    'scram-sha-256\n',
 )
 const bin = findPostgresBin('pg_dump')
 assert.ok(bin, 'These tests need pg_dump')
@@ -211,7 +212,7 @@ const count = async () =>
 const everything = await readAll()
 let first = ''
 
-test('a backup of 100,000 users says one line, and the password is in no process list', async () => {
+test('a backup of 100,000 users prints a line, and no process list has the password', async () => {
   const seen = new Set<string>()
   const { child, ended } = startCommand('backup', [], reads)
   while (child.exitCode === null) {
@@ -765,7 +766,7 @@ test('a tampered dump, manifest and all, cannot make psql run a program', async 
   await assertSameRows()
 })
 
-test('a restore ends sessions, and keeps what is between our roles from what others did', async () => {
+test('a restore ends sessions, and keeps grants between our roles, not others’', async () => {
   await main.sql(`
     insert into api_keys (user_id, digest, kind, name)
       select id, sha256('session'), 'session', 'x' from users limit 1;

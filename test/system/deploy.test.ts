@@ -103,7 +103,7 @@ async function findMaster(): Promise<number | null> {
   return Number(/pid=(\d+)/.exec(stderr)?.[1] ?? 0) || null
 }
 
-test('a tunnel opens, leads to the database, says when it is open already, and closes twice', async () => {
+test('a tunnel opens, leads to the database, is opened once, and closes twice', async () => {
   const opened = await open()
   const answer = await ask(tunnelPort)
   const again = await open()
@@ -194,7 +194,7 @@ test('a wrong key opens nothing and says so', async () => {
   assert.equal(existsSync(socket), false)
 })
 
-test('a deployment refuses a host whose key it does not know, and one that is not there', async () => {
+test('a deployment refuses a host with an unknown key, and one that is not there', async () => {
   const settings = {
     ...env,
     DEPLOY_HOST: '127.0.0.1',

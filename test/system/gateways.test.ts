@@ -156,14 +156,18 @@ const switches = [
   'CONNECT backend.example.org:80 HTTP/1.1\r\nHost: backend.example.org:80\r\n',
   'CONNECT 127.0.0.1:22 HTTP/1.0\r\n',
   'CONNECT / HTTP/1.1\r\nHost: x\r\n',
-  'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n',
-  'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n',
+  'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n' +
+    'HTTP2-Settings: AAMAAABkAAQAAP__\r\n',
+  'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n' +
+    'HTTP2-Settings: AAMAAABkAAQAAP__\r\n',
   'GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, uPGRADE\r\nUpgrade: h2c, websocket\r\n',
   'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: anything\r\n',
-  'GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n',
+  'GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n' +
+    'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n',
   'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nConnection: upgrade\r\nUpgrade: websocket\r\n',
   'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n',
-  'POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n',
+  'POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +
+    'Content-Length: 0\r\n',
   'OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\n',
   'GET /unasked HTTP/1.1\r\nHost: x\r\n',
   'GET /unasked HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n',
@@ -203,7 +207,7 @@ for (const [name, port] of ports) {
   const get = (path: string, headers: [string, string][], more: Ask = {}) =>
     ask(port, { path, headers, ...more })
 
-  test(`${name}: who asks reaches the backend, the key does not, wherever it was sent`, async () => {
+  test(`${name}: the caller reaches the backend, the key does not, wherever it was`, async () => {
     for (const sent of [
       ['X-Api-Key', user.key],
       ['x-aPI-kEY', user.key],
@@ -249,7 +253,7 @@ for (const [name, port] of ports) {
     }
   })
 
-  test(`${name}: a client cannot have the identity dropped as belonging to its connection`, async () => {
+  test(`${name}: a client cannot have the identity dropped as a hop-by-hop header`, async () => {
     // In two halves: Envoy refuses a Connection with more than ten names.
     for (const half of [names.slice(0, 5), names.slice(5)]) {
       const answer = await get('/', [...as(user), ['Connection', `close, ${half.join(', ')}`]])
@@ -368,7 +372,7 @@ for (const [name, port] of ports) {
     }
   })
 
-  test(`${name}: an area asks for a role or a permission, and its 403 reaches the client`, async () => {
+  test(`${name}: an area wants a role or permission, and its 403 reaches the client`, async () => {
     const statuses = async (path: string) =>
       Promise.all([user, reporter, admin].map(async (each) => (await get(path, as(each))).status))
     assert.deepEqual(await statuses('/admin'), [403, 403, 200])

@@ -300,7 +300,7 @@ test('a deployment that cannot begin changes nothing', async () => {
   assert.deepEqual(await observe(), before)
 })
 
-test('a migration that fails rolls back those before it and leaves the service untouched', async () => {
+test('a failing migration rolls back those before it, and the service stays', async () => {
   await publish('half', [...createTable(next), ...addMigration(afterNext, 'create nonsense')])
   await publish('hanging', [...addMigration(next, 'select pg_sleep(3600)')])
   const before = await observe()
@@ -326,7 +326,7 @@ for (const [tag, what, lines] of [
   ['starting', 'that never says how it is', ['HEALTHCHECK --start-period=1h CMD false']],
   ['unchecked', 'without a health check', ['HEALTHCHECK NONE']],
 ] as const) {
-  test(`an image ${what} is replaced by what ran before, and its migration rolled back`, async () => {
+  test(`an image ${what} gives way to what ran before, its migration is rolled back`, async () => {
     await publish(tag, [...createTable(next), ...lines])
     const before = await observe()
     const { status, stderr } = await deploy(image(tag), { DEPLOY_WAIT: '10' })
@@ -416,7 +416,7 @@ async function untilReplaced() {
   assert.fail('the container was not replaced')
 }
 
-test('a deployment whose connection is lost continues; a second one is refused meanwhile', async () => {
+test('a deployment that loses its connection continues, and a second one is refused', async () => {
   const before = await observe()
   const child = spawn(join(root, 'bin/deploy.sh'), [image('starting')], {
     env: { ...process.env, ...deployEnv },

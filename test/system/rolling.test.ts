@@ -104,7 +104,7 @@ const quick = nameAfter(2, 'quick')
 const slow = nameAfter(3, 'waiting')
 const column = { [more]: 'alter table user_service_schema.users add column more text' }
 
-test('under load two instances are replaced by a migrating version and no request fails', async (t) => {
+test('under load a migrating version replaces two instances and no request fails', async (t) => {
   const next = makeVersion('next', column)
   const ports = await Promise.all(Array.from({ length: 4 }, freePort))
   const old = [await start(root, ports[0]), await start(root, ports[1])]

@@ -18,7 +18,7 @@ writeFileSync(files.TLS_KEY_FILE, key)
 const app = await startTestApp(files)
 const { port } = new URL(app.url)
 
-test('sslscan finds TLS 1.2 and 1.3 alone, with authenticated ciphers and forward secrecy', async () => {
+test('sslscan finds only TLS 1.2 and 1.3, authenticated ciphers and forward secrecy', async () => {
   const xml = await succeed('sslscan', ['--xml=-', `127.0.0.1:${port}`])
   const read = (text: string): Record<string, string> =>
     Object.fromEntries(
