@@ -1,77 +1,31 @@
-// The programs that commands run: with no environment but the given one, each in a process group of
-// its own, which ends as a whole when the command is stopped or takes too long.
-import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
+// The programs that commands run, with no environment but the given one; they end with the command.
 import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
 
 import { createReader, sslModeOf, type DatabaseConfig, type Env } from '../config.ts'
+import * as programs from '../database/programs.ts'
 import { ExitError } from '../errors.ts'
 import { signal } from './command.ts'
 
-interface Program {
-  /** Begins the sentence of a failure. */
-  what: string
-  program: string
-  args: string[]
-  env: Env
-  /** What it reads from its standard input. */
-  input?: () => AsyncIterable<string | Buffer>
-}
+type Program = Omit<programs.Program, 'signal'>
+
+/** Starts a program, which ends with the command. */
+export const startProgram = (called: Program) => programs.startProgram({ ...called, signal })
 
 /** Runs a program to its end and returns its output; throws `what` and the program's own reason. */
-export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
-  signal.throwIfAborted()
-  const { what, program, args, env, input } = called
-  const stdin = input === undefined ? 'ignore' : 'pipe'
-  const child = spawn(program, args, { env, detached: true, stdio: [stdin, 'pipe', 'pipe'] })
-  signal.addEventListener('abort', () => {
-    // First, because it makes the AWS CLI abort an unfinished multipart upload.
-    kill(child, 'SIGINT')
-    setTimeout(kill, 3000, child, 'SIGKILL').unref()
-  })
-  const output = collect(child.stdout)
-  const errors = collect(child.stderr)
-  const fed = input === undefined ? undefined : pipeline(input, child.stdin!)
-  // A program that fails may not have read everything: its own reason counts.
-  fed?.catch(() => {})
+export async function runProgram({ what, ...called }: Program & { what: string }) {
   try {
-    await once(child, 'close')
-  } catch {
-    throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
+    return await programs.runProgram({ ...called, signal })
+  } catch (error) {
+    if (error instanceof ExitError) throw error
+    throw new ExitError(`${what}: ${findReason((error as Error).message)}`)
   }
-  signal.throwIfAborted()
-  const stdout = await output
-  const stderr = await errors
-  const { exitCode, signalCode } = child
-  if (exitCode !== 0) {
-    const ending = signalCode === null ? `exit status ${exitCode}` : `ended by ${signalCode}`
-    throw new ExitError(`${what}: ${findReason(stderr) || ending}`)
-  }
-  await fed
-  return { stdout, stderr }
-}
-
-function kill(child: ChildProcess, how: NodeJS.Signals): void {
-  const isRunning = child.exitCode === null && child.signalCode === null
-  if (child.pid && isRunning) process.kill(-child.pid, how)
-}
-
-async function collect(stream: Readable | null): Promise<string> {
-  let text = ''
-  stream!.setEncoding('utf8').on('data', (chunk: string) => {
-    text += chunk
-  })
-  await once(stream!, 'close')
-  return text
 }
 
 /** The first line that names an error, else the last, without the words around its reason. */
 function findReason(stderr: string): string {
-  const lines = stderr.trim().split('\n')
+  const lines = stderr.split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
   return line
     .replace(/^.*?(?=An error occurred)/, '')

@@ -1,8 +1,8 @@
-// A restore is one transaction of psql: it drops the schema, runs the SQL that pg_restore made of
+// A restore is one transaction of psql: it drops the schema, runs the SQL that pg_restore makes of
 // the dump, compares the row counts with the manifest, and commits. The commit comes last through a
 // pipe: after a failure, or the end of this process, it is not sent, and PostgreSQL rolls back.
 import { randomBytes } from 'node:crypto'
-import { createReadStream, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { privateDatabase, type DatabaseConfig, type Env } from '../config.ts'
@@ -14,7 +14,7 @@ import { command, misuse, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, type Manifest } from './dumps.ts'
 import { findForeign } from './foreign.ts'
 import { sortGrants } from './dumped-grants.ts'
-import { makeDirectory, postgresEnv, runProgram } from './programs.ts'
+import { makeDirectory, postgresEnv, runProgram, startProgram } from './programs.ts'
 import { readPlaces, type Places } from './s3.ts'
 
 const usage = `Replaces the contents of the database with a dump, in one transaction: a failure
@@ -138,30 +138,32 @@ async function restore(dump: Dump, database: DatabaseConfig): Promise<string[]> 
   const { file, manifest } = dump
   const what = 'the restore failed and nothing was changed'
   const env = postgresEnv(database, dump.env)
-  const pgRestore = async (...args: string[]) => {
-    const all = ['--no-owner', ...args, file]
-    const { stdout } = await runProgram({ what, program: 'pg_restore', args: all, env })
-    return stdout
-  }
-  const grants = sortGrants(await pgRestore('--schema-only', '--file=-'))
+  const read = (...args: string[]) => ({
+    program: 'pg_restore',
+    args: ['--no-owner', '--file=-', ...args, file],
+    env,
+  })
+  const schema = await runProgram({ what, ...read('--schema-only') })
+  const grants = sortGrants(schema.stdout)
   // This option makes psql refuse backslash commands in the dump, which could start programs
   // (CVE-2025-8714). An older pg_restore rejects it, and the restore fails.
   const key = randomBytes(16).toString('hex')
-  await pgRestore('--no-privileges', `--restrict-key=${key}`, `--file=${file}.sql`)
   async function* input() {
     yield beginning
-    yield* readDump(`${file}.sql`)
+    const reading = startProgram(read('--no-privileges', `--restrict-key=${key}`))
+    yield* withoutTimeout(reading.child.stdout)
+    await reading.ended
     yield [...grants.ours, ...checkCounts(manifest.rows), ending].join('\n')
   }
   const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
-  await runProgram({ what, program: 'psql', args, env, input })
+  await runProgram({ what, program: 'psql', args, env, input: input() })
   return grants.others
 }
 
 /** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */
-async function* readDump(file: string): AsyncGenerator<Buffer> {
+async function* withoutTimeout(sql: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let isHead = true
-  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+  for await (const chunk of sql) {
     const start = isHead ? chunk.indexOf('SET transaction_timeout') : -1
     if (start >= 0) chunk.fill(' ', start, chunk.indexOf(';', start))
     isHead = false

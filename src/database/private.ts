@@ -25,7 +25,7 @@ import {
   findPostgresBin,
   makeWhole,
   ourselves,
-  programEnv,
+  plainEnv,
   runProgram,
   type RunAs,
 } from './programs.ts'
@@ -118,7 +118,7 @@ async function prepare({ directory, say, signal }: Options): Promise<Place> {
       if (process.platform === 'linux') encoding.push('--lc-ctype=C.UTF-8')
       const access = ['-U', 'postgres', '--auth-local=trust', '--auth-host=reject']
       const args = ['-D', path, ...access, ...encoding, '--data-checksums']
-      await runProgram(join(bin, 'initdb'), args, { as, signal })
+      await runProgram({ program: join(bin, 'initdb'), args, as, signal })
     })
   }
   return { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
@@ -220,7 +220,7 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
     // PostgreSQL refuses to start if the pid in postmaster.pid is alive, unless it is its parent or
     // grandparent. After a crash that pid may be somebody else's, so we name it as grandparent. It
     // checks its shared memory nevertheless.
-    env: { ...programEnv, PG_GRANDPARENT_PID: lastPid },
+    env: { ...plainEnv, PG_GRANDPARENT_PID: lastPid },
     detached: true,
     stdio: ['ignore', output, output, 'pipe'],
   })

