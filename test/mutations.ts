@@ -1271,7 +1271,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/migrate.ts',
-    text: `if (!session.isLocked) return { blockers: await describeSessions(db, migrating) }
+    text: `await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
 `,
     replacement: '',
     meaning: 'two instances apply a migration twice',

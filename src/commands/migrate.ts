@@ -18,9 +18,10 @@ await command({
   pattern: /^ (up( --timeout)?|status|down( [1-9]\d{0,3})?( --timeout)? --yes)$/,
   async run({ positionals, values, env }) {
     const [action = '', count = '1'] = positionals
-    const options: MigrateOptions = { say: (line) => console.error(`migrate: ${line}`) }
-    const timeoutMs = readDuration(values.timeout)
-    if (timeoutMs !== undefined) options.timeoutMs = timeoutMs
+    const options: MigrateOptions = {
+      timeoutMs: readDuration(values.timeout) ?? Infinity,
+      say: (line) => console.error(`migrate: ${line}`),
+    }
     const database = readCommandDatabase(env, 'user_service_admin')
     const lines = await withDatabase(database, (db) =>
       migrate(db, { action, count: Number(count), options }),

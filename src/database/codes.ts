@@ -29,6 +29,7 @@ export const sqlState = {
   duplicateRole: '42710',
   dependentObjects: '2BP01',
   undefinedTable: '42P01',
+  undefinedObject: '42704',
   invalidPassword: '28P01',
   invalidAuthorization: '28000',
   unknownDatabase: '3D000',

@@ -73,24 +73,24 @@ async function repeat(count: number, step: () => Promise<string | null>): Promis
 
 type Way = 'up' | 'down'
 
-/** What an attempt came to: a migration's name, null when there is none, or who was in the way. */
-type Attempt = { name: string | null } | { blockers: string }
-
 /** Applies or rolls back one migration, as soon as its locks are free; null: there is none. */
 async function takeStep(db: Database, way: Way, options: MigrateOptions): Promise<string | null> {
   const { all = readMigrations(), timeoutMs = Infinity, say } = options
   const start = performance.now()
   let pauseMs = 200
-  let isTold = false
+  let hasWarned = false
   while (true) {
-    const attempt = await tryStep(db, way, all)
-    if ('name' in attempt) return attempt.name
+    try {
+      return await db.transaction((tx) => tryStep(tx, way, all))
+    } catch (error) {
+      if (causeOf(error).code !== sqlState.lockTimeout) throw error
+    }
     const waitedMs = performance.now() - start
     if (waitedMs >= timeoutMs)
-      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${attempt.blockers}`)
-    if (waitedMs >= 5000 && !isTold) {
-      say?.(`Waiting for ${attempt.blockers}`)
-      isTold = true
+      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${await findBlocker(db)}`)
+    if (waitedMs >= 5000 && !hasWarned) {
+      say?.(`Waiting for ${await findBlocker(db)}`)
+      hasWarned = true
     }
     await sleep(Math.min(pauseMs, timeoutMs - waitedMs))
     // Requests queue behind each attempt: the longer it takes, the rarer they are.
@@ -98,60 +98,37 @@ async function takeStep(db: Database, way: Way, options: MigrateOptions): Promis
   }
 }
 
-/** Tries one migration in a transaction that waits for no lock longer than a request can. */
-async function tryStep(db: Database, way: Way, all: Migration[]): Promise<Attempt> {
-  let watching = Promise.resolve('another session')
-  try {
-    return await db.transaction(async (tx) => {
-      const session = await one<{ pid: number; isLocked: boolean }>(tx, {
-        text: `select pg_backend_pid() as pid, pg_try_advisory_xact_lock($1) as "isLocked"`,
-        values: [locks.migrations],
-      })
-      if (!session.isLocked) return { blockers: await describeSessions(db, migrating) }
-      // Requests queue behind a pending lock (during a dump, say). Wait less than a request can,
-      // but more than `deadlock_timeout` (1 s), after which autovacuum yields.
-      await tx.query(`set local lock_timeout = '1100ms'`)
-      const applied = await countApplied(tx, all)
-      const migration = all[way === 'up' ? applied : applied - 1]
-      if (migration === undefined) return { name: null }
-      watching = watch(db, session.pid)
-      await runFile(tx, migration.name, migration[way])
-      const note =
-        way === 'up'
-          ? `insert into ${table} (name, hash) values ($1, $2)`
-          : `delete from ${table} where name = $1 and hash = $2`
-      await tx.query(note, [migration.name, migration.hash])
-      return { name: migration.name }
-    })
-  } catch (error) {
-    if (causeOf(error).code !== sqlState.lockTimeout) throw error
-    return { blockers: await watching }
-  }
+/** Tries one migration, and waits for no lock longer than a request can. */
+async function tryStep(tx: Db, way: Way, all: Migration[]): Promise<string | null> {
+  // Requests queue behind a pending lock (during a dump, say). Wait less than a request can, but
+  // more than `deadlock_timeout` (1 s), after which autovacuum yields.
+  await tx.query(`set local lock_timeout = '1100ms'`)
+  await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
+  const applied = await countApplied(tx, all)
+  const migration = all[way === 'up' ? applied : applied - 1]
+  if (migration === undefined) return null
+  await runFile(tx, migration.name, migration[way])
+  const note =
+    way === 'up'
+      ? `insert into ${table} (name, hash) values ($1, $2)`
+      : `delete from ${table} where name = $1 and hash = $2`
+  await tx.query(note, [migration.name, migration.hash])
+  return migration.name
 }
 
-/** Who holds the lock of migrations. */
-const migrating = `select pid from pg_locks
-  where locktype = 'advisory' and objid = ${locks.migrations} and granted`
-
-/** Describes, shortly before the session `pid` gives up a lock, who is in its way. */
-async function watch(db: Db, pid: number): Promise<string> {
-  await sleep(800)
-  try {
-    return await describeSessions(db, `select unnest(pg_blocking_pids(${pid}))`)
-  } catch {
-    return 'another session'
-  }
-}
-
-async function describeSessions(db: Db, pids: string): Promise<string> {
-  const { text } = await one<{ text: string | null }>(db, {
-    text: `
-      select string_agg(format('pid %s (%s%s, in a transaction for %s s)', pid, usename,
-        ', ' || nullif(application_name, ''), extract(epoch from now() - xact_start)::int), ', ')
-        as text
-      from pg_stat_activity where pid in (${pids})`,
-  })
-  return text ?? 'another session'
+/** Describes the session with the longest transaction among those that hold locks of ours. */
+async function findBlocker(db: Db): Promise<string> {
+  // Of sessions of other roles, PostgreSQL may hide the name and the age of the transaction.
+  const [blocker] = await db.query<{ text: string }>(`
+    select format('pid %s (%s)', pid, concat_ws(', ', usename, nullif(application_name, ''),
+        'in a transaction for ' || extract(epoch from now() - xact_start)::int || ' s')) as text
+      from pg_stat_activity
+      where datname = current_database() and pid in (
+        select pid from pg_locks left join pg_class on pg_class.oid = relation
+          where granted and (relnamespace = to_regnamespace('user_service_schema')
+            or locktype = 'advisory' and objid = ${locks.migrations}))
+      order by xact_start limit 1`)
+  return blocker?.text ?? 'another session'
 }
 
 async function runFile(tx: Db, name: string, text: string) {

@@ -45,15 +45,15 @@ export interface Dropped {
 
 /**
  * Drops the database, ends its connections, and drops the roles that nothing else needs. Throws,
- * before anything is done, when the database is not one of ours or the role may not do all of it.
+ * before anything is done, when the database is not one of ours or the role may not drop roles.
  */
 export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    const { exists, may, user, present } = await readDropRights(db, config.name)
-    if (!may)
+    const { exists, mayDropRoles, present } = await readDropFacts(db, config.name)
+    if (!mayDropRoles)
       throw new ExitError(
-        `${user} may not drop the database and its roles: connect as a superuser, or as the role ` +
-          'that created them; nothing was dropped',
+        `${config.user} may not drop the database and its roles: connect as a superuser, or as ` +
+          'the role that created them; nothing was dropped',
       )
     if (exists) await withDatabase(config, checkOurs)
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
@@ -66,19 +66,12 @@ export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
   })
 }
 
-const readDropRights = (db: Db, name: string) =>
-  one<{ user: string; exists: boolean; may: boolean; present: Role[] }>(db, {
-    text: `select current_user::text as user,
+const readDropFacts = (db: Db, name: string) =>
+  one<{ exists: boolean; mayDropRoles: boolean; present: Role[] }>(db, {
+    text: `
+      select rolsuper or rolcreaterole as "mayDropRoles",
         exists (select from pg_database where datname = $1) as exists,
-        array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present,
-        rolsuper or rolcreaterole and current_user <> all($2::text[])
-          and not exists (
-            select from pg_database
-              where datname = $1 and not pg_has_role(current_user, datdba, 'usage'))
-          -- Since PostgreSQL 16 a role is dropped only by its administrators.
-          and (current_setting('server_version_num')::int < 160000 or not exists (
-            select from pg_roles as role where role.rolname = any($2::text[])
-              and not pg_has_role(current_user, role.oid, 'member with admin option'))) as may
+        array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present
       from pg_roles where rolname = current_user`,
     values: [name, roles],
   })
@@ -115,17 +108,12 @@ async function createEmptyDatabase(db: Db, name: string) {
     db.query(`create database ${name} owner user_service_admin encoding 'UTF8' template template0`),
   )
   // Each connection of ours sets them itself; here they are for poolers, behind which that may not
-  // reach each connection to the server.
-  const { assigned } = await one<{ assigned: string }>(db, {
-    text: `
-      select string_agg(format('alter role user_service_manager in database %s set %s = %L',
-        $2::text, name, value), ';') as assigned
-      from json_each_text($1) as wanted (name, value)
-      where current_setting(name, true) is not null`,
-    values: [JSON.stringify(serviceSettings), name],
-  })
+  // reach each connection to the server. Some exist in later versions of PostgreSQL only.
+  for (const [setting, value] of Object.entries(serviceSettings))
+    await unless(sqlState.undefinedObject, () =>
+      db.query(`alter role user_service_manager in database ${name} set ${setting} = '${value}'`),
+    )
   await db.query(`
-    ${assigned};
     alter role user_service_admin in database ${name} set search_path = user_service_schema;
     alter role user_service_user in database ${name} set search_path = user_service_schema;
     -- Not for everybody: what others create without naming a schema is not ours.
