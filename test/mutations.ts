@@ -1391,7 +1391,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/commands/restore.ts',
-    text: '`--restrict-key=${key}`, ',
+    text: ', `--restrict-key=${key}`',
     replacement: '',
     meaning: 'a dump runs commands of psql',
     tests: ['system/backup'],

@@ -15,30 +15,11 @@ export const rights: Record<string, string[]> = {
   schema_migrations: ['select'],
 }
 
-interface Facts {
-  role: string
-  encoding: string
-  isReadOnly: boolean
-  /** Whether the role may use the schema; null: there is none. */
-  mayUse: boolean | null
-  mayChangeAudit: boolean | null
-}
-
-interface TableFacts {
-  name: string
-  /** What the role is not allowed to do in it. */
-  lacking: string[]
-  /** Whether a statement that names no schema means it. */
-  isFound: boolean
-  /** Whether row-level security hides rows from the role. */
-  isFiltered: boolean
-}
-
 const mend = 'Run: node bin/database.js create'
 
 /**
  * Throws, with the command that mends it, unless the role can do all that the service needs.
- * Returns what is no hindrance but should be otherwise, a sentence for each.
+ * Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
   const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await readFacts(db)
@@ -48,7 +29,7 @@ export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
     )
   if (mayUse === false)
     throw new ExitError(`${role} may not use the schema user_service_schema. ${mend}`)
-  for (const table of await readTables(db)) checkTable(table, role)
+  await checkTables(db, role)
   const warnings: string[] = []
   if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
   if (isReadOnly && hosts.length === 1)
@@ -56,44 +37,45 @@ export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
   return warnings
 }
 
-function checkTable({ name, lacking, isFound, isFiltered }: TableFacts, role: string): void {
-  if (lacking.length > 0)
-    throw new ExitError(
-      `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
-        `Connect as user_service_manager, or grant that again. ${mend}`,
-    )
-  if (!isFound)
-    throw new ExitError(`The table ${name} is not found: search_path is another one. ${mend}`)
-  if (isFiltered)
-    throw new ExitError(
-      `Row-level security hides rows of the table ${name} from ${role}. ` +
-        `Run: alter table user_service_schema.${name} disable row level security`,
-    )
-}
-
-/** From the catalogue alone, for which no privilege is needed; so are the facts of tables. */
-const readFacts = (db: Db): Promise<Facts> =>
-  one(db, {
+/** From the catalogue alone, for which no privilege is needed; what is not there is null. */
+const readFacts = (db: Db) =>
+  one<{
+    role: string
+    encoding: string
+    isReadOnly: boolean
+    mayUse: boolean | null
+    mayChangeAudit: boolean | null
+  }>(db, {
     text: `
       select current_user::text as role,
         current_setting('server_encoding') as encoding,
         current_setting('transaction_read_only') = 'on' as "isReadOnly",
-        has_schema_privilege(pg_namespace.oid, 'usage') as "mayUse",
+        has_schema_privilege(ours.oid, 'usage') as "mayUse",
         has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayChangeAudit"
-      from (values ('user_service_schema')) as wanted (name)
-      left join pg_namespace on nspname = name
-      left join pg_class on relnamespace = pg_namespace.oid and relname = 'audit_events'`,
+      from (values (to_regnamespace('user_service_schema'))) as ours (oid)
+      left join pg_class on relnamespace = ours.oid and relname = 'audit_events'`,
   })
 
-const readTables = (db: Db): Promise<TableFacts[]> =>
-  db.query(
-    `select name, pg_table_is_visible(pg_class.oid) as "isFound",
-       row_security_active(pg_class.oid) as "isFiltered",
+async function checkTables(db: Db, role: string): Promise<void> {
+  const tables = await db.query<{ name: string; lacking: string[]; isFiltered: boolean }>(
+    `select name, row_security_active(pg_class.oid) as "isFiltered",
        array(select privilege from json_array_elements_text(privileges) as privilege
          where not has_table_privilege(pg_class.oid, privilege)) as lacking
      from json_each($1) as wanted (name, privileges)
-     join pg_class on relname = name
-     join pg_namespace on pg_namespace.oid = relnamespace and nspname = 'user_service_schema'
+     join pg_class on relname = name and relnamespace = to_regnamespace('user_service_schema')
      order by name`,
     [JSON.stringify(rights)],
   )
+  for (const { name, lacking, isFiltered } of tables) {
+    if (lacking.length > 0)
+      throw new ExitError(
+        `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
+          `Connect as user_service_manager, or grant that again. ${mend}`,
+      )
+    if (isFiltered)
+      throw new ExitError(
+        `Row-level security hides rows of the table ${name} from ${role}. ` +
+          `Run: alter table user_service_schema.${name} disable row level security`,
+      )
+  }
+}

@@ -86,8 +86,10 @@ async function takeStep(db: Database, way: Way, options: MigrateOptions): Promis
       if (causeOf(error).code !== sqlState.lockTimeout) throw error
     }
     const waitedMs = performance.now() - start
-    if (waitedMs >= timeoutMs)
-      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${await findBlocker(db)}`)
+    if (waitedMs >= timeoutMs) {
+      const blocker = await findBlocker(db)
+      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${blocker}`)
+    }
     if (waitedMs >= 5000 && !hasWarned) {
       say?.(`Waiting for ${await findBlocker(db)}`)
       hasWarned = true
