@@ -67,6 +67,7 @@ async function startElsewhere(directory: string, uid = process.getuid!()) {
     process.getuid = () => ${uid}
     const { startPrivatePostgres } = await import(${JSON.stringify(module)})
     const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
+    setInterval(() => {}, 60_000)
     await startPrivatePostgres(options).then(() => console.log('owns'), (error) => {
       console.log(error.message)
       process.exit(1)
@@ -152,7 +153,10 @@ test('ends when its owner was killed, and finds its data again', async () => {
 test('refuses a second owner and leaves the first alone', async () => {
   const directory = inRoot('second')
   const first = await start(directory)
-  await assert.rejects(start(directory), /another `npm start` runs PostgreSQL in .*second/)
+  await assert.rejects(
+    start(directory),
+    /another `npm start` runs PostgreSQL \(process \d+\) in .*second/,
+  )
   assert.equal(await ask(first, 'select 1 as answer'), 1)
   await first.stop()
 })

@@ -51,6 +51,4 @@ export const locks = {
   client: 7520606,
   /** Held while an admin loses the role, is disabled or deleted. */
   lastAdmin: 7520605,
-  /** Held by the process that owns a private PostgreSQL. */
-  privatePostgres: 7236109421,
 } as const

@@ -1,15 +1,14 @@
 // A PostgreSQL of our own, for `npm start` without a configured database and for `npm test`.
 //
 // Guaranteed: it listens on a Unix socket alone, in a 0700 directory of the account it runs as, so
-// nobody else connects although it asks for no password. Ownership is an advisory lock, which
-// PostgreSQL releases when the owner dies, and a pipe: when the owner's end closes, be it by
-// SIGKILL, PostgreSQL stops. A server without an owner is stopped and started again; one with an
-// owner is left alone. Data and programs appear whole, by one rename. Under root it runs as the
-// account that owns the data, else as `postgres`, else as `nobody`.
+// nobody else connects although it asks for no password. Its owner is the process that started it:
+// a pipe leads from there to a guard, and when the owner's end closes, be it by SIGKILL, the guard
+// stops PostgreSQL. A server that keeps running has an owner, and is left alone. Data and programs
+// appear whole, by one rename. Under root it runs as the account that owns the data, else as
+// `postgres`, else as `nobody`.
 //
 // Not guaranteed: protection from that account's other processes, or from another container on the
-// same directory; ownership after the session is terminated (a crashing backend does that).
-import pg from 'pg'
+// same directory; an end of PostgreSQL where its owner and its guard were killed by SIGKILL.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { hash } from 'node:crypto'
 import { once } from 'node:events'
@@ -19,7 +18,6 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
-import { locks, sqlState } from './codes.ts'
 import {
   fetchPrograms,
   findPostgresBin,
@@ -74,14 +72,19 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
   let server: Server | undefined
   try {
     const deadline = Date.now() + 60_000
+    let strangerSince: number | undefined
     while (Date.now() < deadline) {
       signal?.throwIfAborted()
       const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
-      if (address !== null && (await lock(address, directory))) {
+      if (address !== null) {
         const own = server
         if (own?.child.pid === Number(pid)) return { ...address, stop: () => stop(own) }
-        // Its owner was killed, and whatever was to end it then, too.
-        process.kill(Number(pid), 'SIGINT')
+        // If its owner has just been killed, its guard stops it soon.
+        strangerSince ??= Date.now()
+        if (Date.now() - strangerSince > 3000)
+          throw new ExitError(
+            `another \`npm start\` runs PostgreSQL (process ${pid}) in ${directory}: stop it first`,
+          )
       }
       if (!isAlive && (server === undefined || hasEnded(server))) {
         if (server !== undefined && !isRace(place)) break
@@ -256,33 +259,6 @@ async function stop({ child, ended }: Server): Promise<void> {
   child.ref()
   if ((await Promise.race([ended, late])) === 'late')
     throw new ExitError('PostgreSQL did not stop within 60 s')
-}
-
-/**
- * Makes this process the owner as long as the connection stays; false when PostgreSQL cannot be
- * asked. Throws when another process owns it.
- */
-async function lock(address: Address, directory: string): Promise<boolean> {
-  const client = new pg.Client({
-    host: address.socketDirectory,
-    port: address.port,
-    user: 'postgres',
-    database: 'postgres',
-    ssl: false,
-    connectionTimeoutMillis: 5_000,
-  })
-  client.on('error', () => {})
-  // Not at once: a backend needs a moment to notice that its owner was killed.
-  const text = `set lock_timeout = '1s'; select pg_advisory_lock(${locks.privatePostgres})`
-  try {
-    await client.connect()
-    await client.query({ text })
-    return true
-  } catch (error) {
-    client.end().catch(() => {})
-    if ((error as { code?: string }).code !== sqlState.lockTimeout) return false
-    throw new ExitError(`another \`npm start\` runs PostgreSQL in ${directory}: stop it first`)
-  }
 }
 
 /**
