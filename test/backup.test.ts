@@ -127,6 +127,7 @@ test('a manifest is taken only when it is sound', () => {
     { pgDump: 'x' },
     { schema: '\u001b[2J' },
     { at: 'soon' },
+    { at: '2024-04-25 (\u001b[2J)' },
   ])
     assert.throws(
       () => parseManifest(JSON.stringify({ ...sound, ...change }), 'x'),

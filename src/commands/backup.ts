@@ -1,7 +1,7 @@
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import type { DatabaseConfig, Env } from '../config.ts'
+import type { DatabaseConfig } from '../config.ts'
 import { locks } from '../database/codes.ts'
 import { one, withDatabase, type Db } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
@@ -35,7 +35,7 @@ await command({
     const print: Print = values.quiet ? () => {} : console.log
     const places = readPlaces(env, 'user_service_user')
     if (positionals.length > 0) await list(places, print, maxAgeMs)
-    else await whileLocked(places.database, () => backUp(places, print, env))
+    else await whileLocked(places.database, () => backUp(places, print))
   },
 })
 
@@ -80,13 +80,10 @@ async function whileLocked(database: DatabaseConfig, work: () => Promise<void>):
 }
 
 /** Makes a dump, reads it back and uploads it, then its manifest. */
-async function backUp({ database, bucket }: Places, print: Print, env: Env): Promise<void> {
+async function backUp({ database, bucket }: Places, print: Print): Promise<void> {
   const file = join(makeDirectory(), 'dump.bck')
-  const programs = postgresEnv(database, env)
-  const run = async (what: string, program: string, args: string[]) => {
-    const { stdout } = await runProgram({ what, program, args, env: programs })
-    return stdout
-  }
+  const env = postgresEnv(database)
+  const dumping = { what: 'pg_dump failed', program: 'pg_dump', env }
   const { foreign, snapshot } = await withDatabase(database, (db) =>
     db.transaction(async (tx) => {
       const { id, excluded, ...snapshot } = await readSnapshot(tx)
@@ -99,16 +96,17 @@ async function backUp({ database, bucket }: Places, print: Print, env: Env): Pro
         '--no-password',
         `--file=${file}`,
       ]
-      await run('pg_dump failed', 'pg_dump', args)
+      await runProgram({ ...dumping, args })
       return { foreign: await findForeign(tx), snapshot }
     }),
   )
   // Reads every byte; --list would look at the table of contents alone.
-  await run('the dump cannot be read back', 'pg_restore', ['--file=/dev/null', file])
-  const version = await run('pg_dump failed', 'pg_dump', ['--version'])
+  const reading = { what: 'the dump cannot be read back', program: 'pg_restore', env }
+  await runProgram({ ...reading, args: ['--file=/dev/null', file] })
+  const version = await runProgram({ ...dumping, args: ['--version'] })
   const name = dumpName(database.name, new Date(snapshot.at))
   const { size } = statSync(file)
-  const pgDump = /\d[\d.]*/.exec(version)?.[0] ?? 'unknown'
+  const pgDump = /\d[\d.]*/.exec(version.stdout)?.[0] ?? 'unknown'
   const manifest: Manifest = { ...snapshot, name, size, sha256: await hashFile(file), pgDump }
   writeFileSync(`${file}.json`, JSON.stringify(manifest, null, 2))
   await bucket.put(file, name)

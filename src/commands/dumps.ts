@@ -82,7 +82,7 @@ function isSound({ sha256, pgDump, schema, at, rows }: Manifest): boolean {
     /^[0-9a-f]{64}$/.test(sha256) &&
     /^\d+/.test(pgDump) &&
     /^\w+$/.test(schema) &&
-    Date.parse(at) > 0 &&
+    /^\d{4}-\d\d-\d\dT[\d:.]+Z$/.test(at) &&
     tables.length > 0 &&
     tables.every(([table, count]) => /^[a-z_]\w*$/.test(table) && Number.isSafeInteger(count))
   )

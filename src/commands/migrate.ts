@@ -1,5 +1,5 @@
 import { migrateDown, migrateUp, readStatus, type MigrateOptions } from '../database/migrate.ts'
-import { withDatabase, type Database } from '../database/pool.ts'
+import { withDatabase } from '../database/pool.ts'
 import { command, readCommandDatabase, readDuration } from './command.ts'
 
 const usage = `  up      applies every pending migration
@@ -23,28 +23,18 @@ await command({
       say: (line) => console.error(`migrate: ${line}`),
     }
     const database = readCommandDatabase(env, 'user_service_admin')
-    const lines = await withDatabase(database, (db) =>
-      migrate(db, { action, count: Number(count), options }),
-    )
+    const lines = await withDatabase(database, async (db) => {
+      if (action === 'status') {
+        const migrations = await readStatus(db)
+        return migrations.map(({ name, state }) => `${name} ${state}`)
+      }
+      if (action === 'down') {
+        const names = await migrateDown(db, Number(count), options)
+        return names.map((name) => `${name} rolled back`)
+      }
+      const names = await migrateUp(db, options)
+      return names.map((name) => `${name} applied`)
+    })
     console.log(lines.join('\n') || 'Nothing to do')
   },
 })
-
-interface Call {
-  action: string
-  count: number
-  options: MigrateOptions
-}
-
-async function migrate(db: Database, { action, count, options }: Call): Promise<string[]> {
-  if (action === 'up') {
-    const names = await migrateUp(db, options)
-    return names.map((name) => `${name} applied`)
-  }
-  if (action === 'down') {
-    const names = await migrateDown(db, count, options)
-    return names.map((name) => `${name} rolled back`)
-  }
-  const migrations = await readStatus(db)
-  return migrations.map(({ name, state }) => `${name} ${state}`)
-}

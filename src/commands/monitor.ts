@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createReader, type Env } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
-import { programEnv, runProgram } from './programs.ts'
+import { runProgram } from './programs.ts'
 
 const usage = `Restarts the container when its health check fails three times in a row.
 
@@ -28,14 +28,12 @@ async function monitor({ env }: { env: Env }): Promise<void> {
   if (failure === 'database_unavailable')
     throw new ExitError(`${sick}: a restart would not help, look at PostgreSQL`, 2)
 
-  const docker: Docker = (args) =>
-    runProgram({ what: `docker ${args[0]} failed`, program: 'docker', args, env: programEnv(env) })
-  const id = await findContainer(docker, name, sick)
+  const id = await findContainer(name, sick)
   if (!claimRestart(env, name, cooldownMs))
     throw new ExitError(`${sick}, but was restarted a short while ago`, 2)
-  const log = await readLog(docker, id)
+  const log = await readLog(id)
   console.error(`${sick}, it is restarted. Its last log lines:\n${log}`)
-  await blaming(sick, 2, docker(['restart', id]))
+  await blaming(sick, 2, docker('restart', id))
 
   const startedAt = Date.now()
   const still = await watch(url, Infinity, startedAt + 60_000)
@@ -46,7 +44,9 @@ async function monitor({ env }: { env: Env }): Promise<void> {
   process.exitCode = 1
 }
 
-type Docker = (args: string[]) => Promise<{ stdout: string; stderr: string }>
+function docker(...args: string[]) {
+  return runProgram({ what: `docker ${args[0]} failed`, program: 'docker', args })
+}
 
 /** Adds to a failure of docker why docker was needed. */
 async function blaming<T>(sick: string, status: number, work: Promise<T>): Promise<T> {
@@ -113,10 +113,11 @@ async function ask(url: string): Promise<string | null> {
 }
 
 /** The id of the container; throws when there is none of that name. */
-async function findContainer(docker: Docker, name: string, sick: string): Promise<string> {
+async function findContainer(name: string, sick: string): Promise<string> {
   const timer = setTimeout(stop, 20_000, `${sick}, and docker does not answer`, 3).unref()
   const format = '--format={{.Id}} {{.Name}}'
-  const { stdout } = await blaming(sick, 3, docker(['inspect', '--type=container', format, name]))
+  const asked = docker('inspect', '--type=container', format, name)
+  const { stdout } = await blaming(sick, 3, asked)
   clearTimeout(timer)
   const [id = '', found] = stdout.trim().split(' ')
   // Docker also takes the beginning of an id for a name.
@@ -125,9 +126,9 @@ async function findContainer(docker: Docker, name: string, sick: string): Promis
 }
 
 /** The last lines of its log, in their order, or why it cannot be read. */
-async function readLog(docker: Docker, id: string): Promise<string> {
+async function readLog(id: string): Promise<string> {
   try {
-    const { stdout, stderr } = await docker(['logs', '--timestamps', '--tail=50', id])
+    const { stdout, stderr } = await docker('logs', '--timestamps', '--tail=50', id)
     const lines = (stdout + stderr).trim().split('\n')
     return lines.sort().join('\n')
   } catch (error) {

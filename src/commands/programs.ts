@@ -16,7 +16,7 @@ export const startProgram = (called: Program) => programs.startProgram({ ...call
 /** Runs a program to its end and returns its output; throws `what` and the program's own reason. */
 export async function runProgram({ what, ...called }: Program & { what: string }) {
   try {
-    return await programs.runProgram({ ...called, signal })
+    return await programs.runProgram({ env: programEnv(), ...called, signal })
   } catch (error) {
     if (error instanceof ExitError) throw error
     throw new ExitError(`${what}: ${findReason((error as Error).message)}`)
@@ -41,22 +41,22 @@ const passed = new RegExp(
 const cronPath = '/usr/bin:/bin'
 
 /** The environment of a program: without our passwords; cron's PATH with what it leaves out. */
-export function programEnv(env: Env): Env {
-  const { PATH = cronPath } = env
+function programEnv(): Env {
+  const { PATH = cronPath } = process.env
   return {
-    ...Object.fromEntries(Object.entries(env).filter(([name]) => passed.test(name))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => passed.test(name))),
     PATH: PATH === cronPath ? `/usr/local/bin:${cronPath}` : PATH,
   }
 }
 
 /** Makes pg_dump and psql connect as we do; the password is nowhere else. */
-export function postgresEnv(database: DatabaseConfig, env: Env): Env {
+export function postgresEnv(database: DatabaseConfig): Env {
   const { hosts, port, name, user, password } = database
-  const { text } = createReader(env)
+  const { text } = createReader(process.env)
   const mode = sslModeOf(database)
   const systemCa = mode === 'verify-full' ? '/etc/ssl/certs/ca-certificates.crt' : undefined
   return {
-    ...programEnv(env),
+    ...programEnv(),
     LC_ALL: 'C',
     PGPORT: String(port),
     PGDATABASE: name,

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-import { privateDatabase, type DatabaseConfig, type Env } from '../config.ts'
+import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { startPrivatePostgres } from '../database/private.ts'
 import { createDatabase } from '../database/setup.ts'
@@ -67,14 +67,13 @@ await command({
     const name = wanted === 'latest' ? await findLatest(places) : wanted
     const file = join(makeDirectory(), 'dump.bck')
     const manifest = await download(places, name, file)
-    const dump = { file, manifest, env }
     const rows = Object.entries(manifest.rows).map(([table, count]) => `${table} ${count}`)
     if (check) {
-      await withScratch(database.name, (scratch) => restore(dump, scratch))
+      await withScratch(database.name, (scratch) => restore(file, manifest, scratch))
       console.log(`${name} can be restored: ${rows.join(', ')}`)
       return
     }
-    const lost = await restore(dump, database)
+    const lost = await restore(file, manifest, database)
     console.log(`Restored ${name} into ${database.name}: ${rows.join(', ')}`)
     console.log(`Changes after ${manifest.at} are gone.`, undone)
     if (foreign.length > 0) console.log(`Dropped, and in no dump: ${foreign.join(', ')}.`)
@@ -127,17 +126,10 @@ async function download(places: Places, name: string, file: string): Promise<Man
   throw new ExitError(`${name} is not the dump that was uploaded: another SHA-256`)
 }
 
-interface Dump {
-  file: string
-  manifest: Manifest
-  env: Env
-}
-
 /** Restores a dump into a database and returns the grants that it left out. */
-async function restore(dump: Dump, database: DatabaseConfig): Promise<string[]> {
-  const { file, manifest } = dump
+async function restore(file: string, manifest: Manifest, database: DatabaseConfig) {
   const what = 'the restore failed and nothing was changed'
-  const env = postgresEnv(database, dump.env)
+  const env = postgresEnv(database)
   const read = (...args: string[]) => ({
     program: 'pg_restore',
     args: ['--no-owner', '--file=-', ...args, file],

@@ -1,7 +1,7 @@
 // The bucket that holds the dumps, reached with the AWS CLI, which tries again where that may help.
 import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
-import { programEnv, runProgram } from './programs.ts'
+import { runProgram } from './programs.ts'
 
 /** Each of its functions throws when the AWS CLI fails, with its reason. */
 export interface Bucket {
@@ -46,33 +46,33 @@ export function readPlaces(env: Env, user: string): Places {
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
   if (endpoint) options.push(`--endpoint-url=${endpoint}`)
 
-  async function aws(what: string, args: string[]): Promise<string> {
-    const all = [...args, ...options]
-    const { stdout } = await runProgram({ what, program: 'aws', args: all, env: programEnv(env) })
+  async function aws(what: string, ...args: string[]): Promise<string> {
+    const { stdout } = await runProgram({ what, program: 'aws', args: [...args, ...options] })
     return stdout
   }
 
   async function put(file: string, name: string): Promise<void> {
     const target = `${url}/${name}`
-    await aws(`cannot upload to ${target}`, ['s3', 'cp', '--only-show-errors', file, target])
+    await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
   }
 
   async function get(name: string, file: string): Promise<void> {
     const source = `${url}/${name}`
-    await aws(`cannot download ${source}`, ['s3', 'cp', '--only-show-errors', source, file])
+    await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
   }
 
   async function list(database: string): Promise<StoredDump[]> {
     const prefix = `${folder}/`.slice(1)
-    const text = await aws(`cannot list ${url}`, [
+    const text = await aws(
+      `cannot list ${url}`,
       's3api',
       'list-objects-v2',
       `--bucket=${name}`,
       `--prefix=${prefix}${dumpPrefix(database)}`,
       '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
       '--output=json',
-    ])
-    const objects = (JSON.parse(text || 'null') ?? []) as StoredObject[]
+    )
+    const objects: StoredObject[] = JSON.parse(text || 'null') ?? []
     objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
     const keys = new Set(objects.map(({ key }) => key))
     const dumps: StoredDump[] = []

@@ -54,11 +54,8 @@ export const migrateUp = (db: Database, options: MigrateOptions = {}): Promise<s
   repeat(Infinity, () => takeStep(db, 'up', options))
 
 /** Rolls back the last `count` migrations, the last one first; throws as `migrateUp` does. */
-export const migrateDown = (
-  db: Database,
-  count: number,
-  options: MigrateOptions = {},
-): Promise<string[]> => repeat(count, () => takeStep(db, 'down', options))
+export const migrateDown = (db: Database, count: number, options: MigrateOptions = {}) =>
+  repeat(count, () => takeStep(db, 'down', options))
 
 /** Takes `count` steps, or as many as there are. */
 async function repeat(count: number, step: () => Promise<string | null>): Promise<string[]> {
@@ -144,28 +141,26 @@ async function runFile(tx: Db, name: string, text: string) {
   }
 }
 
-/** What a migration is: `edited` after it was applied, or applied but `unknown` to this version. */
-export type State = 'applied' | 'pending' | 'edited' | 'unknown'
-
-/** Every migration, of this version or applied, and what it is; in order. */
-export async function readStatus(
-  db: Db,
-  all = readMigrations(),
-): Promise<{ name: string; state: State }[]> {
+/**
+ * Every migration, of this version or applied, and what it is: `edited` after it was applied, or
+ * applied but `unknown` to this version; in order.
+ */
+export async function readStatus(db: Db, all = readMigrations()) {
   const known = toHashes(all)
   const applied = toHashes(await readHistory(db))
-  const names = [...new Set([...known.keys(), ...applied.keys()])].sort()
-  return names.map((name) => ({ name, state: stateOf(known.get(name), applied.get(name)) }))
+
+  function stateOf(name: string) {
+    if (!known.has(name)) return 'unknown'
+    if (!applied.has(name)) return 'pending'
+    return known.get(name) === applied.get(name) ? 'applied' : 'edited'
+  }
+
+  const names = [...new Set([...known.keys(), ...applied.keys()])]
+  return names.sort().map((name) => ({ name, state: stateOf(name) }))
 }
 
 const toHashes = (migrations: Applied[]) =>
   new Map(migrations.map(({ name, hash }) => [name, hash]))
-
-function stateOf(known: string | undefined, applied: string | undefined): State {
-  if (known === undefined) return 'unknown'
-  if (applied === undefined) return 'pending'
-  return known === applied ? 'applied' : 'edited'
-}
 
 /** Throws, with the command to run, unless the database is exactly at this version's schema. */
 export async function checkSchema(db: Db, all = readMigrations()): Promise<void> {
