@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 
-import { brief, password, startTestApp, type Answer } from './support/helpers.ts'
+import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
+
+import { brief, password, startTestApp, undo, type Answer } from './support/helpers.ts'
 import { until } from './support/process.ts'
 
 const app = await startTestApp()
@@ -207,6 +212,30 @@ test('an unhandled error is a 500 with a fixed text, and its reason in the log a
   assert.deepEqual([record.level, record.code], ['error', '42P01'])
   assert.match(record.error, /relation "audit_events" does not exist/)
   assert.equal((await own.request('GET', '/livez')).status, 200)
+})
+
+test('an answer is sent once, also if it cannot be recorded', async () => {
+  const failure = new Error('no room for another number')
+  const pipeline = createPipeline({
+    router: () => ({ allow: 'OPTIONS', params: {}, throttled: false }),
+    readClient: () => ({ address: '', client: '' }),
+    metrics: {
+      request() {
+        throw failure
+      },
+    },
+    corsOrigins: [],
+    throttle: null,
+    log: () => {},
+  } as unknown as PipelineOptions)
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  undo.push(() => server.close())
+  const asking = fetch(`http://127.0.0.1:${port}/`, { method: 'OPTIONS' })
+  const [req, res] = await once(server, 'request')
+  await assert.rejects(pipeline(req, res), failure)
+  assert.equal((await asking).status, 204)
 })
 
 test('a change that cannot be audited does not happen', async () => {

@@ -1062,8 +1062,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: 'const loggedCause = failure?.cause',
-    replacement: 'const loggedCause = undefined',
+    text: '...(cause !== undefined && describeError(cause)),',
+    replacement: '',
     meaning: 'the log does not say why an answer is a 500',
   },
   {

@@ -14,12 +14,19 @@ export interface Measured {
   value: number | Histogram
 }
 
+interface Answered {
+  method: string
+  route: string
+  status: number
+  seconds: number
+  /** Undefined: it did not fail. */
+  code: Code | undefined
+}
+
 /** Numbers of the service; labels come from the route table alone. */
 export interface Metrics {
   /** Counts an answered request. */
-  request(answered: { method: string; route: string; status: number; seconds: number }): void
-  /** Counts a failed one by its code. */
-  failure(code: Code): void
+  request(answered: Answered): void
   /** All that was counted, and what is measured now, in Prometheus' text format 0.0.4. */
   text(measured: Measured[]): string
 }
@@ -41,14 +48,14 @@ export function createMetrics(): Metrics {
   }
 
   return {
-    request({ method, route, status, seconds }) {
+    request({ method, route, status, seconds, code }) {
       const labels = `method="${method}",route="${route}"`
       count(requests, `{${labels},status="${status}"}`)
       const histogram = durations.get(`{${labels}}`) ?? createHistogram(durationBounds)
       durations.set(`{${labels}}`, histogram)
       observe(histogram, seconds)
+      if (code !== undefined) count(failures, `{code="${code}"}`)
     },
-    failure: (code) => count(failures, `{code="${code}"}`),
     text(measured) {
       const families = [
         family('http_requests_total', 'Requests answered.', requests),

@@ -33,7 +33,10 @@ export interface PipelineOptions {
   metrics: Metrics
 }
 
-/** Answers every request; `refusal`: answer with this error instead of routing. Never rejects. */
+/**
+ * Answers a request, once; `refusal`: with this error instead of routing. Rejects only if the
+ * answer that was sent cannot be recorded.
+ */
 export type Pipeline = (
   req: IncomingMessage,
   res: ServerResponse,
@@ -99,12 +102,12 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     })
   }
 
-  function record(exchange: Exchange, status: number, failure?: AppError) {
+  function record(exchange: Exchange, status: number, failure: AppError | undefined) {
     const { req, start, origin, caller, route } = exchange
+    const { code, cause }: Partial<AppError> = failure ?? {}
     const ms = performance.now() - start
     const labels = { method: req.method ?? 'none', route: route?.path ?? 'none', status }
-    metrics.request({ ...labels, seconds: ms / 1000 })
-    const loggedCause = failure?.cause
+    metrics.request({ ...labels, seconds: ms / 1000, code })
     const fields = {
       requestId: origin.requestId,
       ...labels,
@@ -112,14 +115,14 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       address: origin.address,
       user: caller?.userId,
       key: caller?.keyId,
-      failure: failure?.code,
-      ...(loggedCause !== undefined && describeError(loggedCause)),
+      failure: code,
+      ...(cause !== undefined && describeError(cause)),
     }
-    // Health checks and preflights say nothing, and could fill the log: they are not throttled.
+    // Health checks and preflights would fill the log.
     const isQuiet = !route || route.quiet
-    if (status === 500) log('error', 'request', fields)
-    else if (loggedCause !== undefined) log('warn', 'request', fields)
-    else if (failure !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
+    if (code === 'internal') log('error', 'request', fields)
+    else if (cause !== undefined) log('warn', 'request', fields)
+    else if (code !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
     else log(isQuiet ? 'debug' : 'info', 'request', fields)
   }
 
@@ -127,15 +130,17 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const start = performance.now()
     const origin = { requestId: requestIdOf(req), ...readClient(req) }
     const exchange: Exchange = { req, res, start, origin, caller: null, headers: {} }
+    let failure: AppError | undefined
+    let status: number
     try {
       if (refusal !== undefined) throw refusal
-      record(exchange, send(exchange, await answer(exchange)))
+      status = send(exchange, await answer(exchange))
     } catch (error) {
       const isOurs = error instanceof AppError
-      const failure = isOurs ? error : new AppError('internal', { cause: error })
-      metrics.failure(failure.code)
-      record(exchange, send(exchange, describeFailure(exchange, failure)), failure)
+      failure = isOurs ? error : new AppError('internal', { cause: error })
+      status = send(exchange, describeFailure(exchange, failure))
     }
+    record(exchange, status, failure)
   }
 }
 
