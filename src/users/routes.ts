@@ -70,7 +70,6 @@ export const userRoutes = (deps: UserDeps): Route[] => [
         says: 'The user and its key, shown this once',
         body: createdUser,
         headers: ['Location', 'ETag'],
-        creates: { id: 'id' },
       },
     },
     fails: [
