@@ -33,6 +33,8 @@ try {
       '--test',
       '--test-reporter=spec',
       '--test-concurrency=4',
+      // Something that never comes is a failure, too.
+      '--test-timeout=900000',
       ...flags,
       ...named.flatMap(listTests),
     ]
