@@ -11,7 +11,6 @@ import pg from 'pg'
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/dumps.ts'
 import { findForeign } from '../src/commands/foreign.ts'
-import { sortGrants } from '../src/commands/dumped-grants.ts'
 import { locks } from '../src/database/codes.ts'
 import { readMigrations } from '../src/database/migrate.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
@@ -413,39 +412,6 @@ test('a refused upload is not tried again', async () => {
 
   assert.match(stderr, /An error occurred \(AccessDenied\)/)
   assert.deepEqual([status, readFileSync(tries, 'utf8')], [1, '\n'])
-})
-
-test('grants between our roles are told from those of others', () => {
-  const ours = [
-    'GRANT USAGE ON SCHEMA user_service_schema TO user_service_user;',
-    'GRANT SELECT(email),UPDATE(email) ON TABLE user_service_schema.users TO user_service_manager;',
-    'REVOKE ALL ON FUNCTION user_service_schema.uuid_v7(at timestamp with time zone) FROM PUBLIC;',
-    'ALTER DEFAULT PRIVILEGES FOR ROLE user_service_admin IN SCHEMA user_service_schema ' +
-      'GRANT SELECT ON TABLES TO user_service_user;',
-  ]
-  const others = [
-    'GRANT SELECT ON TABLE user_service_schema.users TO grafana;',
-    'GRANT SELECT ON TABLE user_service_schema.users TO "user_service_admin x" WITH GRANT OPTION;',
-    'ALTER DEFAULT PRIVILEGES FOR ROLE boss IN SCHEMA user_service_schema ' +
-      'GRANT ALL ON TABLES TO user_service_manager;',
-    "GRANT SELECT ON TABLE x TO user_service_user; select '\\! x' TO user_service_user;",
-  ]
-  const foreign = 'GRANT SELECT ON TABLE user_service_schema.users TO user_service_user;'
-  const lines = [
-    '--',
-    'SET row_security = off;',
-    ...ours,
-    ...others,
-    'SET SESSION AUTHORIZATION grafana;',
-    foreign,
-    'RESET SESSION AUTHORIZATION;',
-    ours[0]!,
-  ]
-
-  assert.deepEqual(sortGrants(lines.join('\n')), {
-    ours: [...ours, ours[0]],
-    others: [...others, foreign],
-  })
 })
 
 test('what others put into our schema is found; a restore drops it only when told to', async () => {

@@ -8,12 +8,11 @@ import { join } from 'node:path'
 import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { startPrivatePostgres } from '../database/private.ts'
-import { createDatabase } from '../database/setup.ts'
+import { createDatabase, grantStatements, roles } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, type Manifest } from './dumps.ts'
 import { findForeign } from './foreign.ts'
-import { sortGrants } from './dumped-grants.ts'
 import { makeDirectory, postgresEnv, runProgram, startProgram } from './programs.ts'
 import { readPlaces, type Places } from './s3.ts'
 
@@ -78,7 +77,7 @@ await command({
     console.log(`Changes after ${manifest.at} are gone.`, undone)
     if (foreign.length > 0) console.log(`Dropped, and in no dump: ${foreign.join(', ')}.`)
     if (lost.length > 0)
-      console.log(`Not granted, since it names roles that are not ours:\n${lost.join('\n')}`)
+      console.log(`Not granted, since these roles are not ours:\n${lost.join('\n')}`)
     console.log(`Next: node bin/migrate.js up (from ${manifest.schema}), then restart the service.`)
   },
 })
@@ -136,7 +135,6 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
     env,
   })
   const schema = await runProgram({ what, ...read('--schema-only') })
-  const grants = sortGrants(schema.stdout)
   // This option makes psql refuse backslash commands in the dump, which could start programs
   // (CVE-2025-8714). An older pg_restore rejects it, and the restore fails.
   const key = randomBytes(16).toString('hex')
@@ -145,11 +143,19 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
     const reading = startProgram(read('--no-privileges', `--restrict-key=${key}`))
     yield* withoutTimeout(reading.child.stdout)
     await reading.ended
-    yield [...grants.ours, ...checkCounts(manifest.rows), ending].join('\n')
+    const checks = checkCounts(manifest.rows)
+    yield [grantStatements(Object.keys(manifest.rows)), ...checks, ending].join('\n')
   }
   const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
   await runProgram({ what, program: 'psql', args, env, input: input() })
-  return grants.others
+  return findForeignGrants(schema.stdout)
+}
+
+/** The grants to roles that are not ours: on a new server they may not exist. */
+function findForeignGrants(schema: string): string[] {
+  const ours = [...roles, 'PUBLIC'].join('|')
+  const foreign = new RegExp(`^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO (?!(${ours});$)`)
+  return schema.split('\n').filter((line) => foreign.test(line))
 }
 
 /** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */

@@ -28,7 +28,6 @@ export const sqlState = {
   duplicateDatabase: '42P04',
   duplicateRole: '42710',
   dependentObjects: '2BP01',
-  undefinedTable: '42P01',
   undefinedObject: '42704',
   invalidPassword: '28P01',
   invalidAuthorization: '28000',

@@ -30,10 +30,7 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
     await joinOwner(db)
     await createEmptyDatabase(db, pg.escapeIdentifier(config.name))
   })
-  await withDatabase(config, async (db) => {
-    await createSchema(db)
-    await grantRights(db)
-  })
+  await withDatabase(config, createSchema)
 }
 
 /** What was there to be dropped; `kept`: the roles that other databases need. */
@@ -122,30 +119,36 @@ async function createEmptyDatabase(db: Db, name: string) {
     grant connect on database ${name} to ${roles.join(', ')}`)
 }
 
-const createSchema = (db: Db) =>
-  db.query(`
+async function createSchema(db: Db) {
+  await db.query(`
     create schema if not exists user_service_schema authorization user_service_admin;
     revoke all on schema public from public;
-    grant usage on schema user_service_schema to user_service_manager, user_service_user;
     -- A service that used the database before may have left some: the audit is append-only.
     alter default privileges for role user_service_admin
-      revoke all on tables from public, user_service_manager, user_service_user;
+      revoke all on tables from public, user_service_manager, user_service_user`)
+  const tables = await db.query<{ name: string }>(
+    `select tablename as name from pg_tables where schemaname = 'user_service_schema'`,
+  )
+  await db.query(grantStatements(tables.map(({ name }) => name)))
+}
+
+/** Grants the service and the backup what they need, where these tables are in the schema. */
+export function grantStatements(tables: string[]): string {
+  const grants = Object.entries(rights).map(([name, privileges]) => {
+    if (!tables.includes(name)) return ''
+    const table = `user_service_schema.${name}`
+    return `
+      revoke all on ${table} from public, user_service_manager;
+      grant ${privileges.join(', ')} on ${table} to user_service_manager;
+      grant select on ${table} to user_service_user;`
+  })
+  return `
+    grant usage on schema user_service_schema to user_service_manager, user_service_user;
     alter default privileges for role user_service_admin in schema user_service_schema
       revoke all on tables from public, user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
-      grant select on tables to user_service_user`)
-
-/** Grants on the tables that are there, as after a restore that left the grants out. */
-async function grantRights(db: Db) {
-  for (const [name, privileges] of Object.entries(rights)) {
-    const table = `user_service_schema.${name}`
-    await unless(sqlState.undefinedTable, () =>
-      db.query(`
-        revoke all on ${table} from public, user_service_manager;
-        grant ${privileges.join(', ')} on ${table} to user_service_manager;
-        grant select on ${table} to user_service_user`),
-    )
-  }
+      grant select on tables to user_service_user;
+    ${grants.join('')}`
 }
 
 /** Runs `work`, which may fail with this SQLSTATE: false, then, and there is nothing to do. */
