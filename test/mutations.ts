@@ -1471,10 +1471,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'bin/ec2-open-db-tunnel.sh',
-    text: `  [[ "$arguments " == *" $target "* ]] ||
-    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
-`,
-    replacement: '',
+    text: '*" $forward "*" $target "*',
+    replacement: '*" $forward "*',
     meaning: 'a tunnel to another host is taken for this one',
     tests: ['system/deploy'],
   },

@@ -29,8 +29,15 @@ export interface Database extends Db {
 /** How often a transaction is run that loses to others. */
 const attempts = 3
 const lostRace: string[] = [sqlState.deadlock, sqlState.serializationFailure]
-/** A pooler in transaction mode hands out other connections than were prepared. */
-const unprepared: string[] = [sqlState.invalidStatementName, sqlState.duplicateStatementName]
+/**
+ * A pooler in transaction mode hands out other connections than were prepared, or a column of the
+ * result has got another type.
+ */
+const unprepared: string[] = [
+  sqlState.invalidStatementName,
+  sqlState.duplicateStatementName,
+  sqlState.cachedPlanChanged,
+]
 
 /**
  * Opens a pool that survives the loss of its server: the call that met it fails with
@@ -46,8 +53,6 @@ export function openDatabase(
   const { hosts, name: database, poolSize: max } = config
   let host = 0
   let prepares = true
-  /** How often the result of a prepared statement has changed its type. */
-  let generation = 0
   /** Connections that have answered before; the server may have ended them since. */
   const used = new WeakSet<Client>()
   const pool = new pg.Pool({
@@ -119,18 +124,12 @@ export function openDatabase(
   async function askByName<Row>(text: string, values: unknown[]): Promise<Row[]> {
     // The statement's name is a hash of its text: behind a pooler, a session may be shared with
     // another release that prepared different SQL.
-    const current = generation
-    const marked = current === 0 ? text : `${text}\n-- ${current}`
-    const name = hash('sha256', marked, 'base64url')
+    const name = hash('sha256', text, 'base64url')
     try {
-      return await ask<Row>({ text: marked, values, name }, true)
+      return await ask<Row>({ text, values, name }, true)
     } catch (error) {
-      const code = codeOf(error)
-      const isChanged = code === sqlState.cachedPlanChanged
-      if (!isChanged && !unprepared.includes(code)) throw error
-      // A column got another type. With another text, a pooler prepares the statement again, too.
-      if (isChanged) generation = current + 1
-      else prepares = false
+      if (!unprepared.includes(codeOf(error))) throw error
+      prepares = false
       return ask<Row>({ text, values }, true)
     }
   }
