@@ -139,8 +139,8 @@ export function grantStatements(tables: string[]): string {
     const table = `user_service_schema.${name}`
     return `
       revoke all on ${table} from public, user_service_manager;
-      grant ${privileges.join(', ')} on ${table} to user_service_manager;
-      grant select on ${table} to user_service_user;`
+      grant select on ${table} to user_service_user;
+      grant ${privileges.join(', ')} on ${table} to user_service_manager;`
   })
   return `
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
