@@ -36,7 +36,7 @@ const sources = under('src').filter((path) => /(?<!\.d)\.ts$/.test(path))
 const typescript = [...sources, ...under('test').filter((path) => path.endsWith('.ts'))]
 const readmes = files.filter((path) => path.endsWith('.md'))
 const written = [...new Set([...under('src', 'bin', 'sql', 'test'), ...readmes])].filter(
-  (path) => !path.endsWith('common.txt'),
+  (path) => !path.endsWith('.txt'),
 )
 
 /**

