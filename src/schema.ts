@@ -238,3 +238,20 @@ export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
   const own = faults.every((fault) => fault.code !== undefined) ? faults[0]!.code : undefined
   throw new AppError(own ?? code, { faults: faults.slice(0, 1000) })
 }
+
+/** JSON by which values are compared; node:util's comparison fails 2,000 levels down. */
+const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
+
+function sortMembers(_name: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+/** The members of `given` that are not so already. */
+export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
+  const different: Partial<T> = {}
+  for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {
+    if (sortedJson(value) !== sortedJson(before[name])) different[name] = value
+  }
+  return different
+}

@@ -299,28 +299,22 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/rules.ts',
-    text: `read: ['read', 'auth', 'metrics'],`,
-    replacement: `read: ['all', 'read', 'auth', 'metrics'],`,
-    meaning: 'a key of scope read makes one of scope all',
-  },
-  {
-    file: 'src/keys/rules.ts',
-    text: `if (!isSubset(permissions, maker.permissions)) throw new AppError('forbidden')
+    text: `if (!isSubset(permissions, limits.permissions)) throw new AppError('forbidden')
 `,
     replacement: '',
     meaning: 'a narrow key makes a wide one',
   },
   {
     file: 'src/keys/rules.ts',
-    text: `  requireEndWithin(maker, validUntil)
-  const`,
-    replacement: '  const',
+    text: `  if (isLater(validUntil, limits.validUntil)) throw new AppError('forbidden')
+`,
+    replacement: '',
     meaning: 'a key that ends makes one that does not',
   },
   {
     file: 'src/keys/rules.ts',
-    text: 'permissions: intersect(permissions, maker.permissions),',
-    replacement: 'permissions,',
+    text: 'permissions: intersect(old.permissions, limits.permissions),',
+    replacement: 'permissions: old.permissions,',
     meaning: 'rotating widens what a narrow key may do',
   },
   {
@@ -331,8 +325,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/rules.ts',
-    text: 'validUntil: isLater(validUntil, end) ? end : validUntil,',
-    replacement: 'validUntil,',
+    text: 'isLater(old.validUntil, limits.validUntil) ? limits.validUntil : old.validUntil',
+    replacement: 'old.validUntil',
     meaning: 'rotating outlives the key that rotates',
   },
   {
@@ -364,8 +358,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/routes.ts',
-    text: `if (before.kind === 'session' && validUntil !== undefined) {`,
-    replacement: `if (before.kind === 'api' && validUntil !== undefined) {`,
+    text: `if (before.kind !== 'session' || !isProlonged) return`,
+    replacement: `if (before.kind === 'session' || !isProlonged) return`,
     meaning: 'a session is prolonged for ever',
   },
   {

@@ -5,7 +5,6 @@ import { test } from 'node:test'
 
 import type { Route } from '../src/http/route.ts'
 import { insertKey, type NewKey } from '../src/keys/queries.ts'
-import { powersWithin, type Scope } from '../src/keys/rules.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { brief, hashCheaply, password, startTestApp } from './support/helpers.ts'
 
@@ -56,23 +55,6 @@ for (const scope of ['read', 'auth', 'metrics'] as const) {
     }
   })
 }
-
-test('a scope is within itself and a wider one', () => {
-  const scopes = ['all', 'read', 'auth', 'metrics'] as const
-  const wished = (scope: Scope, wish: Scope) => {
-    const maker = { scope, kind: 'api', permissions: null, factors: 1 } as const
-    const powers = { ...maker, authenticatedAt: null, validUntil: null }
-    try {
-      return powersWithin(powers, { scope: wish }).scope === wish
-    } catch {
-      return false
-    }
-  }
-  assert.deepEqual(
-    scopes.map((scope) => scopes.filter((wish) => wished(scope, wish)).join(' ')),
-    ['all read auth metrics', 'read auth metrics', 'auth', 'metrics'],
-  )
-})
 
 test('of a key with permissions counts what its user has too, at each request', async () => {
   const user = await app.user({ permissions: ['a', 'b'] })

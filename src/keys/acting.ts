@@ -4,7 +4,8 @@ import { insertEvent, type Action } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
-import { findMaker, type Maker } from './queries.ts'
+import { findMaker } from './queries.ts'
+import type { Maker } from './rules.ts'
 
 /** Throws `key_invalid` or `forbidden` if the caller may not act any more; else returns its key. */
 export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
@@ -31,16 +32,16 @@ export interface Done {
   changes?: string[]
 }
 
-/** Does `work` and writes its event in one transaction. */
+/** Does `work`, which may return nothing, and writes its event in one transaction. */
 export function audited(
   db: Database,
   { action, status, call }: Act,
-  work: (tx: Db, maker: Maker) => Promise<Done>,
+  work: (tx: Db, maker: Maker) => Promise<Done | void>,
 ): Promise<Reply> {
   const { caller, origin, params } = call
   return db.transaction(async (tx) => {
     const maker = await requireStill(tx, caller)
-    const { body, keyId, changes } = await work(tx, maker)
+    const { body, keyId, changes } = (await work(tx, maker)) ?? {}
     if (changes?.length !== 0) {
       await insertEvent(tx, {
         action,

@@ -2,7 +2,7 @@ import { deleteAll, one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
 import { nilUuid } from '../schema.ts'
 import { createKey, digestKey } from './format.ts'
-import type { Key, KeyKind, Powers } from './rules.ts'
+import type { Key, KeyKind, Maker, Powers } from './rules.ts'
 
 const columns = `id, kind, name, scope, permissions, factors, enabled, valid_until as "validUntil",
   last_used_at as "lastUsedAt", created_at as "createdAt", address, agent`
@@ -112,20 +112,12 @@ export async function listKeys(db: Db, userId: string, page: KeyPage): Promise<K
 /** What can be changed of a key. */
 export type KeyChanges = Partial<Pick<Key, 'name' | 'enabled' | 'validUntil'>>
 
-/** Changes what is given; throws `key_not_found`. */
-export const updateKey = (tx: Db, keyId: string, changes: KeyChanges): Promise<Key> =>
+/** Stores what can be changed of a key, which the transaction has locked. */
+export const updateKey = (tx: Db, { id, name, enabled, validUntil }: Key): Promise<Key> =>
   one(tx, {
-    text: `update api_keys set name = coalesce($2, name), enabled = coalesce($3::boolean, enabled),
-       valid_until = case when $4::boolean then $5::timestamptz else valid_until end
+    text: `update api_keys set name = $2, enabled = $3::boolean, valid_until = $4::timestamptz
      where id = $1::uuid returning ${columns}`,
-    values: [
-      keyId,
-      changes.name,
-      changes.enabled,
-      changes.validUntil !== undefined,
-      changes.validUntil,
-    ],
-    orThrow: 'key_not_found',
+    values: [id, name, enabled, validUntil],
   })
 
 /** Ends a key; throws `key_not_found` if the user has no such key. */
@@ -222,17 +214,11 @@ export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
     true,
   )
 
-/** The key that acts, as it is now. */
-export interface Maker extends Powers {
-  role: 'user' | 'admin'
-  kind: KeyKind
-}
-
 /** The key that acts and its user's role, or null if it may not act any more. */
 export async function findMaker(tx: Db, keyId: string): Promise<Maker | null> {
   const [maker] = await tx.query<Maker>(
-    `select case when k.permissions is null then u.role else 'user' end as role, k.kind, k.scope,
-       k.permissions, k.factors, k.authenticated_at as "authenticatedAt",
+    `select u.id as "userId", case when k.permissions is null then u.role else 'user' end as role,
+       k.kind, k.permissions, k.factors, k.authenticated_at as "authenticatedAt",
        k.valid_until as "validUntil"
      from api_keys k join users u on u.id = k.user_id
      where k.id = $1::uuid and u.enabled and k.enabled

@@ -5,6 +5,7 @@ import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import {
   booleanSchema,
+  differing,
   digits,
   documented,
   instantSchema,
@@ -35,21 +36,17 @@ import {
   keyTextSchema,
   kindSchema,
   permissionsSchema,
-  powersForOther,
+  limitsOf,
+  powersOfNew,
   powersOfRotated,
-  powersWithin,
-  requireEndWithin,
   scopeSchema,
   type Key,
-  type KeyKind,
 } from './rules.ts'
 
 const dayMs = 86_400_000
 const past = { field: 'validUntil', message: 'must be in the future' }
 
-/**
- * The end of a new key. Here only what no clock calls the future is refused; the database decides.
- */
+/** The end of a new key: past by any clock is a fault of the body; the rest the database decides. */
 const endSchema = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
   return value
@@ -113,8 +110,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     handle: ({ body: { name, ...wish }, ...call }) =>
       audited(db, { action: 'key.created', status: 201, call }, async (tx, maker) => {
         const userId = call.params.id
-        const isOwn = userId === call.caller.userId
-        const powers = isOwn ? powersWithin(maker, wish) : powersForOther(maker, wish)
+        const powers = powersOfNew(maker, userId, wish)
         await requireRoom(tx, userId, keysPerUser)
         const made = await insertKey(tx, { userId, kind: 'api', name, ...powers })
         requireFuture(made)
@@ -148,10 +144,11 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
         const { enabled, validUntil } = changes
         const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
         if (isProlonged || enabled === true) call.requireFresh()
-        if (validUntil !== undefined && id === call.caller.userId) {
-          requireEndWithin(maker, validUntil)
+        if (validUntil !== undefined && isLater(validUntil, limitsOf(maker, id).validUntil)) {
+          throw new AppError('forbidden')
         }
-        return { body: await updateKey(tx, keyId, changes), changes: Object.keys(changes) }
+        const after = await updateKey(tx, { ...before, ...changes })
+        return { body: after, changes: Object.keys(changes) }
       }),
   }),
   route({
@@ -167,7 +164,6 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     handle: (call) =>
       audited(db, { action: 'key.deleted', status: 204, call }, async (tx) => {
         await deleteKey(tx, call.params.id, call.params.keyId)
-        return {}
       }),
   }),
   route({
@@ -191,7 +187,6 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     handle: ({ body: { overlapSeconds = 0 }, ...call }) =>
       audited(db, { action: 'key.rotated', status: 201, call }, async (tx, maker) => {
         const { caller, origin, params } = call
-        const isOwn = params.id === caller.userId
         await lockOwner(tx, params.id)
         const old = await lockStoredKey(tx, params.id, params.keyId)
         if (old.hasEnded) throw new AppError('key_not_found')
@@ -199,14 +194,13 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
         if (!isApi && old.id !== caller.keyId) throw new AppError('forbidden')
         if (overlapSeconds > 0 && isApi) await requireRoom(tx, params.id, keysPerUser)
         const { kind, name, address, agent } = old
-        const powers = powersOfRotated(old, maker, isOwn)
         const made = await insertKey(tx, {
           userId: params.id,
           kind,
           name,
           address,
           agent,
-          ...powers,
+          ...powersOfRotated(maker, params.id, old),
         })
         if (overlapSeconds > 0) await endKeyIn(tx, old.id, overlapSeconds)
         else await deleteKey(tx, params.id, old.id)
@@ -240,15 +234,9 @@ function requireFuture({ validUntil, createdAt }: MadeKey): void {
 }
 
 /** What differs from the key as it is; a session is not prolonged. */
-function changesOf(before: Key & { kind: KeyKind }, given: KeyChanges): KeyChanges {
-  const { name, enabled } = given
-  let { validUntil } = given
-  if (before.kind === 'session' && validUntil !== undefined) {
-    validUntil = isLater(validUntil, before.validUntil) ? before.validUntil : validUntil
-  }
-  return {
-    ...(name !== undefined && name !== before.name && { name }),
-    ...(enabled !== undefined && enabled !== before.enabled && { enabled }),
-    ...(validUntil !== undefined && validUntil !== before.validUntil && { validUntil }),
-  }
+function changesOf(before: Key, given: KeyChanges): KeyChanges {
+  const { validUntil } = given
+  const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
+  if (before.kind !== 'session' || !isProlonged) return differing(before, given)
+  return differing(before, { ...given, validUntil: before.validUntil })
 }

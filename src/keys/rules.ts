@@ -74,18 +74,19 @@ export interface Powers {
 /** What can be wished of a new key; left out is what the key that makes it has. */
 export type Wish = Partial<Pick<Powers, 'scope' | 'permissions' | 'validUntil'>>
 
-const scopesWithin: Record<Scope, Scope[]> = {
-  all: ['all', 'read', 'auth', 'metrics'],
-  read: ['read', 'auth', 'metrics'],
-  auth: ['auth'],
-  metrics: ['metrics'],
+/** The key that acts, as it is now; every key that may make another has the scope `all`. */
+export interface Maker extends Omit<Powers, 'scope'> {
+  kind: KeyKind
+  userId: string
+  role: 'user' | 'admin'
 }
 
-/**
- * The end of keys that `maker` makes for its own user, at the latest: a session's does not count.
- */
-const endOf = (maker: Powers & { kind: KeyKind }) =>
-  maker.kind === 'api' ? maker.validUntil : null
+/** What `maker` may hand on at most to a key of a user; an admin gives others what it likes. */
+export function limitsOf({ kind, userId, permissions, validUntil }: Maker, ownerId: string) {
+  if (userId !== ownerId) return { permissions: null, validUntil: null }
+  // A key may outlive the session that makes it.
+  return { permissions, validUntil: kind === 'api' ? validUntil : null }
+}
 
 /** Whether an end, or none, comes later than another. */
 export function isLater(end: string | null, other: string | null): boolean {
@@ -93,51 +94,26 @@ export function isLater(end: string | null, other: string | null): boolean {
   return end === null || Date.parse(end) > Date.parse(other)
 }
 
-/** Throws `forbidden` if an API key would give a key of its user an end later than its own. */
-export function requireEndWithin(maker: Powers & { kind: KeyKind }, end: string | null): void {
-  if (isLater(end, endOf(maker))) throw new AppError('forbidden')
-}
-
-/** The powers of a key that `maker` makes for another user: all, but proved no better than it. */
-export const powersForOther = (maker: Powers, wish: Wish): Powers => ({
-  scope: wish.scope ?? 'all',
-  permissions: wish.permissions ?? null,
-  factors: maker.factors,
-  authenticatedAt: maker.authenticatedAt,
-  validUntil: wish.validUntil ?? null,
-})
-
-/** The powers of a key that `maker` makes for its own user; a wider wish throws `forbidden`. */
-export function powersWithin(maker: Powers & { kind: KeyKind }, wish: Wish): Powers {
-  const scope = wish.scope ?? maker.scope
-  const permissions = wish.permissions ?? maker.permissions
-  const validUntil = wish.validUntil ?? endOf(maker)
-  if (!scopesWithin[maker.scope].includes(scope)) throw new AppError('forbidden')
-  if (!isSubset(permissions, maker.permissions)) throw new AppError('forbidden')
-  requireEndWithin(maker, validUntil)
+/** The powers of a key that `maker` makes for a user; a wider wish throws `forbidden`. */
+export function powersOfNew(maker: Maker, ownerId: string, wish: Wish): Powers {
+  const limits = limitsOf(maker, ownerId)
+  const permissions = wish.permissions ?? limits.permissions
+  const validUntil = wish.validUntil ?? limits.validUntil
+  if (!isSubset(permissions, limits.permissions)) throw new AppError('forbidden')
+  if (isLater(validUntil, limits.validUntil)) throw new AppError('forbidden')
   const { factors, authenticatedAt } = maker
-  return { scope, permissions, factors, authenticatedAt, validUntil }
+  return { scope: wish.scope ?? 'all', permissions, factors, authenticatedAt, validUntil }
 }
 
-/** The powers of a key in place of `old`: the lesser of what it and `maker` have. */
-export function powersOfRotated(
-  old: Powers,
-  maker: Powers & { kind: KeyKind },
-  isOwn: boolean,
-): Powers {
-  const proof = {
+/** The powers of a key in place of a user's `old` one: the lesser of what it and `maker` have. */
+export function powersOfRotated(maker: Maker, ownerId: string, old: Powers): Powers {
+  const limits = limitsOf(maker, ownerId)
+  return {
+    scope: old.scope,
+    permissions: intersect(old.permissions, limits.permissions),
     factors: Math.min(old.factors, maker.factors),
     authenticatedAt: earlier(old.authenticatedAt, maker.authenticatedAt),
-  }
-  const { scope, permissions, validUntil } = old
-  if (!isOwn) return { scope, permissions, validUntil, ...proof }
-  if (!scopesWithin[maker.scope].includes(scope)) throw new AppError('forbidden')
-  const end = endOf(maker)
-  return {
-    scope,
-    permissions: intersect(permissions, maker.permissions),
-    validUntil: isLater(validUntil, end) ? end : validUntil,
-    ...proof,
+    validUntil: isLater(old.validUntil, limits.validUntil) ? limits.validUntil : old.validUntil,
   }
 }
 
@@ -154,5 +130,5 @@ function intersect(one: string[] | null, other: string[] | null): string[] | nul
 /** The earlier of two times of proof; null is never. */
 function earlier(one: string | null, other: string | null): string | null {
   if (one === null || other === null) return null
-  return Date.parse(one) < Date.parse(other) ? one : other
+  return isLater(one, other) ? other : one
 }

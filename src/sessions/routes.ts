@@ -96,7 +96,6 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
       const call = { caller, origin, params: { id, keyId } }
       return audited(deps.db, { action: 'session.ended', status: 204, call }, async (tx) => {
         await deleteKey(tx, id, keyId)
-        return {}
       })
     },
   }),
@@ -119,7 +118,6 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
         const { id } = call.params
         await lockUser(tx, id)
         await deleteSessions(tx, id, query.others === 'true' ? call.caller.keyId : undefined)
-        return {}
       }),
   }),
 ]

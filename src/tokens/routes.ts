@@ -86,7 +86,6 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       audited(deps.db, { action: 'tokens.ended', status: 204, call }, async (tx) => {
         await lockUser(tx, call.params.id)
         await deleteTokens(tx, call.params.id)
-        return {}
       }),
   }),
   route({

@@ -10,6 +10,7 @@ import { requireStill } from '../keys/acting.ts'
 import { deleteSessions } from '../keys/queries.ts'
 import { checkPassword } from '../passwords/check.ts'
 import type { Hasher } from '../passwords/hasher.ts'
+import { differing } from '../schema.ts'
 import { deleteTokens } from '../tokens/queries.ts'
 import { findUser, lockUser, requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
 import { emailAsPassword, foldEmail, isEmail, type Reserved } from './rules.ts'
@@ -144,23 +145,6 @@ function requireAllowed(
   if (role === 'admin') return
   const wantsConfirmation = email !== undefined && emailChange === 'confirmed'
   if (wantsConfirmation || Object.keys(reserved).length > 0) throw new AppError('forbidden')
-}
-
-/** JSON by which values are compared; node:util's comparison fails 2,000 levels down. */
-const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
-
-function sortMembers(_name: string, value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
-}
-
-/** The members of `given` that are not so already. */
-export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
-  const different: Partial<T> = {}
-  for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {
-    if (sortedJson(value) !== sortedJson(before[name])) different[name] = value
-  }
-  return different
 }
 
 /**

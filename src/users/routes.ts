@@ -8,11 +8,11 @@ import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { insertKey } from '../keys/queries.ts'
-import { keyTextSchema, powersForOther } from '../keys/rules.ts'
+import { keyTextSchema, powersOfNew } from '../keys/rules.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
-import { documented, list, object, omittable, oneOf, uuidSchema } from '../schema.ts'
-import { applyChange, changePassword, differing, lockVersion } from './change.ts'
+import { differing, documented, list, object, omittable, oneOf, uuidSchema } from '../schema.ts'
+import { applyChange, changePassword, lockVersion } from './change.ts'
 import {
   deleteUser,
   findUser,
@@ -94,7 +94,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
           userId: created.id,
           kind: 'api',
           name: 'default',
-          ...(maker !== null && powersForOther(maker, {})),
+          ...(maker !== null && powersOfNew(maker, created.id, {})),
         })
         await insertEvent(tx, {
           action: 'user.created',
@@ -216,7 +216,6 @@ export const userRoutes = (deps: UserDeps): Route[] => [
         const deleted = await lockVersion(tx, call.params.id, call.headers)
         if (deleted.role === 'admin' && deleted.enabled) await requireAnotherAdmin(tx, deleted.id)
         await deleteUser(tx, deleted)
-        return {}
       }),
   }),
 ]
