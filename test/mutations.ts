@@ -571,14 +571,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/hasher.ts',
-    text: 'const isEqual = timingSafeEqual(computed, expected.hash)',
-    replacement: `const isEqual = computed.equals(expected.hash) || password === ''`,
+    text: 'const isEqual = timingSafeEqual(computed, parameters.hash)',
+    replacement: `const isEqual = computed.equals(parameters.hash) || password === ''`,
     meaning: 'an empty password opens every account',
   },
   {
     file: 'src/passwords/hasher.ts',
-    text: 'const expected = known ?? newParameters()',
-    replacement: 'const expected = known ?? { ...newParameters(), ln: 1 }',
+    text: 'parameters: known ?? newParameters() }',
+    replacement: 'parameters: known ?? { ...newParameters(), ln: 1 } }',
     meaning: 'the time tells whether an account exists',
   },
   {
@@ -651,8 +651,8 @@ export const mutations: Mutation[] = [
   {
     file: 'src/users/change.ts',
     text: `  change.requireFresh()
-  const hash`,
-    replacement: '  const hash',
+  const passwordHash`,
+    replacement: '  const passwordHash',
     meaning: 'an old admin session sets passwords',
   },
   {
@@ -671,14 +671,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/change.ts',
-    text: `  if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
+    text: `  if (isPasswordNew) await deleteSessions(tx, id, caller.keyId)
 `,
     replacement: '',
     meaning: 'a new password ends no session',
   },
   {
     file: 'src/users/change.ts',
-    text: `  if (password !== undefined || wanted.email !== undefined) await deleteTokens(tx, id)
+    text: `  if (isPasswordNew || wanted.email !== undefined) await deleteTokens(tx, id)
 `,
     replacement: '',
     meaning: 'a reset that was sent before still works after a new password',

@@ -46,7 +46,7 @@ import {
 const dayMs = 86_400_000
 const past = { field: 'validUntil', message: 'must be in the future' }
 
-/** The end of a new key: past by any clock is a fault of the body; the rest the database decides. */
+/** The end of a new key. Here one that is past by any clock is refused; the database decides. */
 const endSchema = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
   return value

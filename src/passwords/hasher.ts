@@ -42,13 +42,6 @@ export interface Hasher {
   stop(): Promise<unknown>
 }
 
-/** What a job does before its turn, and with its thread. */
-interface Job<P, T> {
-  client: string
-  prepare(): Promise<P>
-  work(thread: Worker, prepared: P): Promise<T>
-}
-
 const program = `
 const { parentPort } = require('node:worker_threads')
 const { scryptSync } = require('node:crypto')
@@ -61,32 +54,28 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 /** Starts threads as they are needed, at most `maxThreads`. */
 export function createHasher(maxThreads = availableParallelism()): Hasher {
   const queue = createQueue()
-  const isBusy = new Map<Worker, boolean>()
+  const threads = new Set<Worker>()
+  const idle = new Set<Worker>()
   let lastRefusal: Promise<unknown> = Promise.resolve()
 
   function startThread(): Worker {
     const thread = new Worker(program, { eval: true, execArgv: [], env: {} })
-    // It may have run out of memory. The next job starts a replacement.
-    thread.on('error', () => isBusy.delete(thread))
+    threads.add(thread)
+    thread.on('error', () => {
+      // It may have run out of memory. The next job starts a replacement.
+      threads.delete(thread)
+      idle.delete(thread)
+    })
     return thread
-  }
-
-  function findIdleThread(): Worker | undefined {
-    for (const [thread, busy] of isBusy) {
-      if (!busy) return thread
-    }
-    return undefined
   }
 
   function startNext() {
     const place = queue.nextReady()
-    const idle = findIdleThread()
-    if (place === undefined) return
-    if (idle === undefined && isBusy.size >= maxThreads) return
+    if (place === undefined || (idle.size === 0 && threads.size >= maxThreads)) return
     queue.take(place)
     try {
-      const thread = idle ?? startThread()
-      isBusy.set(thread, true)
+      const [thread = startThread()] = idle
+      idle.delete(thread)
       place.start(thread)
     } catch (error) {
       // The system may refuse another thread.
@@ -105,80 +94,70 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     place.refuse(new AppError('overloaded', { retryAfterSeconds: 3 }))
   }
 
-  async function waitUntilReady(place: Place, preparing: Promise<unknown>) {
-    try {
-      await preparing
-      place.isReady = true
-      startNext()
-    } catch (error) {
-      queue.leave(place)
-      place.refuse(error as Error)
-    }
-  }
-
   function release(thread: Worker) {
-    if (isBusy.has(thread)) isBusy.set(thread, false)
+    if (threads.has(thread)) idle.add(thread)
     thread.unref()
     startNext()
   }
 
-  /** Runs `prepare` and then, in its turn, `work`; throws `overloaded` and what the two throw. */
-  async function withThread<P, T>({ client, prepare, work }: Job<P, T>): Promise<T> {
+  /**
+   * Hashes a password with the parameters that `prepare` returns, which runs while the job waits
+   * for its turn. Throws `overloaded` and what `prepare` throws.
+   */
+  async function scrypt<P extends { parameters: PasswordHash }>(
+    password: string,
+    client: string,
+    prepare: () => Promise<P>,
+  ): Promise<P & { computed: Buffer }> {
     const turn = deferred<Worker>()
     const place = { client, isReady: false, start: turn.resolve, refuse: turn.reject }
     const loser = queue.enter(place)
     if (loser !== undefined) void refuseInTurn(loser)
     if (loser === place) await turn.promise
-    const preparing = prepare()
-    void waitUntilReady(place, preparing)
-    const thread = await turn.promise
+    // It may be refused before it is awaited.
+    turn.promise.catch(() => {})
+    let prepared: P
     try {
-      return await work(thread, await preparing)
+      prepared = await prepare()
+    } catch (error) {
+      queue.leave(place)
+      throw error
+    }
+    place.isReady = true
+    startNext()
+    const thread = await turn.promise
+    const { ln, r, p, salt, hash } = prepared.parameters
+    try {
+      thread.ref() // Keep the process alive while hashing, but not for an idle thread.
+      thread.postMessage({ password, salt, length: hash.length, N: 2 ** ln, r, p })
+      const [computed] = (await once(thread, 'message')) as [Uint8Array]
+      return { ...prepared, computed: Buffer.from(computed) }
     } finally {
       release(thread)
     }
   }
 
-  /** The scrypt hash of a password with these parameters, of the length that `hash` has. */
-  async function scrypt(thread: Worker, password: string, parameters: PasswordHash) {
-    const { ln, r, p, salt, hash } = parameters
-    thread.ref() // Keep the process alive while hashing, but not for an idle thread.
-    thread.postMessage({ password, salt, length: hash.length, N: 2 ** ln, r, p })
-    const [computed] = (await once(thread, 'message')) as [Uint8Array]
-    return Buffer.from(computed)
-  }
-
   return {
-    hash: (password, client) =>
-      withThread({
-        client,
-        prepare: async () => newParameters(),
-        async work(thread, parameters) {
-          const hash = await scrypt(thread, password, parameters)
-          return formatHash({ ...parameters, hash })
-        },
-      }),
-    verify: (password, find, client) =>
-      withThread({
-        client,
-        prepare: find,
-        async work(thread, found) {
-          const known = found.passwordHash === null ? null : parseHash(found.passwordHash)
-          const expected = known ?? newParameters()
-          const computed = await scrypt(thread, password, expected)
-          const isEqual = timingSafeEqual(computed, expected.hash)
-          return {
-            found,
-            isRight: isEqual && known !== null,
-            renew: known !== null && isWeaker(known),
-          }
-        },
-      }),
-    load() {
-      const inFlight = [...isBusy.values()].filter((busy) => busy).length
-      return { inFlight, queued: queue.length() }
+    async hash(password, client) {
+      const prepare = async () => ({ parameters: newParameters() })
+      const { parameters, computed } = await scrypt(password, client, prepare)
+      return formatHash({ ...parameters, hash: computed })
     },
-    stop: () => Promise.all([...isBusy.keys()].map((thread) => thread.terminate())),
+    async verify(password, find, client) {
+      const { found, known, parameters, computed } = await scrypt(password, client, async () => {
+        const found = await find()
+        const known = found.passwordHash === null ? null : parseHash(found.passwordHash)
+        return { found, known, parameters: known ?? newParameters() }
+      })
+      const isEqual = timingSafeEqual(computed, parameters.hash)
+      return {
+        found,
+        isRight: isEqual && known !== null,
+        renew: known !== null && isWeaker(known),
+      }
+    },
+    load: () => ({ inFlight: threads.size - idle.size, queued: queue.length() }),
+    stop: () => Promise.all([...threads].map((thread) => thread.terminate())),
   }
 }
 

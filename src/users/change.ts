@@ -34,14 +34,6 @@ export interface Change {
   requireFresh(): void
 }
 
-/** How a new password came to be allowed. */
-interface PasswordChange {
-  /** The PHC string to store; null: it is stored already. */
-  hash: string | null
-  /** Whether the caller proved the password before. */
-  isProved: boolean
-}
-
 /** Changes the password, and whatever else was asked for, in the way that fits the caller. */
 export async function changePassword(
   deps: ChangeDeps,
@@ -70,45 +62,45 @@ export async function changePassword(
       origin,
     }
     return checkPassword(deps, attempt, (tx) =>
-      applyChange(tx, deps, { ...change, password: { hash: null, isProved: true } }),
+      applyChange(tx, deps, { ...change, passwordHash: null }),
     )
   }
   change.requireFresh()
-  const hash = await hasher.hash(password, origin.client)
-  return db.transaction((tx) =>
-    applyChange(tx, deps, { ...change, password: { hash, isProved: false } }),
-  )
+  const passwordHash = await hasher.hash(password, origin.client)
+  return db.transaction((tx) => applyChange(tx, deps, { ...change, passwordHash }))
 }
 
 /**
  * Applies a change in a transaction and answers with the user; a part that is so already is none.
+ * `passwordHash` is to be stored; null: the new password was stored when the old one was proved.
  * Throws what the route's `fails` lists.
  */
 export async function applyChange(
   tx: Db,
   deps: ChangeDeps,
-  change: Change & { password?: PasswordChange },
+  change: Change & { passwordHash?: string | null },
 ): Promise<Reply> {
-  const { id, caller, origin, password } = change
+  const { id, caller, origin, passwordHash } = change
   const before = await lockVersion(tx, id, change.headers)
   await requireStill(tx, caller)
   // A user without password got one while this one was hashed: it must now be proved.
-  const isUnproved = caller.userId === id && password?.isProved === false
+  const isUnproved = caller.userId === id && typeof passwordHash === 'string'
   if (isUnproved && before.passwordHash !== null) throw new AppError('invalid_credentials')
   const wanted = differing(before, change.given)
   requireAllowed(deps, caller, wanted)
   const changes = Object.keys(wanted)
-  if (password !== undefined) changes.push('password')
+  const isPasswordNew = passwordHash !== undefined
+  if (isPasswordNew) changes.push('password')
   if (changes.length === 0) return reply(200, before)
   if (isSensitive(wanted)) change.requireFresh()
   if (endsAdmin(before, wanted)) await requireAnotherAdmin(tx, id)
   const after = await updateUser(tx, before, {
     ...wanted,
     ...verification(before, wanted, change),
-    ...(password?.hash && { passwordHash: password.hash }),
+    ...(passwordHash && { passwordHash }),
   })
-  if (password !== undefined) await deleteSessions(tx, id, caller.keyId)
-  if (password !== undefined || wanted.email !== undefined) await deleteTokens(tx, id)
+  if (isPasswordNew) await deleteSessions(tx, id, caller.keyId)
+  if (isPasswordNew || wanted.email !== undefined) await deleteTokens(tx, id)
   await insertEvent(tx, {
     action: 'user.changed',
     actor: caller.userId,

@@ -111,36 +111,38 @@ export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
   return list(isFew ? narrow : broad, [folded])
 }
 
-/** Changes what is given and counts the version up; throws `email_in_use`. */
-export async function updateUser(tx: Db, before: User, changes: UserChanges): Promise<User> {
-  const { email } = changes
-  const address = email === undefined ? undefined : foldEmail(email)
+/** Changes what is given of a locked user and counts the version up; throws `email_in_use`. */
+export async function updateUser(tx: Db, before: StoredUser, changes: UserChanges): Promise<User> {
+  const { id, email, passwordHash, role, permissions, enabled, emailVerified } = {
+    ...before,
+    ...changes,
+  }
+  const address = foldEmail(email)
+  const addressBefore = foldEmail(before.email)
   const after = await explained(() =>
     one<User>(tx, {
-      text: `update users set email = coalesce($2, email), email_lower = coalesce($3, email_lower),
-         password_hash = coalesce($4, password_hash), role = coalesce($5, role),
-         permissions = coalesce($6::text[], permissions), metadata = coalesce($7::jsonb, metadata),
-         enabled = coalesce($8::boolean, enabled),
-         email_verified_at = case when $9::boolean is null then email_verified_at
-           when $9::boolean then coalesce(email_verified_at, now()) end,
+      text: `update users set email = $2, email_lower = $3, password_hash = $4, role = $5,
+         permissions = $6::text[], metadata = coalesce($7::jsonb, metadata),
+         enabled = $8::boolean,
+         email_verified_at = case when $9::boolean then coalesce(email_verified_at, now()) end,
          version = version + 1, updated_at = now()
        where id = $1::uuid returning ${columns}`,
       values: [
-        before.id,
+        id,
         email,
         address,
-        changes.passwordHash,
-        changes.role,
-        changes.permissions,
+        passwordHash,
+        role,
+        permissions,
         changes.metadata,
-        changes.enabled,
-        changes.emailVerified,
+        enabled,
+        emailVerified,
       ],
     }),
   )
-  if (address !== undefined && address !== foldEmail(before.email)) {
-    await loseAddress(tx, before.id, foldEmail(before.email))
-    await gainAddress(tx, before.id, address)
+  if (address !== addressBefore) {
+    await loseAddress(tx, id, addressBefore)
+    await gainAddress(tx, id, address)
   }
   return after
 }
