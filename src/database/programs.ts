@@ -185,12 +185,22 @@ export function startProgram(called: Program): Running {
 export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
   const { child, ended } = startProgram(called)
   const output = collect(child.stdout)
-  const fed = pipeline(called.input ?? [], child.stdin)
-  // A program that fails may not have read everything: its own reason counts.
-  fed.catch(() => {})
-  const stderr = await ended
+  const fed = feed(child, called.input ?? [])
+  await Promise.allSettled([fed, ended])
   await fed
+  const stderr = await ended
   return { stdout: await output, stderr }
+}
+
+/** Writes what a program reads; throws what `input` throws. */
+async function feed({ stdin }: Running['child'], input: NonNullable<Program['input']> | []) {
+  try {
+    await pipeline(input, stdin)
+  } catch (error) {
+    // A program that fails may not have read everything. Its own reason counts then.
+    const isOfPipe = (error as { code?: string }).code !== undefined
+    if (!isOfPipe) throw error
+  }
 }
 
 async function collect(stream: Readable): Promise<string> {
