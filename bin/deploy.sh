@@ -182,13 +182,16 @@ renew_commands() {
   rm -rf "$commands/app" || return 1
   mv "$commands/new" "$commands/app"
 }
+program() { # COMMAND: the functions and settings, and COMMAND, for a shell on the instance
+  declare -p words config commands wait migrate_wait
+  declare -f
+  echo "set -euo pipefail; $1"
+}
 # What a restricted key runs instead of what it is told to run.
 renew_program() {
   {
     echo '#!/usr/bin/env bash'
-    declare -p words config commands wait migrate_wait
-    declare -f
-    echo 'set -euo pipefail; restricted'
+    program restricted
   } >"$commands/deploy.new" || return 1
   chmod 700 "$commands/deploy.new" || return 1
   mv "$commands/deploy.new" "$commands/deploy"
@@ -277,10 +280,8 @@ fi
 send() {
   echo 'IFS= read -r user; IFS= read -r password'
   printf '%s\n' "${REGISTRY_USER-}" "${REGISTRY_PASSWORD-}"
-  declare -p words config commands wait migrate_wait
-  declare -f
   # shellcheck disable=SC2016 # expands there
-  echo 'set -euo pipefail; unrestricted "$@" </dev/null'
+  program 'unrestricted "$@" </dev/null'
 }
 status=0
 # shellcheck disable=SC2029 # expands here, into words

@@ -1256,8 +1256,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/migrate.ts',
-    text: 'if (name !== known.name || hash !== known.hash)',
-    replacement: 'if (name !== known.name)',
+    text: `known.get(name) === applied.get(name) ? 'applied' : 'edited'`,
+    replacement: `'applied'`,
     meaning: 'an edited migration is taken for the applied one',
     tests: ['migrate'],
   },

@@ -103,8 +103,12 @@ async function tryStep(tx: Db, way: Way, all: Migration[]): Promise<string | nul
   // more than `deadlock_timeout` (1 s), after which autovacuum yields.
   await tx.query(`set local lock_timeout = '1100ms'`)
   await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
-  const applied = await countApplied(tx, all)
-  const migration = all[way === 'up' ? applied : applied - 1]
+  const migrations = await readFitting(tx, all)
+  const next =
+    way === 'up'
+      ? migrations.find(({ state }) => state === 'pending')
+      : migrations.findLast(({ state }) => state === 'applied')
+  const migration = all.find(({ name }) => name === next?.name)
   if (migration === undefined) return null
   await runFile(tx, migration.name, migration[way])
   const note =
@@ -143,11 +147,14 @@ async function runFile(tx: Db, name: string, text: string) {
 
 /**
  * Every migration, of this version or applied, and what it is: `edited` after it was applied, or
- * applied but `unknown` to this version; in order.
+ * applied but `unknown` to this version; in order. Throws in a database of another service.
  */
 export async function readStatus(db: Db, all = readMigrations()) {
-  const known = toHashes(all)
-  const applied = toHashes(await readHistory(db))
+  const history = (await findHistory(db))
+    ? await db.query<{ name: string; hash: string }>(`select name, hash from ${table}`)
+    : []
+  const applied = new Map(history.map(({ name, hash }) => [name, hash]))
+  const known = new Map(all.map(({ name, hash }) => [name, hash]))
 
   function stateOf(name: string) {
     if (!known.has(name)) return 'unknown'
@@ -159,44 +166,33 @@ export async function readStatus(db: Db, all = readMigrations()) {
   return names.sort().map((name) => ({ name, state: stateOf(name) }))
 }
 
-const toHashes = (migrations: Applied[]) =>
-  new Map(migrations.map(({ name, hash }) => [name, hash]))
+/** As `readStatus`, but throws where the history does not fit this version. */
+async function readFitting(db: Db, all: Migration[]) {
+  const migrations = await readStatus(db, all)
+  for (const { name, state } of migrations) {
+    if (state === 'unknown')
+      throw new ExitError(
+        `The database is ahead: ${name} is not known to this version. ` +
+          'Start one that knows it, or go back, there: node bin/migrate.js down --yes',
+      )
+    if (state === 'edited')
+      throw new ExitError(
+        `The file sql/${name}.up.sql is not the one that was applied. Restore it; see: ` +
+          'node bin/migrate.js status',
+      )
+  }
+  return migrations
+}
 
 /** Throws, with the command to run, unless the database is exactly at this version's schema. */
 export async function checkSchema(db: Db, all = readMigrations()): Promise<void> {
-  const pending = all.length - (await countApplied(db, all))
+  const migrations = await readFitting(db, all)
+  const pending = migrations.filter(({ state }) => state === 'pending').length
   if (pending === 0) return
   throw new ExitError(
     `The database is behind: ${pending} migrations are to be applied. Run: node bin/migrate.js up`,
   )
 }
-
-/** How many migrations are applied; throws when they are not the first of `all`. */
-async function countApplied(db: Db, all: Migration[]): Promise<number> {
-  const history = await readHistory(db)
-  for (const [index, { name, hash }] of history.entries()) {
-    const known = all[index]
-    if (!known)
-      throw new ExitError(
-        `The database is ahead: ${name} is not known to this version. ` +
-          'Start one that knows it, or go back, there: node bin/migrate.js down --yes',
-      )
-    if (name !== known.name || hash !== known.hash)
-      throw new ExitError(
-        `The file sql/${known.name}.up.sql ` +
-          `is not the one that was applied as ${name}. Restore it; see: node bin/migrate.js status`,
-      )
-  }
-  return history.length
-}
-
-type Applied = Pick<Migration, 'name' | 'hash'>
-
-/** What was applied, in order; throws in a database of another service. */
-const readHistory = async (db: Db): Promise<Applied[]> =>
-  (await findHistory(db))
-    ? db.query(`select name, hash from ${table} order by name collate "C"`)
-    : []
 
 /**
  * Whether the schema has our history, by the catalogue alone. Throws in a database whose schema
