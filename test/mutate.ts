@@ -40,21 +40,21 @@ const listFiles = () =>
     .split('\n')
     .filter((path) => path !== 'node_modules' && existsSync(join(root, path)))
 
-function makeWorker(directory: string, name: string): Worker {
+async function makeWorker(directory: string, name: string): Promise<Worker> {
   const worker = { tree: join(directory, name), compiled: join(directory, `${name}-compiled`) }
   for (const path of listFiles()) cpSync(join(root, path), join(worker.tree, path))
   // Some tests ask git what there is.
   execFileSync('git', ['init', '-q'], { cwd: worker.tree })
   execFileSync('git', ['add', '-A'], { cwd: worker.tree })
   symlinkSync(join(root, 'node_modules'), join(worker.tree, 'node_modules'))
-  if (!isNative) compile(worker.tree, worker.compiled)
+  if (!isNative) await compile(worker.tree, worker.compiled)
   return worker
 }
 
 /** Gives a file of the copy another text. */
-function replace({ tree, compiled }: Worker, file: string, text: string) {
+async function replace({ tree, compiled }: Worker, file: string, text: string) {
   writeFileSync(join(tree, file), text)
-  if (!isNative && /(?<!\.d)\.ts$/.test(file)) compile(tree, compiled, file)
+  if (!isNative && /(?<!\.d)\.ts$/.test(file)) await compile(tree, compiled, file)
 }
 
 /** Runs one test file to its end, or to its first failure. */
@@ -160,14 +160,14 @@ async function main() {
       const { file, meaning } = mutation
       const original = readFileSync(join(root, file), 'utf8')
       const result = mutate(mutation) as { mutated: string }
-      replace(worker, file, result.mutated)
+      await replace(worker, file, result.mutated)
       const start = performance.now()
       const { outcome, test } = await runTests(
         worker,
         { file, tests: testsOf(mutation) },
         server.env,
       )
-      replace(worker, file, original)
+      await replace(worker, file, original)
       const seconds = Math.round((performance.now() - start) / 1000)
       const by = test && ` by ${test.replace(/^test\/|\.test\.ts$/g, '')}`
       const line = `${index + 1} ${file}: ${meaning}: ${outcome}${by}, ${seconds} s`
@@ -179,7 +179,7 @@ async function main() {
   try {
     const length = Number(values.workers ?? availableParallelism())
     const names = Array.from({ length }, (_, i) => `tree-${i}`)
-    const workers = names.map((name) => makeWorker(directory, name))
+    const workers = await Promise.all(names.map((name) => makeWorker(directory, name)))
     await checkUnchanged(workers, chosen, server.env)
     await Promise.all(workers.map(work))
   } finally {

@@ -23,10 +23,11 @@ const named = firstName === -1 ? [join(root, 'test')] : given.slice(firstName)
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-test-'))
 try {
+  const compiled = join(directory, 'compiled')
+  const compiling = isNative ? undefined : compile(root, compiled)
   const server = await startServer(directory)
   try {
-    const compiled = join(directory, 'compiled')
-    if (!isNative) compile(root, compiled)
+    await compiling
     const loader = isNative ? '' : loaderOf(root, compiled)
     const args = [
       ...(isNative ? [] : ['--import', loader]),

@@ -1,6 +1,7 @@
 // What a run of tests needs: a PostgreSQL with a migrated template, and TypeScript that Node runs.
-import { execFileSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 
 import { privateDatabase } from '../../src/config.ts'
 import { migrateUp } from '../../src/database/migrate.ts'
@@ -48,11 +49,11 @@ const alone = [
 ]
 
 /** Compiles the checkout `tree`, or one file of it, into the folder `to`. */
-export function compile(tree: string, to: string, file?: string) {
+export async function compile(tree: string, to: string, file?: string) {
   const compiler = join(tree, 'node_modules/typescript/bin/tsc')
   const input = file === undefined ? [] : [...alone, join(tree, file)]
   const flags = [...emitting, '--rootDir', tree, '--outDir', to, ...input]
-  execFileSync(process.execPath, [compiler, ...flags], { cwd: tree, stdio: 'inherit' })
+  await promisify(execFile)(process.execPath, [compiler, ...flags], { cwd: tree })
 }
 
 /** What each process of a run in `tree` imports first, so that it runs what was compiled. */
