@@ -57,9 +57,8 @@ async function list(places: Places, print: Print, maxAgeMs?: number): Promise<vo
 }
 
 /**
- * Runs `work` while no other backup runs, else throws with exit status 3. The lock is that of a
- * transaction without a snapshot, which holds up nothing. If it is lost, that is no failure of
- * `work`.
+ * Runs `work` unless another backup runs: then it throws with exit status 3. A transaction without
+ * a snapshot holds the lock, which delays nobody. Losing the lock does not fail `work`.
  */
 async function whileLocked(database: DatabaseConfig, work: () => Promise<void>): Promise<void> {
   let isDone = false
@@ -118,11 +117,11 @@ async function backUp({ database, bucket }: Places, print: Print): Promise<void>
 
 interface Snapshot extends Pick<Manifest, 'at' | 'database' | 'server' | 'schema' | 'rows'> {
   id: string
-  /** The tables and the like that are not ours: we may not even read them. */
+  /** The relations that are not ours, which we may not even read. */
   excluded: string[]
 }
 
-/** Exports the snapshot of a transaction and counts the rows in it; throws when there are none. */
+/** Exports a transaction's snapshot and counts the rows in it; throws if there are no tables. */
 async function readSnapshot(tx: Db): Promise<Snapshot> {
   await tx.query('set transaction isolation level repeatable read, read only')
   const rows = await countRows(tx)

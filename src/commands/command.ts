@@ -17,7 +17,7 @@ import { findPrivatePostgres } from '../database/private.ts'
 import { ExitError } from '../errors.ts'
 
 const controller = new AbortController()
-/** Aborts when the command is stopped, with the failure that it then ends with. */
+/** Aborts when the command is stopped; its reason is the failure that ends the command. */
 export const { signal } = controller
 
 /** Stops the command: its programs are ended, and it fails. */
@@ -30,7 +30,7 @@ export function stopAfter(limitMs: number, status = 1) {
   setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`, status).unref()
 }
 
-/** The options of all commands: the pattern of each tells which it takes. */
+/** The options of all commands; each command's pattern tells which it takes. */
 const options = {
   help: { type: 'boolean', short: 'h' },
   check: { type: 'boolean' },
@@ -64,7 +64,7 @@ export const misuse = (message: string) => new ExitError(`${message}\nSee --help
  * status is 2 for misuse, else 1 or that of an ExitError.
  */
 export async function command({ name, synopsis, usage, pattern, run }: Command): Promise<void> {
-  // `pg` warns of ~/.pgpass, which would be in each mail of cron.
+  // `pg` warns of a deprecation where ~/.pgpass is read, which cron would mail each time.
   process.noDeprecation = true
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
   try {

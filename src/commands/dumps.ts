@@ -19,7 +19,7 @@ export interface Manifest {
   /** Versions of the server and of pg_dump. */
   server: string
   pgDump: string
-  /** How many each table has. */
+  /** Row counts by table. */
   rows: Record<string, number>
 }
 
@@ -61,7 +61,7 @@ export interface StoredDump {
   /** How long ago it was made, by its name and our clock. */
   ageMs: number
   size: number
-  /** Incomplete without its manifest; dated in the future while a clock was wrong. */
+  /** Incomplete without its manifest; in the future if a clock was wrong. */
   state: 'complete' | 'INCOMPLETE' | 'IN THE FUTURE'
 }
 

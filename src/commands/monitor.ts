@@ -48,7 +48,7 @@ function docker(...args: string[]) {
   return runProgram({ what: `docker ${args[0]} failed`, program: 'docker', args })
 }
 
-/** Adds to a failure of docker why docker was needed. */
+/** Adds to a failure of docker why it was needed. */
 async function blaming<T>(sick: string, status: number, work: Promise<T>): Promise<T> {
   try {
     return await work
@@ -69,7 +69,7 @@ function readSettings(env: Env) {
     /^[A-Za-z0-9][\w.-]*$/.test(given) ? given : undefined,
   )
   const rule = 'must be such as 10m, at least 5m'
-  // A shorter one might end while another monitor still restarts.
+  // A shorter one might end while another monitor is still restarting the service.
   const cooldownMs = reader.read('MONITOR_COOLDOWN', 600_000, rule, (given) => {
     const ms = parseDuration(given) ?? 0
     return ms >= 300_000 ? ms : undefined
@@ -78,15 +78,15 @@ function readSettings(env: Env) {
   return { url: url.replace(/\/*$/, '/healthcheck'), name, cooldownMs }
 }
 
-/** Where a service is asked that listens on `host`: on all addresses, also on this one. */
+/** The host to ask for a service that listens on `host`, or on all addresses. */
 function reachable(host: string): string {
   if (['', '0.0.0.0', '::'].includes(host)) return '127.0.0.1'
   return isIPv6(host) ? `[${host}]` : host
 }
 
 /**
- * Asks each second until the service is healthy: null; else why it is not, after so many tries or
- * that instant, in milliseconds.
+ * Asks each second; returns null once the service is healthy, or why it is not after so many tries
+ * or after the instant `until`.
  */
 async function watch(url: string, tries: number, until = Infinity): Promise<string | null> {
   for (let attempt = 1; ; attempt++) {
@@ -120,7 +120,7 @@ async function findContainer(name: string, sick: string): Promise<string> {
   const { stdout } = await blaming(sick, 3, asked)
   clearTimeout(timer)
   const [id = '', found] = stdout.trim().split(' ')
-  // Docker also takes the beginning of an id for a name.
+  // Docker also accepts the beginning of an id as a name.
   if (found === `/${name}`) return id
   throw new ExitError(`${sick}, and there is no container named ${name}`, 3)
 }
@@ -144,7 +144,7 @@ function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
   const last = Math.max(0, ...readdirSync(directory).map(Number))
   const claimedAt = statSync(`${directory}/${last}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
   if (Math.abs(Date.now() - claimedAt) < cooldownMs) return false
-  // Returns the first directory that it made: nothing when another monitor was faster.
+  // Returns the first directory that it made, so nothing when another monitor was faster.
   if (mkdirSync(`${directory}/${last + 1}`, { recursive: true }) === undefined) return false
   rmSync(`${directory}/${last}`, { recursive: true, force: true })
   return true

@@ -49,7 +49,7 @@ function programEnv(): Env {
   }
 }
 
-/** Makes pg_dump and psql connect as we do; the password is nowhere else. */
+/** The environment in which pg_dump and psql connect as we do; no argument has the password. */
 export function postgresEnv(database: DatabaseConfig): Env {
   const { hosts, port, name, user, password } = database
   const { text } = createReader(process.env)
@@ -82,7 +82,7 @@ export function makeDirectory(): string {
     if (pid === undefined) continue
     const path = join(tmpdir(), name)
     const isDead = existsSync('/proc/self') && !existsSync(`/proc/${pid}`)
-    // Somebody else could put a link into their directory while we delete it.
+    // The owner of another directory could put a link into it while we delete it.
     const isOurs = lstatSync(path, { throwIfNoEntry: false })?.uid === process.getuid?.()
     if (isDead && isOurs) rmSync(path, { recursive: true, force: true })
   }

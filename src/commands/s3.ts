@@ -1,4 +1,4 @@
-// The bucket that holds the dumps, reached with the AWS CLI, which tries again where that may help.
+// The bucket that holds the dumps, reached with the AWS CLI, which retries what may succeed later.
 import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
 import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
 import { runProgram } from './programs.ts'
@@ -21,10 +21,10 @@ interface StoredObject {
   storedAt: string
 }
 
-/** How far clocks may differ. */
+/** How far our clock and the database's may differ. */
 const skewMs = 5 * 60_000
 
-/** Where a dump comes from, and where it lies. */
+/** The database that is dumped or restored, and the bucket of its dumps. */
 export interface Places {
   database: DatabaseConfig
   bucket: Bucket
@@ -42,7 +42,7 @@ export function readPlaces(env: Env, user: string): Places {
   const options: string[] = []
   const profile = reader.text('IAM_ROLE')
   if (profile) options.push(`--profile=${profile}`)
-  // As an option, too: the CLI of Debian 12 (2.9.19) ignores the variables.
+  // Also as an option, since the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
   if (endpoint) options.push(`--endpoint-url=${endpoint}`)
 

@@ -20,12 +20,12 @@ interface Waiting<Item, Answer> {
   reject(error: unknown): void
 }
 
-/** Answers one item that a client asks for. */
+/** Answers one item for a client. */
 export type Batch<Item, Answer> = (item: Item, client: string) => Promise<Answer | undefined>
 
 /**
- * Answers each item by a call of `run` that starts after the item came, shared with others that
- * wait. Throws `overloaded` when too many wait, or what `run` throws.
+ * Answers items by calls of `run`, each with all the items that wait when it starts. Throws
+ * `overloaded` when too many wait, or what `run` throws.
  */
 export function createBatch<Item, Answer>(
   limits: Limits,
@@ -38,7 +38,7 @@ export function createBatch<Item, Answer>(
   function schedule() {
     if (scheduled || running >= limits.statements || queue.size() === 0) return
     scheduled = true
-    // Not at once: other requests of this turn of the event loop join the statement.
+    // Not at once, so that other requests of this turn of the event loop join the statement.
     setImmediate(startNext)
   }
 
@@ -91,7 +91,7 @@ function createQueue<T>() {
       for (const [client, items] of byClient) {
         if (taken.length === count) break
         taken.push(items.shift()!)
-        // Behind the others, where this loop comes to it again.
+        // Moves the client behind the others, where this loop reaches it again.
         byClient.delete(client)
         if (items.length > 0) byClient.set(client, items)
       }

@@ -4,21 +4,21 @@
 /** What a statement or a connection fails with. */
 export interface DatabaseError extends Error {
   code?: string
-  /** Given by the server alone: not by the driver, the resolver, TLS or a socket. */
+  /** Set by the server alone, not by the driver, the resolver, TLS or a socket. */
   severity?: string
-  /** Given by the system alone. */
+  /** Set by the operating system alone. */
   syscall?: string
   /** Where in the statement, from 1. */
   position?: string
 }
 
-/** What the database reported, where `database_unavailable` was made of it. */
+/** The database's own error behind a `database_unavailable`; any other error itself. */
 export function causeOf(error: unknown): DatabaseError {
   const { cause } = error as Error
   return (cause ?? error) as DatabaseError
 }
 
-/** The SQLSTATEs that are looked at. */
+/** The SQLSTATEs that the code handles. */
 export const sqlState = {
   cachedPlanChanged: '0A000',
   insufficientPrivilege: '42501',

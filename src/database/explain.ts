@@ -1,5 +1,5 @@
-// Tells an operator in one sentence why a start or a command failed and, where a setting mends it,
-// which one. No stack unless LOG_LEVEL=debug asks for it; never a password or a statement.
+// Explains to an operator in one sentence why a start or a command failed and which setting fixes
+// it, if one does. No stack unless LOG_LEVEL=debug asks for it; never a password or a statement.
 import { AppError, ExitError } from '../errors.ts'
 import { causeOf, sqlState, type DatabaseError } from './codes.ts'
 
@@ -12,22 +12,19 @@ const hints: Record<string, string> = {
 const certificateHint = 'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
 const isCertificate = /CERT|^UNABLE_TO_|^ERR_(TLS|SSL)_/
 
-/** What to say of a failure that only an operator can mend. */
+/** Explains a failure that only an operator can fix; undefined for any other. */
 function adviseOn(failure: DatabaseError): string | undefined {
   const { code = '', message } = failure
   // The driver's way of saying that it has no password and needs one.
   if (/password must be a string/.test(message))
     return 'there is no DATABASE_PASSWORD, nor one in ~/.pgpass'
-  const hint = hintFor(code, message)
+  let hint = hints[code]
+  if (isCertificate.test(code)) hint = certificateHint
+  if (/does not support SSL/.test(message)) hint = 'see DATABASE_SSL'
   return hint && `${reasonOf(failure)}: ${hint}`
 }
 
-function hintFor(code: string, message: string): string | undefined {
-  if (/does not support SSL/.test(message)) return 'see DATABASE_SSL'
-  return isCertificate.test(code) ? certificateHint : hints[code]
-}
-
-/** Whether the database will refuse the next attempt, too, until an operator changes something. */
+/** Whether the database will refuse each attempt until an operator changes something. */
 export const isHopeless = (error: unknown) => adviseOn(causeOf(error)) !== undefined
 
 /** Explains anything thrown in one sentence. */
@@ -46,7 +43,7 @@ export function explain(error: unknown): string {
   return isKnown ? reasonOf(root) : `Unexpected: ${root.message} (LOG_LEVEL=debug shows where)`
 }
 
-/** Tells the operator on stderr why a command or a start failed, and sets the exit status. */
+/** Explains on stderr why a command or a start failed, and sets the exit status. */
 export function exitWith(name: string, error: unknown): void {
   const isDebug = (process.env['LOG_LEVEL'] || process.env['ENV_LOG_LEVEL']) === 'debug'
   process.stderr.write(`${name}: ${explain(error)}\n`)
@@ -55,7 +52,7 @@ export function exitWith(name: string, error: unknown): void {
 }
 
 function reasonOf(error: DatabaseError): string {
-  // Of a name with several addresses: what happened at each, and no message of its own.
+  // For a name with several addresses it holds an error for each, and has no message of its own.
   const each = error instanceof AggregateError ? error.errors : [error]
   const reasons = each.map(
     ({ message, code }: DatabaseError) => message || code || 'no reason given',

@@ -15,20 +15,20 @@ export const rights: Record<string, string[]> = {
   schema_migrations: ['select'],
 }
 
-const mend = 'Run: node bin/database.js create'
+const fix = 'Run: node bin/database.js create'
 
 /**
- * Throws, with the command that mends it, unless the role can do all that the service needs.
+ * Throws, with the command that fixes it, unless the role can do all that the service needs.
  * Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
   const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await readFacts(db)
   if (encoding !== 'UTF8')
     throw new ExitError(
-      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${mend}`,
+      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
     )
   if (mayUse === false)
-    throw new ExitError(`${role} may not use the schema user_service_schema. ${mend}`)
+    throw new ExitError(`${role} may not use the schema user_service_schema. ${fix}`)
   await checkTables(db, role)
   const warnings: string[] = []
   if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
@@ -70,7 +70,7 @@ async function checkTables(db: Db, role: string): Promise<void> {
     if (lacking.length > 0)
       throw new ExitError(
         `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
-          `Connect as user_service_manager, or grant that again. ${mend}`,
+          `Connect as user_service_manager, or grant that again. ${fix}`,
       )
     if (isFiltered)
       throw new ExitError(

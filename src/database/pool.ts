@@ -12,7 +12,7 @@ import { commandSettings, prepareSession, serviceSettings } from './session.ts'
 /** What runs statements: the pool, or one open transaction. */
 export interface Db {
   /**
-   * Runs a statement and returns its rows. `prepared`: it is parsed and planned once per
+   * Runs a statement and returns its rows. A `prepared` one is parsed and planned once per
    * connection, and may be sent twice. Throws `database_unavailable`, or the server's error.
    */
   query<Row>(text: string, values?: unknown[], prepared?: boolean): Promise<Row[]>
@@ -20,13 +20,13 @@ export interface Db {
 
 /** A pool of connections to one database. */
 export interface Database extends Db {
-  /** Runs `work` in a transaction, rolled back if it throws; again, if it lost a deadlock. */
+  /** Runs `work` in a transaction, rolled back if it throws; retries after a lost deadlock. */
   transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
   connections(): { total: number; idle: number; waiting: number }
   stop(): Promise<void>
 }
 
-/** How often a transaction is run that loses to others. */
+/** How often a transaction that loses to others is tried. */
 const attempts = 3
 const lostRace: string[] = [sqlState.deadlock, sqlState.serializationFailure]
 /**
@@ -40,10 +40,10 @@ const unprepared: string[] = [
 ]
 
 /**
- * Opens a pool that survives the loss of its server: the call that met it fails with
- * `database_unavailable`, the next one connects again. Of several hosts it uses the first that
- * accepts writes, decided for each new connection. Connecting ends within two seconds, so that a
- * request to a dead database is answered, and so does a statement; `timeoutMs` 0: no limit.
+ * Opens a pool that survives the loss of its server: a call that meets it fails with
+ * `database_unavailable`, the next one connects again. Each new connection goes to the first of
+ * several hosts that accepts writes. Connecting and statements take two seconds at most, so that a
+ * request to a dead database is answered; with `timeoutMs` 0, statements may take any time.
  */
 export function openDatabase(
   config: DatabaseConfig,
@@ -84,7 +84,7 @@ export function openDatabase(
       try {
         return await pool.connect()
       } catch (error) {
-        // Unless somebody else did so: new connections go to the next host.
+        // New connections go to the next host, unless another call has switched already.
         if (tried === host) {
           host = (host + 1) % hosts.length
           Object.assign(pool.options, addressOf(config, host))
@@ -293,7 +293,7 @@ const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof m
 
 const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
 
-/** Whether the connection was ended, rather than the statement given up. */
+/** Whether the connection was ended, rather than the statement cancelled. */
 function isCut(error: unknown): boolean {
   const { code = '', message } = error as DatabaseError
   return cuts.includes(code) || /^Connection terminated|not queryable/.test(message)

@@ -19,23 +19,23 @@ const assumed: Settings = {
   default_transaction_isolation: 'read committed',
   // With policies, rows would silently be missing; with this, the statement fails.
   row_security: 'off',
-  // PostgreSQL 17; else a long transaction could be ended where a statement may not.
+  // Since PostgreSQL 17. It could end a transaction whose statements are all within their time.
   transaction_timeout: '0',
   idle_session_timeout: '0',
   lock_timeout: '0',
 }
 
-/** For the service: its statements find a few rows by an index, and are given up after 1.9 s. */
+/** For the service, whose statements find a few rows by an index within 1.9 s. */
 export const serviceSettings: Settings = {
   ...assumed,
   // Shorter than the service's own timeout; otherwise a statement waiting for a lock would outlive
   // its request and hold the session.
   statement_timeout: '1800ms',
   idle_in_transaction_session_timeout: '10s',
-  // To plan the look-up of a key each time would cost more than the look-up.
+  // Planning the look-up of a key each time would cost more than the look-up.
   plan_cache_mode: 'force_generic_plan',
-  // The planner believes a big index of few rows to be slower than the table: among the remains of
-  // a million deleted keys a look-up took 0.6 s.
+  // The planner prefers a scan of the table to a big index of few rows: after a million keys were
+  // deleted, a look-up took 0.6 s.
   enable_seqscan: 'off',
   jit: 'off',
 }
@@ -47,7 +47,7 @@ export const commandSettings: Settings = {
   idle_in_transaction_session_timeout: '0',
 }
 
-/** Applies those settings that the server knows; resolves with whether it accepts writes. */
+/** Applies the settings that the server knows; returns whether it accepts writes. */
 export async function prepareSession(client: Client, settings: Settings): Promise<boolean> {
   const { rows } = await client.query<{ accepts: boolean }>({
     text: `

@@ -19,7 +19,7 @@ type Passwords = Partial<Record<Role, string>>
 /**
  * Creates the roles, the database `config.name` and its schema, or those of them that are missing,
  * and grants what the service needs. Connects as a superuser, or as a role that may create roles
- * and databases; that becomes a member of the owner. A role without a password cannot log in with
+ * and databases, which becomes a member of the owner. A role without a password cannot log in with
  * one. Throws in a database that holds something else, before anything is changed.
  */
 export async function createDatabase(config: DatabaseConfig, passwords: Passwords = {}) {
@@ -33,7 +33,7 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
   await withDatabase(config, createSchema)
 }
 
-/** What was there to be dropped; `kept`: the roles that other databases need. */
+/** What was dropped; `kept`: the roles that other databases need. */
 export interface Dropped {
   database: boolean
   roles: string[]
@@ -87,7 +87,7 @@ async function checkOurs(db: Db): Promise<void> {
 async function createRole(db: Db, role: Role, password: string | undefined) {
   await unless(sqlState.duplicateRole, () => db.query(`create role ${role} login`))
   if (password === undefined) return
-  // The verifier instead of the password: a server that logs statements must not learn it.
+  // The verifier instead of the password, so that a server that logs statements cannot log it.
   await db.query(`alter role ${role} password '${verifier(password)}'`)
 }
 
@@ -151,7 +151,7 @@ export function grantStatements(tables: string[]): string {
     ${grants.join('')}`
 }
 
-/** Runs `work`, which may fail with this SQLSTATE: false, then, and there is nothing to do. */
+/** Runs `work`; returns false if it fails with this SQLSTATE, since there is nothing to do. */
 async function unless(code: string, work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work()
@@ -175,6 +175,6 @@ function verifier(password: string): string {
 const spaces = /[\p{Zs}\u200b]/gu
 const invisible = /[\u00ad\u034f\u1806\u180b-\u180d\u200c\u200d\u2060\ufe00-\ufe0f\ufeff]/g
 
-/** SASLprep (RFC 4013), as far as libpq and `pg` prepare a password that they log in with. */
+/** SASLprep (RFC 4013), as far as libpq and `pg` apply it to the password of a log-in. */
 const prepare = (password: string) =>
   password.replace(spaces, ' ').replace(invisible, '').normalize('NFKC')
