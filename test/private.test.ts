@@ -60,12 +60,20 @@ async function ask(at: Address | null, text: string) {
   }
 }
 
-/** A process that starts it as `uid`, as it believes, says `owns` or why not, and stays. */
-async function startElsewhere(directory: string, uid = process.getuid!()) {
+/**
+ * A process that starts it, says `owns` or why not, and stays. It believes to be `believed`, and
+ * is `real` by then.
+ */
+async function startElsewhere(
+  directory: string,
+  { believed, real }: { believed?: number; real?: number } = {},
+) {
   const module = import.meta.resolve('../src/database/private.ts')
   const program = `
-    process.getuid = () => ${uid}
+    const uid = process.getuid()
+    process.getuid = () => ${believed} ?? uid
     const { startPrivatePostgres } = await import(${JSON.stringify(module)})
+    if (uid === 0) process.setuid(${real} ?? uid)
     const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
     setInterval(() => {}, 60_000)
     await startPrivatePostgres(options).then(() => console.log('owns'), (error) => {
@@ -130,8 +138,20 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
 test('leaves a directory of another account alone', async () => {
   // It is root's. Root itself may use every directory: it takes itself for another account here,
   // since as that account it could not read a checkout that is root's alone.
-  const { said } = await startElsewhere('/usr', process.getuid!() || 65_534)
+  const { said } = await startElsewhere('/usr', { believed: process.getuid!() || 65_534 })
   assert.match(said, /^\/usr belongs to another account \(uid 0\)/)
+})
+
+test('says so where root may become no other account, as in a container of one', async () => {
+  const directory = inRoot('alone')
+  const real = 65_533
+  fs.mkdirSync(directory)
+  if (process.getuid!() === 0) fs.chownSync(directory, real, real)
+  const { said } = await startElsewhere(directory, { believed: 0, real })
+  assert.match(
+    said,
+    /^PostgreSQL cannot run as root, nor can root start it as uid \d+ here \(.*EPERM/,
+  )
 })
 
 test('ends when its owner was killed, and finds its data again', async () => {

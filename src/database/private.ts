@@ -156,7 +156,14 @@ function findPlace(directory: string, link: string, say: Options['say']) {
   if (ourselves.uid !== 0) return { as: ourselves, home: directory }
   const as = accountOf(link)
   fs.chmodSync(directory, 0o711)
-  if (spawnSync('ls', ['-d', `${directory}/.`], as).status === 0) return { as, home: directory }
+  const { status, error } = spawnSync('ls', ['-d', `${directory}/.`], as)
+  if (status === 0) return { as, home: directory }
+  // In a user namespace of one account there is no other.
+  if (error !== undefined)
+    throw new ExitError(
+      `PostgreSQL cannot run as root, nor can root start it as uid ${as.uid} here ` +
+        `(${error.message}): start as another account, or set DATABASE_URL or DATABASE_HOST`,
+    )
   const digest = hash('sha256', fs.realpathSync(directory))
   const home = `/var/lib/user-service-${digest.slice(0, 12)}`
   fs.mkdirSync(home, { recursive: true })
