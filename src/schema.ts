@@ -68,29 +68,32 @@ export const anyTextSchema = rule({ type: 'string' }, 'must be text', (value) =>
   typeof value === 'string' ? value : undefined,
 )
 
-/** Well-formed text that fits `pattern` and has `min` to `max` code points. */
+interface TextRules {
+  min?: number
+  max: number
+  pattern?: RegExp
+  message?: string
+  example?: string
+}
+
+/** Text of `min` to `max` code points; where there is a `pattern`, it is well-formed and fits. */
 export function text({
-  min,
+  min = 0,
   max,
   pattern,
   message = `must have ${min} to ${max} characters`,
   example,
-}: {
-  min: number
-  max: number
-  pattern: RegExp
-  message?: string
-  example?: string
-}): Schema<string> {
+}: TextRules): Schema<string> {
   const json: JsonSchema = {
     type: 'string',
     minLength: min,
     maxLength: max,
-    pattern: pattern.source,
+    ...(pattern !== undefined && { pattern: pattern.source }),
     ...(example !== undefined && { examples: [example] }),
   }
   return rule(json, message, (value) => {
-    if (typeof value !== 'string' || !value.isWellFormed() || !pattern.test(value)) return undefined
+    if (typeof value !== 'string') return undefined
+    if (pattern !== undefined && !(value.isWellFormed() && pattern.test(value))) return undefined
     const length = [...value].length
     return length >= min && length <= max ? value : undefined
   })
@@ -108,6 +111,12 @@ export const uuidSchema = rule(
   'must be a UUID',
   (value) => (typeof value === 'string' && isUuid(value) ? value.toLowerCase() : undefined),
 )
+
+/** The address of a client. */
+export const addressSchema = text({ max: 64, pattern: /^[0-9a-fA-F.:]*$/, example: '203.0.113.7' })
+
+/** The id of a request, as a caller may give it. */
+export const requestIdSchema = text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })
 
 /** `true` or `false`. */
 export const booleanSchema = rule({ type: 'boolean' }, 'must be true or false', (value) =>

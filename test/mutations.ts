@@ -39,64 +39,64 @@ export function testsOf({ file, tests }: Mutation): string[] {
 export const mutations: Mutation[] = [
   {
     file: 'src/gateway/routes.ts',
-    text: `if (!isHeld) throw new AppError('forbidden')`,
-    replacement: `if (!isHeld && role === 'x') throw new AppError('forbidden')`,
+    text: `if (met === false) throw new AppError('forbidden')
+`,
+    replacement: '',
     meaning: 'require-role counts for nothing',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: `role === caller.role || (role === 'user' && caller.role === 'admin')`,
-    replacement: `role === caller.role || role === 'admin'`,
+    text: `value === role || (value === 'user' && role === 'admin')`,
+    replacement: `value === role || value === 'admin'`,
     meaning: 'a user passes where an admin is required',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'if (!caller.permissions.includes(name)) throw',
-    replacement: 'if (caller.permissions.length === 0) throw',
+    text: 'permissions.includes(name),',
+    replacement: 'permissions.length > 0,',
     meaning: 'any permission stands for the required one',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: `if (value !== 'true' || !caller.emailVerified) throw`,
-    replacement: `if (value === 'false') throw`,
+    text: `value === 'true' && emailVerified,`,
+    replacement: `value !== 'false',`,
     meaning: 'an unverified address passes require-verified',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'if (caller.factors < Number(value)) {',
-    replacement: 'if (caller.factors > Number(value)) {',
+    text: 'return factors >= Number(value) ||',
+    replacement: 'return factors <= Number(value) ||',
     meaning: 'one factor passes require-factor=2',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'provedSeconds <= Number(value)',
-    replacement: 'provedSeconds <= Number(value) + 86_400',
+    text: 'isRecent(caller, Number(value))',
+    replacement: 'isRecent(caller, Number(value) + 86_400)',
     meaning: 'a log-in of yesterday passes require-max-age',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: `      keyKind === 'session' &&
-`,
+    text: `caller.keyKind === 'session' && `,
     replacement: '',
     meaning: 'an API key passes require-max-age',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: `if (parameters.some(([name]) => isMisspelt(name))) throw new AppError('forbidden')
+    text: `if (isMisspelt(name)) throw new AppError('forbidden')
 `,
     replacement: '',
     meaning: 'a misspelt requirement is ignored',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'const parameters = [...new URLSearchParams(search)]',
-    replacement: 'const parameters = [...new Map(new URLSearchParams(search))]',
+    text: 'of new URLSearchParams(search)) {',
+    replacement: 'of new Map(new URLSearchParams(search))) {',
     meaning: 'only the last of repeated requirements counts',
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'const parameters = [...new URLSearchParams(search)]',
-    replacement: 'const parameters = [...new Map([...new URLSearchParams(search)].reverse())]',
+    text: 'of new URLSearchParams(search)) {',
+    replacement: 'of new Map([...new URLSearchParams(search)].reverse())) {',
     meaning: 'only the first of repeated requirements counts',
   },
   {
@@ -107,7 +107,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/gateway/routes.ts',
-    text: `'X-Auth-Key-Kind': (caller) => caller.keyKind,
+    text: `'X-Auth-Key-Kind': caller.keyKind,
 `,
     replacement: '',
     meaning: 'a forged X-Auth-Key-Kind reaches the back end',
@@ -940,8 +940,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/access.ts',
-    text: 'provedSeconds >= 0 && provedSeconds <= freshSeconds',
-    replacement: 'provedSeconds <= freshSeconds',
+    text: 'provedSeconds >= 0 && provedSeconds <= seconds',
+    replacement: 'provedSeconds <= seconds',
     meaning: 'a proof from the future counts',
   },
   {

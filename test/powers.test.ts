@@ -310,6 +310,7 @@ test('gateways may require a recent log-in, a factor and a verified address', as
     [session.key, 'require-verified=true&require-verified=false', forbidden],
     [session.key, 'require-verified=1', forbidden],
     [session.key, 'require-factor=2&require-role=admin', forbidden],
+    [session.key, 'require-factor=2&require-max-age=x', forbidden],
   ] as const) {
     const answer = await authorize(key, query)
     const asks = /(?<=authentication", ).*/.exec(answer.headers.get('www-authenticate') ?? '')?.[0]

@@ -4,7 +4,17 @@ import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
-import { documented, instantSchema, list, nullable, object, text, uuidSchema } from '../schema.ts'
+import {
+  addressSchema,
+  documented,
+  instantSchema,
+  list,
+  nullable,
+  object,
+  requestIdSchema,
+  text,
+  uuidSchema,
+} from '../schema.ts'
 import { listEvents, type StoredEvent } from './queries.ts'
 
 const actionSchema = text({ min: 1, max: 32, pattern: /^[a-z._]+$/, example: 'user.changed' })
@@ -19,10 +29,8 @@ const event = {
     subject: nullable(uuidSchema),
     keyId: nullable(uuidSchema),
     changes: list(text({ min: 1, max: 32, pattern: /^[A-Za-z]+$/, example: 'email' }), 16),
-    address: nullable(
-      text({ min: 0, max: 64, pattern: /^[0-9a-fA-F.:]*$/, example: '203.0.113.7' }),
-    ),
-    requestId: nullable(text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ })),
+    address: nullable(addressSchema),
+    requestId: nullable(requestIdSchema),
   }).json,
   description:
     'Actor: whose key acted, null if none did; subject: the user acted upon; ' +
@@ -41,13 +49,16 @@ export const auditRoutes = ({ db }: { db: Db }): Route[] => [
     description:
       'For admins; others must pass their own id as `user`. ' +
       'Only an admin sees from which address others acted.',
-    query: {
-      ...pageQuery,
-      user: documented(uuidSchema, {
-        description: 'Only what this user did, or what was done to it',
-      }),
-      action: documented(actionSchema, { description: 'Only events of this kind' }),
-    },
+    query: object(
+      {},
+      {
+        ...pageQuery,
+        user: documented(uuidSchema, {
+          description: 'Only what this user did, or what was done to it',
+        }),
+        action: documented(actionSchema, { description: 'Only events of this kind' }),
+      },
+    ),
     replies: {
       200: {
         says: 'Events',

@@ -1,56 +1,51 @@
 // Gateways: forward-auth. A gateway asks whether a request may pass, appending the
 // request's path and query as it likes: what is appended can only tighten.
 import { AppError } from '../errors.ts'
+import { isRecent } from '../http/access.ts'
 import { route, type Caller, type Route } from '../http/route.ts'
 
-/**
- * What a gateway is told of a caller, always all of it, so that it overwrites what a client sent.
- */
-const identity: Record<string, (caller: Caller) => unknown> = {
-  'X-Auth-User-Id': (caller) => caller.userId,
-  'X-Auth-User-Email': (caller) => caller.email,
-  'X-Auth-User-Email-Verified': (caller) => caller.emailVerified,
-  'X-Auth-Role': (caller) => caller.role,
-  'X-Auth-Permissions': (caller) => caller.permissions,
-  'X-Auth-Key-Id': (caller) => caller.keyId,
-  'X-Auth-Key-Kind': (caller) => caller.keyKind,
-  'X-Auth-Factors': (caller) => caller.factors,
-}
+const identityHeaders = [
+  'X-Auth-User-Id',
+  'X-Auth-User-Email',
+  'X-Auth-User-Email-Verified',
+  'X-Auth-Role',
+  'X-Auth-Permissions',
+  'X-Auth-Key-Id',
+  'X-Auth-Key-Kind',
+  'X-Auth-Factors',
+]
+
+/** What a gateway is told: always all of it, so that it overwrites what a client sent. */
+const identityOf = (caller: Caller) => ({
+  'X-Auth-User-Id': caller.userId,
+  'X-Auth-User-Email': headerText(caller.email),
+  'X-Auth-User-Email-Verified': String(caller.emailVerified),
+  'X-Auth-Role': caller.role,
+  'X-Auth-Permissions': headerText(caller.permissions.join()),
+  'X-Auth-Key-Id': caller.keyId,
+  'X-Auth-Key-Kind': caller.keyKind,
+  'X-Auth-Factors': String(caller.factors),
+})
 
 /** Percent-encodes everything but visible ASCII, and `%`: headers are ASCII. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
-/** A requirement: throws `forbidden` or `authentication_needed` unless the caller meets it. */
-type Requirement = (caller: Caller, value: string) => void
+/** Whether a caller meets a requirement; where a log-in would do, what to ask for by RFC 9470. */
+type Requirement = (caller: Caller, value: string) => boolean | string
 
-/** In this order: first those that throw `forbidden`, then those that a log-in can meet. */
 const requirements: Record<string, Requirement> = {
-  'require-role'(caller, role) {
-    // An admin may do all that a user may.
-    const isHeld = role === caller.role || (role === 'user' && caller.role === 'admin')
-    if (!isHeld) throw new AppError('forbidden')
-  },
-  'require-permission'(caller, name) {
-    if (!caller.permissions.includes(name)) throw new AppError('forbidden')
-  },
-  'require-verified'(caller, value) {
-    if (value !== 'true' || !caller.emailVerified) throw new AppError('forbidden')
-  },
-  'require-factor'(caller, value) {
-    if (value !== '1' && value !== '2') throw new AppError('forbidden')
-    if (caller.factors < Number(value)) {
-      throw new AppError('authentication_needed', { challenge: 'acr_values="2"' })
-    }
+  // An admin may do all that a user may.
+  'require-role': ({ role }, value) => value === role || (value === 'user' && role === 'admin'),
+  'require-permission': ({ permissions }, name) => permissions.includes(name),
+  'require-verified': ({ emailVerified }, value) => value === 'true' && emailVerified,
+  'require-factor'({ factors }, value) {
+    if (value !== '1' && value !== '2') return false
+    return factors >= Number(value) || 'acr_values="2"'
   },
   'require-max-age'(caller, value) {
-    if (!/^\d{1,9}$/.test(value)) throw new AppError('forbidden')
-    const { keyKind, provedSeconds } = caller
-    const isRecent =
-      keyKind === 'session' &&
-      provedSeconds !== null &&
-      provedSeconds >= 0 &&
-      provedSeconds <= Number(value)
-    if (!isRecent) throw new AppError('authentication_needed', { challenge: `max_age="${value}"` })
+    if (!/^\d{1,9}$/.test(value)) return false
+    const isMet = caller.keyKind === 'session' && isRecent(caller, Number(value))
+    return isMet || `max_age="${value}"`
   },
 }
 
@@ -68,15 +63,17 @@ function isMisspelt(name: string): boolean {
   return spellsOne || /^require($|[^a-z])/.test(name.toLowerCase())
 }
 
-/** Throws unless all requirements hold: first what no log-in mends, then what one does. */
+/** Throws unless all requirements hold: `authentication_needed` only if a log-in would do. */
 function requireAll(caller: Caller, search: string): void {
-  const parameters = [...new URLSearchParams(search)]
-  if (parameters.some(([name]) => isMisspelt(name))) throw new AppError('forbidden')
-  for (const [known, check] of Object.entries(requirements)) {
-    for (const [name, value] of parameters) {
-      if (name === known) check(caller, value)
-    }
+  let challenge: string | undefined
+  for (const [name, value] of new URLSearchParams(search)) {
+    if (isMisspelt(name)) throw new AppError('forbidden')
+    if (!Object.hasOwn(requirements, name)) continue
+    const met = requirements[name]!(caller, value)
+    if (met === false) throw new AppError('forbidden')
+    if (typeof met === 'string') challenge = met
   }
+  if (challenge !== undefined) throw new AppError('authentication_needed', { challenge })
 }
 
 /** A requirement that may be repeated. */
@@ -122,16 +119,12 @@ export const gatewayRoutes = (): Route[] =>
       looseQuery,
       throttled: false,
       replies: {
-        200: { says: 'It may; the headers say who asks', headers: Object.keys(identity) },
+        200: { says: 'It may; the headers say who asks', headers: identityHeaders },
       },
       fails: ['forbidden', 'authentication_needed'],
       handle({ caller, search }) {
         requireAll(caller, search)
-        const headers: Record<string, string> = {}
-        for (const [name, valueOf] of Object.entries(identity)) {
-          headers[name] = headerText(String(valueOf(caller)))
-        }
-        return { status: 200, headers }
+        return { status: 200, headers: identityOf(caller) }
       },
     }),
   )

@@ -29,13 +29,14 @@ export function authorize({ route, caller, method, params, freshSeconds }: Entry
  * Throws `authentication_needed` (RFC 9470) for a session that was not started by a log-in within
  * the last `freshSeconds`; 0: whenever it was. An API key was made for a machine: it cannot log in.
  */
-export function requireFresh({ keyKind, provedSeconds }: Caller, freshSeconds: number): void {
-  if (keyKind === 'api' || freshSeconds === 0) return
-  // A proof that is still to come, by a clock that was set back, is none.
-  const isFresh = provedSeconds !== null && provedSeconds >= 0 && provedSeconds <= freshSeconds
-  if (!isFresh) {
-    throw new AppError('authentication_needed', { challenge: `max_age="${freshSeconds}"` })
-  }
+export function requireFresh(caller: Caller, freshSeconds: number): void {
+  if (caller.keyKind === 'api' || freshSeconds === 0 || isRecent(caller, freshSeconds)) return
+  throw new AppError('authentication_needed', { challenge: `max_age="${freshSeconds}"` })
+}
+
+/** Whether a password was proved within the last `seconds`; a time that is to come is none. */
+export function isRecent({ provedSeconds }: Caller, seconds: number): boolean {
+  return provedSeconds !== null && provedSeconds >= 0 && provedSeconds <= seconds
 }
 
 function isInScope(route: Route, { scope }: Caller, method: string): boolean {

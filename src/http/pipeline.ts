@@ -7,7 +7,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
 
 import { AppError, failures } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
-import { check, isUuid, object } from '../schema.ts'
+import { check, isUuid } from '../schema.ts'
 import { authorize, requireFresh } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
@@ -170,14 +170,14 @@ function parseIds(given: Record<string, string>, caller: Caller | null): Record<
   return params
 }
 
-function parseQuery(route: Route, search: string): Record<string, unknown> {
-  if (route.query === undefined) return {}
+function parseQuery({ query }: Route, search: string): Record<string, unknown> {
+  if (query === undefined) return {}
   const given: Record<string, unknown> = Object.create(null)
   for (const [name, value] of new URLSearchParams(search)) {
     // A member that is repeated is no text, and so is refused.
     given[name] = name in given ? [] : value
   }
-  return check(object({}, route.query), given, 'invalid_query')
+  return check(query, given, 'invalid_query')
 }
 
 async function parseBody(route: Route, { req, res, caller }: Exchange): Promise<unknown> {

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 import type { Code } from '../errors.ts'
-import type { JsonSchema, Schema, Shape } from '../schema.ts'
+import type { JsonSchema, Schema } from '../schema.ts'
 import type { Client } from './address.ts'
 
 /** Who calls: the key that was presented, and its user as the database has it now. */
@@ -59,7 +59,7 @@ export interface Call<A extends Access, P extends string, Q, B> {
   origin: Origin
   headers: IncomingHttpHeaders
   params: Params<P>
-  query: Partial<Q>
+  query: Q
   /** The raw query string, for the one route that ignores what it does not know. */
   search: string
   body: B
@@ -96,7 +96,7 @@ interface Spec<A extends Access, P extends string, Q, B> {
   changesKeys?: true
   summary: string
   description?: string
-  query?: Shape<Q>
+  query?: Schema<Q>
   /** Parameters of a query that the handler reads from `search` itself. */
   looseQuery?: Record<string, JsonSchema>
   body?: Schema<B>

@@ -70,11 +70,14 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     tag: 'keys',
     access: 'self',
     summary: 'The keys and sessions of a user, oldest first',
-    query: {
-      ...pageQuery,
-      limit: digits(1, 1000, { default: 1000, description: 'The size of a page' }),
-      kind: documented(kindSchema, { description: 'Only API keys, or only sessions' }),
-    },
+    query: object(
+      {},
+      {
+        ...pageQuery,
+        limit: digits(1, 1000, { default: 1000, description: 'The size of a page' }),
+        kind: documented(kindSchema, { description: 'Only API keys, or only sessions' }),
+      },
+    ),
     replies: {
       200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
     },

@@ -1,6 +1,7 @@
 // What a key may do, and what a key that it makes may do at most.
 import { AppError } from '../errors.ts'
 import {
+  addressSchema,
   booleanSchema,
   instantSchema,
   integer,
@@ -54,8 +55,8 @@ export const keyMembers = {
   validUntil: nullable(instantSchema),
   lastUsedAt: nullable(instantSchema),
   createdAt: instantSchema,
-  address: nullable(text({ min: 0, max: 64, pattern: /^[0-9a-fA-F.:]*$/, example: '203.0.113.7' })),
-  agent: nullable(text({ min: 0, max: 200, pattern: /^[^\x00-\x1f\x7f]*$/, example: 'Firefox' })),
+  address: nullable(addressSchema),
+  agent: nullable(text({ max: 200, pattern: /^[^\x00-\x1f\x7f]*$/, example: 'Firefox' })),
 }
 export type Key = Members<typeof keyMembers>
 

@@ -1,11 +1,8 @@
 // What operations of the document share: the envelope, failures, headers, ways to send a key; and
 // how a schema becomes a component or an example.
-import { integer, oneOf, text, uuidSchema, type JsonSchema } from '../schema.ts'
+import { integer, oneOf, requestIdSchema, uuidSchema, type JsonSchema } from '../schema.ts'
 
-const requestId: JsonSchema = {
-  title: 'RequestId',
-  ...text({ min: 1, max: 64, pattern: /^[A-Za-z0-9._-]+$/ }).json,
-}
+const requestId: JsonSchema = { title: 'RequestId', ...requestIdSchema.json }
 
 /** A success: the schema of its payload in an envelope, which is named after the payload. */
 export function envelope(details: JsonSchema, operation: string): JsonSchema {

@@ -216,13 +216,7 @@ export interface Parameter {
 }
 
 /** The parameters of a route, each with where it is, as the document has them. */
-export function parametersOf({
-  path,
-  query = {},
-  looseQuery = {},
-  fails,
-  replies,
-}: Route): Parameter[] {
+export function parametersOf({ path, query, looseQuery = {}, fails, replies }: Route): Parameter[] {
   const parameters: (Parameter & { in: string })[] = []
   function add(place: string, name: string, given: JsonSchema) {
     const { description, ...schema } = given
@@ -230,8 +224,9 @@ export function parametersOf({
     parameters.push({ name, in: place, description, required: place === 'path', schema })
   }
   for (const name of namesIn(path)) add('path', name, pathParameters[name]!)
-  for (const [name, { json }] of Object.entries(query)) add('query', name, json)
-  for (const [name, schema] of Object.entries(looseQuery)) add('query', name, schema)
+  for (const [name, schema] of Object.entries({ ...query?.json.properties, ...looseQuery })) {
+    add('query', name, schema)
+  }
   if (fails?.includes('stale_version')) add('header', 'If-Match', ifMatch)
   if (replies[304]) add('header', 'If-None-Match', ifNoneMatch)
   return parameters

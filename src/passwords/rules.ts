@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 
-import { anyTextSchema, refined, type Schema } from '../schema.ts'
+import { anyTextSchema, documented, refined, text, type Schema } from '../schema.ts'
 
 const sample = 'correct horse battery staple'
 const maxLength = 128
@@ -42,11 +42,6 @@ export function newPassword(minLength: number): Schema<string> {
 }
 
 /** A password that somebody may have. */
-export const anyPasswordSchema = refined(
-  anyTextSchema,
-  (value, wrong) => {
-    if ([...value].length > maxLengthOfAny) wrong(`must have at most ${maxLengthOfAny} characters`)
-    return value
-  },
-  { json: { maxLength: maxLengthOfAny, format: 'password', examples: [sample] } },
-)
+export const anyPasswordSchema = documented(text({ max: maxLengthOfAny, example: sample }), {
+  format: 'password',
+})

@@ -106,11 +106,14 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
     tag: 'sessions',
     access: 'self',
     summary: 'Log out everywhere: end every session of the user',
-    query: {
-      others: documented(oneOf('true', 'false'), {
-        description: '`true`: all but the calling session',
-      }),
-    },
+    query: object(
+      {},
+      {
+        others: documented(oneOf('true', 'false'), {
+          description: '`true`: all but the calling session',
+        }),
+      },
+    ),
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
     handle: ({ query, ...call }) =>

@@ -32,13 +32,9 @@ import {
 } from './rules.ts'
 import { etag, payload, reply, userOf } from './view.ts'
 
-const user = { title: 'User', ...object({ ...userMembers, apiKeys: list(keyTextSchema, 0) }).json }
+const user = { title: 'User', ...object({ ...userMembers, apiKeys: list(keyTextSchema, 1) }).json }
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
-const createdUser = {
-  title: 'CreatedUser',
-  ...object({ ...userMembers, apiKeys: list(keyTextSchema, 1) }).json,
-}
 const searchFault = { field: 'search', message: 'cannot be combined with email' }
 
 /** What the routes of users need. */
@@ -68,7 +64,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     replies: {
       201: {
         says: 'The user and its key, shown this once',
-        body: createdUser,
+        body: user,
         headers: ['Location', 'ETag'],
       },
     },
@@ -115,17 +111,21 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     tag: 'users',
     access: 'admin',
     summary: 'List users in the order of creation',
-    query: {
-      ...pageQuery,
-      email: documented(anyEmailSchema, {
-        description: 'The user who has this address, whatever its case',
-      }),
-      search: documented(anyEmailSchema, {
-        description: 'The beginning of an address, or @ and its whole domain, whatever their case',
-        examples: ['@example.org'],
-      }),
-      view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
-    },
+    query: object(
+      {},
+      {
+        ...pageQuery,
+        email: documented(anyEmailSchema, {
+          description: 'The user who has this address, whatever its case',
+        }),
+        search: documented(anyEmailSchema, {
+          description:
+            'The beginning of an address, or @ and its whole domain, whatever their case',
+          examples: ['@example.org'],
+        }),
+        view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
+      },
+    ),
     replies: {
       200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
     },

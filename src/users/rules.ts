@@ -8,6 +8,7 @@ import {
   omittable,
   refined,
   rule,
+  text,
   uuidSchema,
   type Members,
   type Schema,
@@ -56,15 +57,7 @@ export const emailSchema = refined(
 )
 
 /** An address, or its beginning, that somebody may have: what a log-in or a search takes. */
-export const anyEmailSchema = refined(
-  anyTextSchema,
-  (value, wrong) => {
-    const { length } = [...value.trim().normalize('NFC')]
-    if (length > maxEmailLength) wrong('must have at most 254 characters')
-    return value
-  },
-  { json: { maxLength: maxEmailLength, examples: [sample] } },
-)
+export const anyEmailSchema = text({ max: maxEmailLength, example: sample })
 
 /** Whether a password is the address. */
 export const isEmail = (password: string, email: string): boolean =>
