@@ -2,6 +2,7 @@ import { auditRoutes } from './audit/routes.ts'
 import { gatewayRoutes } from './gateway/routes.ts'
 import type { Route } from './http/route.ts'
 import { keyRoutes, type KeyDeps } from './keys/routes.ts'
+import { openApi } from './operation/openapi.ts'
 import { operationRoutes, type OperationDeps } from './operation/routes.ts'
 import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
 import { tokenRoutes, type TokenDeps } from './tokens/routes.ts'
@@ -9,7 +10,7 @@ import { userRoutes, type UserDeps } from './users/routes.ts'
 
 /** What the rooms need to answer requests. */
 export interface Deps
-  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'routes'> {
+  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {
   basePath: string
 }
 
@@ -21,5 +22,5 @@ export const allRoutes = (deps: Deps): Route[] => [
   ...tokenRoutes(deps),
   ...gatewayRoutes(),
   ...auditRoutes(deps),
-  ...operationRoutes({ ...deps, routes: () => allRoutes(deps) }),
+  ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
 ]

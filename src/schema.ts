@@ -3,7 +3,6 @@ import { AppError, type Code, type Fault } from './errors.ts'
 /** A JSON Schema (2020-12), for the OpenAPI document. */
 export interface JsonSchema {
   [keyword: string]: unknown
-  description?: string
   examples?: unknown[]
   pattern?: string
   enum?: (string | null)[]

@@ -76,6 +76,8 @@ export interface ReplySpec {
   raw?: string
   /** Besides those that every answer has. */
   headers?: string[]
+  /** Parameters of other paths that this payload has: the name there and the member here. */
+  creates?: Record<string, string>
 }
 
 /** The groups of the document. */

@@ -107,7 +107,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
       },
     ),
     replies: {
-      201: { says: 'The key, shown this once', body: createdKey },
+      201: { says: 'The key, shown this once', body: createdKey, creates: { keyId: 'id' } },
     },
     fails: ['user_not_found', 'too_many_keys'],
     handle: ({ body: { name, ...wish }, ...call }) =>
@@ -184,7 +184,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
     body: object({}, { overlapSeconds: omittable(integer(0, 604_800, { default: 0 })) }),
     bodyOptional: true,
     replies: {
-      201: { says: 'The new key, shown this once', body: createdKey },
+      201: { says: 'The new key, shown this once', body: createdKey, creates: { keyId: 'id' } },
     },
     fails: ['user_not_found', 'key_not_found', 'too_many_keys'],
     handle: ({ body: { overlapSeconds = 0 }, ...call }) =>

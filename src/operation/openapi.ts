@@ -11,14 +11,16 @@ export function openApi(
   routes: Route[],
   { basePath, version }: { basePath: string; version: string },
 ) {
+  // No parameter of OpenAPI holds a slash: what lies below a path cannot be described.
+  const described = routes.filter(({ path, undocumented }) => !undocumented && !path.endsWith('/*'))
   const responses: Record<string, object> = {}
   const paths: Record<string, Record<string, unknown>> = {}
-  for (const route of routes.filter(isDescribed)) {
+  for (const route of described) {
     const method = route.method === 'ANY' ? 'get' : route.method.toLowerCase()
     paths[route.path] = {
       ...(route.atRoot && { servers: [{ ...server, url: '/' }] }),
       ...paths[route.path],
-      [method]: operation(route, responses),
+      [method]: operation(route, described, responses),
     }
   }
   const schemas: Record<string, object> = {}
@@ -40,12 +42,7 @@ export function openApi(
   }
 }
 
-/** Whether a route is in the document; no parameter of OpenAPI can stand for all that is below. */
-export const isDescribed = ({ path, undocumented }: Route): boolean =>
-  !undocumented && !path.endsWith('/*')
-
-/** What holds for all operations, in Markdown. */
-export const description = [
+const description = [
   'Every answer with a body is an envelope: `requestId`, `status` and `details`. A failure has a ' +
     '`code` to act on, and `errors` where members of the body or query are at fault; its ' +
     '`details` is a sentence for people. Later versions may add codes. An `X-Request-Id` that is ' +
@@ -61,8 +58,7 @@ const server = {
   'x-internal': false,
 }
 
-/** The groups of operations. */
-export const tags: Record<Tag, string> = {
+const tags: Record<Tag, string> = {
   users: 'Accounts',
   keys: 'Keys of a user',
   sessions: 'Log-in and log-out',
@@ -89,16 +85,11 @@ function securityOf(access: Access): object[] {
   return access === 'optional' ? [{}, ...keys] : keys
 }
 
-/** What an operation is for, and who may call it. */
-export function describe({ description, access, fresh }: Route): string {
-  return [description, mayCall[access], fresh && recent].filter(Boolean).join(' ')
-}
-
-function operation(route: Route, shared: Record<string, object>) {
+function operation(route: Route, all: Route[], shared: Record<string, object>) {
   const { access, body, operationId } = route
   const responses: Record<string, object> = {}
   for (const [status, spec] of Object.entries(route.replies)) {
-    responses[status] = success(route, spec)
+    responses[status] = success(route, spec, all)
   }
   for (const [status, codes] of groupByStatus(codesOf(route))) {
     const kind = status === 415 ? `-${route.method.toLowerCase()}` : ''
@@ -110,7 +101,10 @@ function operation(route: Route, shared: Record<string, object>) {
     operationId,
     tags: [route.tag],
     summary: route.summary,
-    description: describe(route),
+    description: [route.description, mayCall[access], route.fresh && recent]
+      .filter(Boolean)
+      .join(' '),
+    'x-access': access,
     security: securityOf(access),
     parameters: parametersOf(route),
     ...(body && {
@@ -123,49 +117,41 @@ function operation(route: Route, shared: Record<string, object>) {
   }
 }
 
-/**
- * Every failure that a route can answer, from what it is and what it names itself, in the order of
- * the table of failures: so equal groups have equal names.
- */
-export function codesOf({
-  throttled,
-  access,
-  fresh,
-  path,
-  query,
-  body,
-  fails = [],
-}: Route): Code[] {
-  const codes: Code[] = ['invalid_request', 'internal', ...fails]
-  if (throttled !== false) codes.push('throttled')
-  if (access !== 'anyone') {
+/** Every failure that a route can answer: from what it is, and what it names itself. */
+function codesOf(route: Route): Code[] {
+  const codes: Code[] = ['invalid_request', 'internal']
+  if (route.throttled !== false) codes.push('throttled')
+  if (route.access !== 'anyone') {
     codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
     // A key may have a narrower scope than the route asks for.
     codes.push('forbidden')
   }
-  if (fresh) codes.push('authentication_needed')
-  if (path.includes('{')) codes.push('invalid_id')
-  if (query) codes.push('invalid_query')
-  if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
-  return (Object.keys(failures) as Code[]).filter((code) => codes.includes(code))
+  if (route.fresh) codes.push('authentication_needed')
+  if (route.path.includes('{')) codes.push('invalid_id')
+  if (route.query) codes.push('invalid_query')
+  if (route.body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
+  return [...new Set([...codes, ...(route.fails ?? [])])]
 }
 
 function groupByStatus(codes: Code[]): Map<number, Code[]> {
   const groups = new Map<number, Code[]>()
-  for (const code of codes) {
+  // In the order of the table of failures, so that equal groups have equal names.
+  for (const code of Object.keys(failures) as Code[]) {
+    if (!codes.includes(code)) continue
     const { status } = failures[code]
     groups.set(status, [...(groups.get(status) ?? []), code])
   }
   return groups
 }
 
-function success(route: Route, { says, body, raw, headers }: ReplySpec) {
+function success(route: Route, { says, body, raw, headers, creates }: ReplySpec, all: Route[]) {
   const type = raw === 'application/json' ? 'object' : 'string'
   return {
     description: says,
     headers: headersOf(route, 200, headers),
     ...(body && { content: json(envelope(body, capital(route.operationId))) }),
     ...(raw && { content: { [raw]: { schema: { type } } } }),
+    ...(creates && { links: linksTo(route, creates, all) }),
   }
 }
 
@@ -194,6 +180,24 @@ function headersOf({ method, throttled }: Route, status: number, more: string[] 
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }
 
+/** What can be called with that which an answer created. */
+function linksTo({ path }: Route, creates: Record<string, string>, all: Route[]) {
+  const known: Record<string, string> = {}
+  for (const name of namesIn(path)) known[name] = `$request.path.${name}`
+  for (const [name, member] of Object.entries(creates)) {
+    known[name] = `$response.body#/details/${member}`
+  }
+  const links: Record<string, object> = {}
+  for (const { path, operationId } of all) {
+    const names = namesIn(path)
+    const isAbout = Object.keys(creates).every((name) => names.includes(name))
+    if (!isAbout || !names.every((name) => name in known)) continue
+    const parameters = Object.fromEntries(names.map((name) => [name, known[name]]))
+    links[operationId] = { operationId, parameters }
+  }
+  return links
+}
+
 /** Members of a path, wherever they occur. */
 const pathParameters: Record<string, JsonSchema> = {
   id: {
@@ -207,17 +211,8 @@ const pathParameters: Record<string, JsonSchema> = {
   keyId: { ...uuidSchema.json, description: 'The key’s id' },
 }
 
-/** A parameter of the path, the query or a header. */
-export interface Parameter {
-  name: string
-  description: string
-  required: boolean
-  schema: JsonSchema
-}
-
-/** The parameters of a route, each with where it is, as the document has them. */
-export function parametersOf({ path, query, looseQuery = {}, fails, replies }: Route): Parameter[] {
-  const parameters: (Parameter & { in: string })[] = []
+function parametersOf({ path, query, looseQuery = {}, fails, replies }: Route) {
+  const parameters: object[] = []
   function add(place: string, name: string, given: JsonSchema) {
     const { description, ...schema } = given
     if (description === undefined) throw new Error(`what does ${name} mean?`)

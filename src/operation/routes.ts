@@ -1,6 +1,7 @@
 // What operators need: health for monitors and balancers, metrics for Prometheus, and the document
 // of the API with the page that shows it.
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Database } from '../database/pool.ts'
@@ -10,28 +11,20 @@ import { route, type Route } from '../http/route.ts'
 import { findCallers } from '../keys/queries.ts'
 import { oneOf } from '../schema.ts'
 import { measure, type MeasuredDeps } from './gauges.ts'
-import { openApi } from './openapi.ts'
-import { makePage, style } from './page.ts'
 
 /** What health, metrics and the document need. */
 export interface OperationDeps extends MeasuredDeps {
   db: Database
   isStopping(): boolean
   basePath: string
-  /** The whole API, for the document. */
-  routes(): Route[]
+  /** Makes the document of all routes; called once. */
+  document(): object
 }
 
 /** Health, metrics, the document and the page that shows it. */
 export function operationRoutes(deps: OperationDeps): Route[] {
   const checkDatabase = createDatabaseCheck(deps)
-  const policy = [
-    "default-src 'none'",
-    `style-src 'sha256-${hashOf(style)}'`,
-    "base-uri 'none'",
-    "form-action 'none'",
-    "frame-ancestors 'none'",
-  ].join('; ')
+  const page = makePage()
   const ok = { status: 200, body: 'OK' }
   const works = {
     tag: 'operation',
@@ -81,15 +74,15 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       operationId: 'getDocument',
       summary: 'This document',
       type: 'application/json',
-      make: () => `${JSON.stringify(openApi(deps.routes(), deps))}\n`,
+      make: () => `${JSON.stringify(deps.document())}\n`,
     }),
     fileRoute({
       path: '/docs',
       operationId: 'getDocumentation',
-      summary: 'A page that shows this document',
+      summary: 'A page that shows this document and tries calls',
       type: 'text/html; charset=utf-8',
-      headers: { 'Content-Security-Policy': policy, 'Referrer-Policy': 'no-referrer' },
-      make: () => makePage(deps.routes(), deps.version),
+      headers: { 'Content-Security-Policy': page.policy, 'Referrer-Policy': 'no-referrer' },
+      make: () => page.text,
     }),
     ...landingRoutes(deps.basePath),
   ]
@@ -189,3 +182,26 @@ function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
 }
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('base64')
+
+/** One file, and the policy that names its one script and its one style by their hashes. */
+function makePage() {
+  const read = (name: string) => readFileSync(new URL(name, import.meta.url), 'utf8')
+  const style = read('docs.css')
+  const script = read('docs.js')
+  const text = read('docs.html')
+    .replace('<style></style>', () => `<style>${style}</style>`)
+    .replace('<script></script>', () => `<script>${script}</script>`)
+  // It runs and shows what is in it, asks this origin alone, and makes no markup of text.
+  const policy = [
+    "default-src 'none'",
+    `script-src 'sha256-${hashOf(script)}'`,
+    `style-src 'sha256-${hashOf(style)}'`,
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types 'none'",
+  ].join('; ')
+  return { text, policy }
+}

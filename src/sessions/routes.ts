@@ -47,6 +47,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
       201: {
         says: 'A session and its key, shown this once',
         body: session,
+        creates: { id: 'user' },
       },
     },
     fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],

@@ -66,6 +66,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
         says: 'The user and its key, shown this once',
         body: user,
         headers: ['Location', 'ETag'],
+        creates: { id: 'id' },
       },
     },
     fails: [
