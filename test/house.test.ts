@@ -69,7 +69,7 @@ function findLines(path: string, text: string, isBad: (line: string) => boolean)
 /** The floor a file is on; imports point to a lower one, or stay in their folder. */
 const floors: [RegExp, number][] = [
   [/^src\/errors\.ts$/, 0],
-  [/^src\/(schema|log|environment)\.ts$/, 1],
+  [/^src\/(schema|log|queue|environment)\.ts$/, 1],
   [/^src\/config\.ts$/, 2],
   [/^src\/(http|database)\//, 3],
   [/^src\/audit\//, 4],

@@ -1,9 +1,7 @@
 // Collects what many requests ask for at the same time into one statement: under load that takes
 // most of the work off PostgreSQL, and a single request waits for nobody.
-//
-// The queue is bounded and fair: clients take turns, item by item. When it is full, the client with
-// the most items loses its newest one, so that no client can keep another out.
 import { AppError } from '../errors.ts'
+import { createQueue } from '../queue.ts'
 
 interface Limits {
   /** How many statements run at once. */
@@ -36,7 +34,7 @@ export function createBatch<Item, Answer>(
   let scheduled = false
 
   function schedule() {
-    if (scheduled || running >= limits.statements || queue.size() === 0) return
+    if (scheduled || running >= limits.statements || queue.length() === 0) return
     scheduled = true
     // Not at once, so that other requests of this turn of the event loop join the statement.
     setImmediate(startNext)
@@ -45,7 +43,8 @@ export function createBatch<Item, Answer>(
   async function startNext() {
     scheduled = false
     running++
-    const batch = queue.take(limits.items)
+    const batch: Waiting<Item, Answer>[] = []
+    while (batch.length < limits.items && queue.length() > 0) batch.push(queue.take()!)
     schedule()
     await answer(batch)
     running--
@@ -64,52 +63,10 @@ export function createBatch<Item, Answer>(
   return (item, client) =>
     new Promise((resolve, reject) => {
       queue.add(client, { item, resolve, reject })
-      if (queue.size() > limits.waiting) {
-        const refused = queue.dropNewest()
+      if (queue.length() > limits.waiting) {
+        const refused = queue.dropNewest(client)
         refused.reject(new AppError('overloaded', { retryAfterSeconds: 1 }))
       }
       schedule()
     })
-}
-
-/** What waits, by client; the clients are in the order of their turns. */
-function createQueue<T>() {
-  const byClient = new Map<string, T[]>()
-  let size = 0
-
-  return {
-    size: () => size,
-    add(client: string, item: T) {
-      const items = byClient.get(client)
-      if (items === undefined) byClient.set(client, [item])
-      else items.push(item)
-      size++
-    },
-    /** Removes and returns the next `count`, one of each client in turn. */
-    take(count: number): T[] {
-      const taken: T[] = []
-      for (const [client, items] of byClient) {
-        if (taken.length === count) break
-        taken.push(items.shift()!)
-        // Moves the client behind the others, where this loop reaches it again.
-        byClient.delete(client)
-        if (items.length > 0) byClient.set(client, items)
-      }
-      size -= taken.length
-      return taken
-    },
-    /** Removes and returns the newest item of the client that has the most. */
-    dropNewest(): T {
-      let client = ''
-      let most: T[] = []
-      for (const [each, items] of byClient) {
-        if (items.length < most.length) continue
-        client = each
-        most = items
-      }
-      if (most.length === 1) byClient.delete(client)
-      size--
-      return most.pop()!
-    },
-  }
 }

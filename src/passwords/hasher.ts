@@ -10,8 +10,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 
 import { AppError } from '../errors.ts'
+import { createQueue } from '../queue.ts'
 import { cost, formatHash, isWeaker, parseHash, type PasswordHash } from './hash.ts'
-import { createQueue, type Place } from './queue.ts'
 
 /** A stored password: a PHC string, or null where there is none. */
 export interface Stored {
@@ -42,6 +42,18 @@ export interface Hasher {
   stop(): Promise<unknown>
 }
 
+/** One job that waits for a thread. */
+interface Place {
+  /** Whether everything that precedes the hashing is done. */
+  isReady: boolean
+  start(thread: Worker): void
+  refuse(error: Error): void
+}
+
+const maxPlaces = 32
+/** So that no small group of clients can lock others out. */
+const maxPlacesPerClient = 16
+
 const program = `
 const { parentPort } = require('node:worker_threads')
 const { scryptSync } = require('node:crypto')
@@ -53,7 +65,7 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 
 /** Starts threads as they are needed, at most `maxThreads`. */
 export function createHasher(maxThreads = availableParallelism()): Hasher {
-  const queue = createQueue()
+  const queue = createQueue<Place>()
   const threads = new Set<Worker>()
   const idle = new Set<Worker>()
   let lastRefusal: Promise<unknown> = Promise.resolve()
@@ -70,9 +82,9 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
   }
 
   function startNext() {
-    const place = queue.nextReady()
-    if (place === undefined || (idle.size === 0 && threads.size >= maxThreads)) return
-    queue.take(place)
+    if (idle.size === 0 && threads.size >= maxThreads) return
+    const place = queue.take(({ isReady }) => isReady)
+    if (place === undefined) return
     try {
       const [thread = startThread()] = idle
       idle.delete(thread)
@@ -110,17 +122,20 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     prepare: () => Promise<P>,
   ): Promise<P & { computed: Buffer }> {
     const turn = deferred<Worker>()
-    const place = { client, isReady: false, start: turn.resolve, refuse: turn.reject }
-    const loser = queue.enter(place)
-    if (loser !== undefined) void refuseInTurn(loser)
-    if (loser === place) await turn.promise
+    const place = { isReady: false, start: turn.resolve, refuse: turn.reject }
+    queue.add(client, place)
+    if (queue.length() > maxPlaces || queue.countOf(client) > maxPlacesPerClient) {
+      const loser = queue.dropNewest(client)
+      void refuseInTurn(loser)
+      if (loser === place) await turn.promise
+    }
     // It may be refused before it is awaited.
     turn.promise.catch(() => {})
     let prepared: P
     try {
       prepared = await prepare()
     } catch (error) {
-      queue.leave(place)
+      queue.remove(client, place)
       throw error
     }
     place.isReady = true

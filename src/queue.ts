@@ -1,0 +1,65 @@
+// A queue in which clients take turns, item by item, so that no client can keep another out. It is
+// bounded by whoever adds to it: when it is full, the client with the most items loses its newest.
+
+/** What waits, by client. */
+export interface FairQueue<T> {
+  length(): number
+  countOf(client: string): number
+  add(client: string, item: T): void
+  /** Removes the next item that is ready; the others' turns come before its client's next one. */
+  take(isReady?: (item: T) => boolean): T | undefined
+  /** Removes an item, if it is still there. */
+  remove(client: string, item: T): void
+  /** Removes the newest item of the client that has the most, on a tie of the newcomer. */
+  dropNewest(newcomer: string): T
+}
+
+/** Returns an empty queue. */
+export function createQueue<T>(): FairQueue<T> {
+  /** The clients are in the order of their turns. */
+  const byClient = new Map<string, T[]>()
+  let length = 0
+
+  const itemsOf = (client: string) => byClient.get(client) ?? []
+
+  function removeAt(client: string, index: number): T {
+    const items = itemsOf(client)
+    const [item] = items.splice(index, 1)
+    if (items.length === 0) byClient.delete(client)
+    length--
+    return item!
+  }
+
+  return {
+    length: () => length,
+    countOf: (client) => itemsOf(client).length,
+    add(client, item) {
+      const items = itemsOf(client)
+      items.push(item)
+      byClient.set(client, items)
+      length++
+    },
+    take(isReady = () => true) {
+      for (const [client, items] of byClient) {
+        const index = items.findIndex(isReady)
+        if (index === -1) continue
+        const item = removeAt(client, index)
+        // Moves the client behind the others.
+        if (byClient.delete(client)) byClient.set(client, items)
+        return item
+      }
+      return undefined
+    },
+    remove(client, item) {
+      const index = itemsOf(client).indexOf(item)
+      if (index !== -1) removeAt(client, index)
+    },
+    dropNewest(newcomer) {
+      let most = newcomer
+      for (const [client, items] of byClient) {
+        if (items.length > itemsOf(most).length) most = client
+      }
+      return removeAt(most, -1)
+    },
+  }
+}
