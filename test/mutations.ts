@@ -262,8 +262,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/format.ts',
-    text: 'usk: /^usk_',
-    replacement: 'usk: /^us._',
+    text: `const keyPattern = patternOf('usk')`,
+    replacement: 'const keyPattern = /^us._[0-9A-Za-z]{49}$/',
     meaning: 'a token has the form of a key',
   },
   {
