@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 
 import type { Database } from '../database/pool.ts'
 import type { Limiter } from '../http/token-bucket.ts'
-import { createHistogram, observe, type Measured, type Metrics } from '../http/metrics.ts'
+import { createHistogram, family, observe, type Histogram, type Metrics } from '../http/metrics.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 
 /** What is measured, and the build that it is measured of. */
@@ -22,8 +22,10 @@ export function measure({ databases, hasher, limiter, metrics, version, commit }
   const hashes = hasher.load()
   const sum = (what: 'total' | 'idle' | 'waiting') =>
     databases.reduce((n, each) => n + each.connections()[what], 0)
-  return metrics.text([
-    ours(`build_info{version="${version}",commit="${commit}"}`, 'The build that runs.', 1),
+  const build = `{version="${version}",commit="${commit}"}`
+  return [
+    metrics.text(),
+    family('user_service_build_info', 'The build that runs.', new Map([[build, 1]])),
     ours('password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight),
     ours('password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued),
     ours('database_connections', 'Connections to the database.', sum('total')),
@@ -32,14 +34,11 @@ export function measure({ databases, hasher, limiter, metrics, version, commit }
     ours('throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0),
     ours('event_loop_delay_seconds', 'How late timers of 20 ms were.', loopDelays),
     ...processMetrics(),
-  ])
+  ].join('')
 }
 
-const ours = (name: string, help: string, value: Measured['value']): Measured => ({
-  name: `user_service_${name}`,
-  help,
-  value,
-})
+const ours = (name: string, help: string, value: number | Histogram) =>
+  family(`user_service_${name}`, help, new Map([['', value]]))
 
 // Counted from the start on, so that any number of scrapers see the same.
 const loopDelays = createHistogram([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5])
@@ -53,11 +52,11 @@ setInterval(() => {
 const startTime = Date.now() / 1000 - process.uptime()
 
 /** What Prometheus' own clients tell of a process; files only where /proc has them. */
-function processMetrics(): Measured[] {
+function processMetrics(): string[] {
   const cpu = process.cpuUsage()
-  const measured: Measured[] = []
+  const measured: string[] = []
   function add(name: string, help: string, value: number) {
-    measured.push({ name: `process_${name}`, help, value })
+    measured.push(family(`process_${name}`, help, new Map([['', value]])))
   }
   add('resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss())
   add('cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6)
