@@ -115,19 +115,21 @@ async function backUp({ database, bucket }: Places, print: Print): Promise<void>
   print(`Backed up ${users} users to ${bucket.url}/${name}: ${formatSize(size)}`)
 }
 
-interface Snapshot extends Pick<Manifest, 'at' | 'database' | 'server' | 'schema' | 'rows'> {
-  id: string
-  /** The relations that are not ours, which we may not even read. */
-  excluded: string[]
-}
-
 /** Exports a transaction's snapshot and counts the rows in it; throws if there are no tables. */
-async function readSnapshot(tx: Db): Promise<Snapshot> {
+async function readSnapshot(tx: Db) {
   await tx.query('set transaction isolation level repeatable read, read only')
   const rows = await countRows(tx)
   if (!('users' in rows))
     throw new ExitError('the database holds nothing: node bin/migrate.js up was never run')
-  const read = await one<Omit<Snapshot, 'rows'>>(tx, {
+  // Of `excluded`, the relations that are not ours, we may not even read.
+  const read = await one<{
+    id: string
+    at: string
+    database: string
+    server: string
+    schema: string
+    excluded: string[]
+  }>(tx, {
     text: `select pg_export_snapshot() as id, now() as at, current_database() as database,
       current_setting('server_version') as server,
       (select max(name) from user_service_schema.schema_migrations) as schema,

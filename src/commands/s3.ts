@@ -14,13 +14,6 @@ export interface Bucket {
   list(database: string): Promise<StoredDump[]>
 }
 
-/** An object as the AWS CLI lists it. */
-interface StoredObject {
-  key: string
-  size: number
-  storedAt: string
-}
-
 /** How far our clock and the database's may differ. */
 const skewMs = 5 * 60_000
 
@@ -72,7 +65,8 @@ export function readPlaces(env: Env, user: string): Places {
       '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
       '--output=json',
     )
-    const objects: StoredObject[] = JSON.parse(text || 'null') ?? []
+    const objects: { key: string; size: number; storedAt: string }[] =
+      JSON.parse(text || 'null') ?? []
     objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
     const keys = new Set(objects.map(({ key }) => key))
     const dumps: StoredDump[] = []

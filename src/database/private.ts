@@ -9,7 +9,7 @@
 //
 // Not guaranteed: protection from that account's other processes, or from another container on the
 // same directory; an end of PostgreSQL where its owner and its guard were killed by SIGKILL.
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
@@ -55,11 +55,11 @@ interface Place {
   log: string
 }
 
-/** A postmaster that we started. */
+/** A PostgreSQL that we started. */
 interface Server {
-  child: ChildProcess
-  /** Resolves when it has ended. */
-  ended: Promise<unknown>
+  pid: number | undefined
+  hasEnded(): boolean
+  stop(): Promise<void>
 }
 
 /**
@@ -77,8 +77,7 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
       signal?.throwIfAborted()
       const { pid, isAlive, socketDirectory, address } = readPostmaster(place.data)
       if (address !== null) {
-        const own = server
-        if (own?.child.pid === Number(pid)) return { ...address, stop: () => stop(own) }
+        if (server?.pid === Number(pid)) return { ...address, stop: server.stop }
         // If its owner has just been killed, its guard stops it soon.
         strangerSince ??= Date.now()
         if (Date.now() - strangerSince > 3000)
@@ -86,7 +85,7 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
             `another \`npm start\` runs PostgreSQL (process ${pid}) in ${directory}: stop it first`,
           )
       }
-      if (!isAlive && (server === undefined || hasEnded(server))) {
+      if (!isAlive && (server === undefined || server.hasEnded())) {
         if (server !== undefined && !isRace(place)) break
         removeSockets(socketDirectory)
         server = launch(place, pid, settings)
@@ -96,7 +95,7 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
     const lines = read(place.log).trim().split('\n')
     throw new ExitError(`PostgreSQL did not start:\n${lines.slice(-10).join('\n')}`)
   } catch (error) {
-    if (server !== undefined) await stop(server)
+    await server?.stop()
     throw error
   }
 }
@@ -236,37 +235,37 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
   })
   fs.closeSync(output)
   child.unref()
-  pipeOf(child).unref()
-  pipeOf(child).on('error', () => {})
-  return { child, ended: end(child, log, socketDirectory) }
-}
+  const pipe = child.stdio[3] as Socket
+  pipe.on('error', () => {}).unref()
+  let hasEnded = false
 
-async function end(child: ChildProcess, log: string, socketDirectory: string): Promise<void> {
-  try {
-    await once(child, 'exit')
-  } catch (error) {
-    fs.appendFileSync(log, String(error))
+  async function waitForEnd() {
+    try {
+      await once(child, 'exit')
+    } catch (error) {
+      fs.appendFileSync(log, String(error))
+    }
+    hasEnded = true
+    removeSockets(socketDirectory)
   }
-  removeSockets(socketDirectory)
+
+  const ended = waitForEnd()
+  return {
+    pid: child.pid,
+    hasEnded: () => hasEnded,
+    async stop() {
+      pipe.destroy()
+      child.ref()
+      const late = sleep(60_000, 'late', { ref: false })
+      if ((await Promise.race([ended, late])) === 'late')
+        throw new ExitError('PostgreSQL did not stop within 60 s')
+    },
+  }
 }
-
-/** The owner's end of the pipe. */
-const pipeOf = (child: ChildProcess) => child.stdio[3] as Socket
-
-const hasEnded = ({ child }: Server) =>
-  child.pid === undefined || child.exitCode !== null || child.signalCode !== null
 
 /** Whether another start was faster, or backends of a killed one still end: that passes. */
 const isRace = ({ log }: Place) =>
   /lock file .* (already exists|is empty)|shared memory block/.test(read(log))
-
-async function stop({ child, ended }: Server): Promise<void> {
-  pipeOf(child).destroy()
-  const late = sleep(60_000, 'late', { ref: false })
-  child.ref()
-  if ((await Promise.race([ended, late])) === 'late')
-    throw new ExitError('PostgreSQL did not stop within 60 s')
-}
 
 /**
  * What postmaster.pid says, if its process is a PostgreSQL on that data, and where that listens
