@@ -95,11 +95,10 @@ async function killOwner({ child }: { child: ChildProcess }) {
   await once(child, 'exit')
 }
 
-/** SIGKILL for an owner, and then for all processes of its PostgreSQL. */
+/** SIGKILL for all processes of a PostgreSQL, and for its owner before its guard stops it. */
 async function killEverything(directory: string, owner: { child: ChildProcess }) {
   const text = 'select array_agg(pid) as answer from pg_stat_activity'
   const backends = (await ask(findPrivatePostgres(directory), text)) as number[]
-  await killOwner(owner)
   const pidFile = fs.readFileSync(join(directory, 'postgres', 'postmaster.pid'), 'utf8')
   for (const pid of [parseInt(pidFile), ...backends]) {
     try {
@@ -108,6 +107,7 @@ async function killEverything(directory: string, owner: { child: ChildProcess })
       /* it has ended */
     }
   }
+  await killOwner(owner)
   while (findPrivatePostgres(directory)) await sleep(10)
 }
 
