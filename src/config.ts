@@ -63,29 +63,23 @@ export const privateDatabase = (
 })
 
 /** What holds for accounts, their keys, sessions and tokens. */
-function readAccounts({ read, integer, choice }: Reader) {
+function readAccounts({ integer, choice, wrong }: Reader) {
+  const sessionIdleSeconds = integer('SESSION_IDLE_SECONDS', 0, 0, 86_400)
+  if (sessionIdleSeconds > 0 && sessionIdleSeconds < 120) {
+    wrong('SESSION_IDLE_SECONDS', 'must be 0 or at least 120')
+  }
   return {
     signup: choice('SIGNUP', ['open', 'admin']),
     passwordMinLength: integer('PASSWORD_MIN_LENGTH', 8, 8, 64),
     emailChange: choice('EMAIL_CHANGE', ['direct', 'confirmed']),
     sessionSeconds: integer('SESSION_SECONDS', 10_800, 1, 31_536_000),
-    sessionIdleSeconds: read(
-      'SESSION_IDLE_SECONDS',
-      0,
-      'must be 0 or a whole number from 120 to 86400',
-      parseIdleSeconds,
-    ),
+    sessionIdleSeconds,
     freshSeconds: integer('FRESH_SECONDS', 900, 0, 86_400),
     sessionsPerUser: integer('SESSIONS_PER_USER', 100, 0, 1_000_000),
     keysPerUser: integer('KEYS_PER_USER', 100, 0, 1_000_000),
     resetSeconds: integer('RESET_SECONDS', 3600, 60, 604_800),
     verificationSeconds: integer('VERIFICATION_SECONDS', 86_400, 60, 604_800),
   }
-}
-
-function parseIdleSeconds(given: string): number | undefined {
-  const seconds = /^\d{1,5}$/.test(given) ? Number(given) : NaN
-  return seconds === 0 || (seconds >= 120 && seconds <= 86_400) ? seconds : undefined
 }
 
 /**

@@ -351,7 +351,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/routes.ts',
-    text: `if (isProlonged || enabled === true) call.requireFresh()
+    text: `if (isProlonged || enabled === true) requireFresh(call.caller, freshSeconds)
 `,
     replacement: '',
     meaning: 'an old session revives disabled keys',
@@ -652,14 +652,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/change.ts',
-    text: `  change.requireFresh()
+    text: `  requireFresh(caller, deps.freshSeconds)
   const passwordHash`,
     replacement: '  const passwordHash',
     meaning: 'an old admin session sets passwords',
   },
   {
     file: 'src/users/change.ts',
-    text: `  if (isSensitive(wanted)) change.requireFresh()
+    text: `  if (isSensitive(wanted)) requireFresh(caller, deps.freshSeconds)
 `,
     replacement: '',
     meaning: 'an old admin session promotes others',

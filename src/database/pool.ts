@@ -242,6 +242,12 @@ export async function ping(db: Db): Promise<void> {
   await db.query('select')
 }
 
+/** The first row of a statement, or null. */
+export async function first<Row>(db: Db, text: string, values: unknown[]): Promise<Row | null> {
+  const [row] = await db.query<Row>(text, values)
+  return row ?? null
+}
+
 /** The first row of a statement; throws `orThrow`, by default `internal`, when it gives none. */
 export async function one<Row>(
   db: Db,

@@ -8,7 +8,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
 import { AppError, failures } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
 import { check, isUuid } from '../schema.ts'
-import { authorize, requireFresh } from './access.ts'
+import { authorize } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import type { Limiter } from './token-bucket.ts'
@@ -88,18 +88,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     if (caller !== null) authorize({ route, caller, method, params, freshSeconds })
     const query = parseQuery(route, search)
     const body = await parseBody(route, exchange)
-    return route.handle({
-      caller,
-      origin,
-      headers,
-      params,
-      query,
-      search,
-      body,
-      requireFresh() {
-        if (caller !== null) requireFresh(caller, freshSeconds)
-      },
-    })
+    return route.handle({ caller, origin, headers, params, query, search, body })
   }
 
   function record(exchange: Exchange, status: number, failure: AppError | undefined) {

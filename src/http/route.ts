@@ -63,8 +63,6 @@ export interface Call<A extends Access, P extends string, Q, B> {
   /** The raw query string, for the one route that ignores what it does not know. */
   search: string
   body: B
-  /** Throws `authentication_needed` unless the caller may change who holds an account now. */
-  requireFresh(): void
 }
 
 /** What the document says of a success. */

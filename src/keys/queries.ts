@@ -1,4 +1,4 @@
-import { deleteAll, one, type Db } from '../database/pool.ts'
+import { deleteAll, first, one, type Db } from '../database/pool.ts'
 import type { Caller } from '../http/route.ts'
 import { nilUuid } from '../schema.ts'
 import { createKey, digestKey } from './format.ts'
@@ -215,8 +215,9 @@ export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
   )
 
 /** The key that acts and its user's role, or null if it may not act any more. */
-export async function findMaker(tx: Db, keyId: string): Promise<Maker | null> {
-  const [maker] = await tx.query<Maker>(
+export const findMaker = (tx: Db, keyId: string): Promise<Maker | null> =>
+  first(
+    tx,
     `select u.id as "userId", case when k.permissions is null then u.role else 'user' end as role,
        k.kind, k.permissions, k.factors, k.authenticated_at as "authenticatedAt",
        k.valid_until as "validUntil"
@@ -225,5 +226,3 @@ export async function findMaker(tx: Db, keyId: string): Promise<Maker | null> {
        and (k.valid_until is null or k.valid_until > clock_timestamp())`,
     [keyId],
   )
-  return maker ?? null
-}

@@ -1,6 +1,7 @@
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import { requireFresh } from '../http/access.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import {
@@ -59,10 +60,11 @@ export interface KeyDeps {
   db: Database
   keysPerUser: number
   sessionsPerUser: number
+  freshSeconds: number
 }
 
 /** The routes of a user's keys and sessions. */
-export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[] => [
+export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: KeyDeps): Route[] => [
   route({
     method: 'GET',
     path: '/users/{id}/keys',
@@ -146,7 +148,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser }: KeyDeps): Route[
         const changes = changesOf(before, body)
         const { enabled, validUntil } = changes
         const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
-        if (isProlonged || enabled === true) call.requireFresh()
+        if (isProlonged || enabled === true) requireFresh(call.caller, freshSeconds)
         if (validUntil !== undefined && isLater(validUntil, limitsOf(maker, id).validUntil)) {
           throw new AppError('forbidden')
         }

@@ -1,4 +1,4 @@
-import { deleteAll, type Db } from '../database/pool.ts'
+import { deleteAll, first, type Db } from '../database/pool.ts'
 import { locks } from '../database/codes.ts'
 
 /** One failure is forgotten in this time. */
@@ -58,13 +58,11 @@ export const saveFailures = (tx: Db, rows: Omit<Failures, 'quietSeconds'>[]): Pr
   )
 
 /** Deletes one row and returns it, or null. */
-export async function deleteFailures(tx: Db, counter: Counter): Promise<Failures | null> {
-  const [row] = await tx.query<Failures>(
-    `delete from login_failures where account = $1 and client = $2 returning ${columns}`,
-    [counter.account, counter.client],
-  )
-  return row ?? null
-}
+export const deleteFailures = (tx: Db, { account, client }: Counter): Promise<Failures | null> =>
+  first(tx, `delete from login_failures where account = $1 and client = $2 returning ${columns}`, [
+    account,
+    client,
+  ])
 
 /** Takes failures off a row, if there is one. */
 export const subtractFailures = (tx: Db, counter: Counter, count: number): Promise<unknown> =>

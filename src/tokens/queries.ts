@@ -1,4 +1,4 @@
-import { deleteAll, one, type Db } from '../database/pool.ts'
+import { deleteAll, first, one, type Db } from '../database/pool.ts'
 import { createSecret, digestKey } from '../keys/format.ts'
 
 /** What a token is for. */
@@ -29,14 +29,12 @@ export async function insertToken(tx: Db, { userId, purpose, email, seconds }: N
 const live = `digest = $1::bytea and purpose = $2 and valid_until > clock_timestamp()
   and users.id = user_id and enabled`
 
-/** The address of the user whose live reset this is, or null; a disabled user has none. */
-export async function findHolder(db: Db, token: string): Promise<string | null> {
-  const [user] = await db.query<{ email: string }>(
-    `select users.email from tokens, users where ${live}`,
-    [digestKey(token), 'password-reset'],
-  )
-  return user?.email ?? null
-}
+/** The user whose live reset this is, or null; a disabled user has none. */
+export const findHolder = (db: Db, token: string): Promise<{ email: string } | null> =>
+  first(db, `select users.email from tokens, users where ${live}`, [
+    digestKey(token),
+    'password-reset',
+  ])
 
 /** Whose token was used, and which address it proves. */
 export interface Taken {
@@ -45,14 +43,13 @@ export interface Taken {
 }
 
 /** Uses a live token up and returns whose it was; null for all but the first that tries. */
-export async function takeToken(tx: Db, token: string, purpose: Purpose): Promise<Taken | null> {
-  const [taken] = await tx.query<Taken>(
+export const takeToken = (tx: Db, token: string, purpose: Purpose): Promise<Taken | null> =>
+  first(
+    tx,
     `delete from tokens using users where ${live}
      returning user_id as "userId", tokens.email`,
     [digestKey(token), purpose],
   )
-  return taken ?? null
-}
 
 /** Ends all tokens of a user. */
 export const deleteTokens = (tx: Db, userId: string): Promise<unknown> =>

@@ -106,9 +106,9 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
       // A hash is for those alone who hold a live token.
-      const address = await findHolder(deps.db, token)
-      if (address === null) throw new AppError('token_invalid')
-      if (isEmail(password, address)) {
+      const holder = await findHolder(deps.db, token)
+      if (holder === null) throw new AppError('token_invalid')
+      if (isEmail(password, holder.email)) {
         throw new AppError('invalid_password', { faults: [emailAsPassword] })
       }
       const passwordHash = await deps.hasher.hash(password, origin.client)

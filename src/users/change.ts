@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import { requireFresh } from '../http/access.ts'
 import { matches } from '../http/etag.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
 import { requireStill } from '../keys/acting.ts'
@@ -21,6 +22,7 @@ export interface ChangeDeps {
   db: Database
   hasher: Hasher
   emailChange: 'direct' | 'confirmed'
+  freshSeconds: number
 }
 
 /** A change that was asked for, without the password. */
@@ -30,8 +32,6 @@ export interface Change {
   caller: Caller
   headers: IncomingHttpHeaders
   origin: Origin
-  /** Throws `authentication_needed` unless the caller has logged in a short while ago. */
-  requireFresh(): void
 }
 
 /** Changes the password, and whatever else was asked for, in the way that fits the caller. */
@@ -65,7 +65,7 @@ export async function changePassword(
       applyChange(tx, deps, { ...change, passwordHash: null }),
     )
   }
-  change.requireFresh()
+  requireFresh(caller, deps.freshSeconds)
   const passwordHash = await hasher.hash(password, origin.client)
   return db.transaction((tx) => applyChange(tx, deps, { ...change, passwordHash }))
 }
@@ -92,7 +92,7 @@ export async function applyChange(
   const isPasswordNew = passwordHash !== undefined
   if (isPasswordNew) changes.push('password')
   if (changes.length === 0) return reply(200, before)
-  if (isSensitive(wanted)) change.requireFresh()
+  if (isSensitive(wanted)) requireFresh(caller, deps.freshSeconds)
   if (endsAdmin(before, wanted)) await requireAnotherAdmin(tx, id)
   const after = await updateUser(tx, before, {
     ...wanted,

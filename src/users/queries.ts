@@ -1,5 +1,5 @@
 import { locks } from '../database/codes.ts'
-import { one, type Db } from '../database/pool.ts'
+import { first, one, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { gainAddress, loseAddress } from '../passwords/guessing.ts'
 import { nilUuid } from '../schema.ts'
@@ -45,13 +45,8 @@ export async function insertUser(tx: Db, user: NewUser): Promise<User> {
 }
 
 /** The user of that id, or null. */
-export async function findUser(db: Db, id: string): Promise<StoredUser | null> {
-  const [user] = await db.query<StoredUser>(
-    `select ${storedColumns} from users where id = $1::uuid`,
-    [id],
-  )
-  return user ?? null
-}
+export const findUser = (db: Db, id: string): Promise<StoredUser | null> =>
+  first(db, `select ${storedColumns} from users where id = $1::uuid`, [id])
 
 /** The user, locked until the transaction ends; throws `user_not_found`. */
 export const lockUser = (tx: Db, id: string): Promise<StoredUser> =>
@@ -62,13 +57,8 @@ export const lockUser = (tx: Db, id: string): Promise<StoredUser> =>
   })
 
 /** The user of that address, whatever its case, or null. */
-export async function findUserByEmail(db: Db, email: string): Promise<StoredUser | null> {
-  const [user] = await db.query<StoredUser>(
-    `select ${storedColumns} from users where email_lower = $1`,
-    [foldEmail(email)],
-  )
-  return user ?? null
-}
+export const findUserByEmail = (db: Db, email: string): Promise<StoredUser | null> =>
+  first(db, `select ${storedColumns} from users where email_lower = $1`, [foldEmail(email)])
 
 /** Which users to list, in the order of creation: those after the user `after`. */
 export interface UserPage {

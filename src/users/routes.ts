@@ -1,18 +1,17 @@
 // Users: accounts, their members and who may change them. Passwords and keys lie in
 // rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
-import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import { requireFresh } from '../http/access.ts'
 import { isCurrent } from '../http/etag.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { insertKey } from '../keys/queries.ts'
 import { keyTextSchema, powersOfNew } from '../keys/rules.ts'
-import type { Hasher } from '../passwords/hasher.ts'
 import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
 import { differing, documented, list, object, omittable, oneOf, uuidSchema } from '../schema.ts'
-import { applyChange, changePassword, lockVersion } from './change.ts'
+import { applyChange, changePassword, lockVersion, type ChangeDeps } from './change.ts'
 import {
   deleteUser,
   findUser,
@@ -38,11 +37,8 @@ const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
 const searchFault = { field: 'search', message: 'cannot be combined with email' }
 
 /** What the routes of users need. */
-export interface UserDeps {
-  db: Database
-  hasher: Hasher
+export interface UserDeps extends ChangeDeps {
   signup: 'open' | 'admin'
-  emailChange: 'direct' | 'confirmed'
   passwordMinLength: number
 }
 
@@ -77,11 +73,11 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       'email_in_use',
       'overloaded',
     ],
-    async handle({ caller, body: { email, password, ...reserved }, origin, requireFresh }) {
+    async handle({ caller, body: { email, password, ...reserved }, origin }) {
       const isAdmin = caller?.role === 'admin'
       const isReserved = Object.keys(differing(reservedDefaults, reserved)).length > 0
       if (isReserved && !isAdmin) throw new AppError('forbidden')
-      if (isAdmin) requireFresh()
+      if (isAdmin) requireFresh(caller, deps.freshSeconds)
       const passwordHash =
         password === undefined ? null : await deps.hasher.hash(password, origin.client)
       return deps.db.transaction(async (tx) => {
