@@ -95,11 +95,12 @@ async function killOwner({ child }: { child: ChildProcess }) {
   await once(child, 'exit')
 }
 
-/** SIGKILL for all processes of a PostgreSQL, and for its owner before its guard stops it. */
+/** SIGKILL for an owner and, before its guard can act, for all processes of its PostgreSQL. */
 async function killEverything(directory: string, owner: { child: ChildProcess }) {
   const text = 'select array_agg(pid) as answer from pg_stat_activity'
   const backends = (await ask(findPrivatePostgres(directory), text)) as number[]
   const pidFile = fs.readFileSync(join(directory, 'postgres', 'postmaster.pid'), 'utf8')
+  const killed = killOwner(owner)
   for (const pid of [parseInt(pidFile), ...backends]) {
     try {
       process.kill(pid, 'SIGKILL')
@@ -107,7 +108,7 @@ async function killEverything(directory: string, owner: { child: ChildProcess })
       /* it has ended */
     }
   }
-  await killOwner(owner)
+  await killed
   while (findPrivatePostgres(directory)) await sleep(10)
 }
 
