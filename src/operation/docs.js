@@ -6,6 +6,14 @@ const key = byId('key')
 const base = new URL('.', location).href.slice(0, -1)
 let api
 
+const callers = {
+  anyone: 'anyone',
+  optional: 'anyone, or with a key',
+  key: 'any key',
+  self: 'the user itself or an admin',
+  admin: 'admins only',
+}
+
 /** An element; its children are one or a list, in which lists stand for their members. */
 function el(name, children, props) {
   const node = Object.assign(document.createElement(name), props)
@@ -55,14 +63,16 @@ function list(title, entries) {
 
 /** What an operation is for, who may call it, what it takes and answers, and its form. */
 function explain(operation) {
-  const { operationId: id, path, method, parameters, body, responses } = operation
+  const { operationId: id, path, method, access, parameters, body, responses } = operation
   const { properties = {}, required = [] } = deref(body?.schema) ?? {}
   const members = Object.entries(properties).map(([name, schema]) =>
     member({ name, schema, required: required.includes(name) }),
   )
   const children = [
     el('h3', el('a', operation.summary, { href: `#${id}` })),
-    el('code', `${method} ${path}`),
+    el('code', `${method} ${path}`, { className: method }),
+    ' for ',
+    el('span', callers[access], { className: access }),
     el('p', rich(operation.description)),
     list('Parameters', parameters.map(member)),
     list('Body', members),
@@ -77,22 +87,36 @@ function trial(operation) {
   const { method, parameters, body } = operation
   const line = el('pre', [], { className: 'curl' })
   const result = el('output', [])
+  const copy = el('button', [], {
+    type: 'button',
+    hidden: !navigator.clipboard,
+    async onclick() {
+      await navigator.clipboard.writeText(line.textContent)
+      copy.textContent = 'Copied'
+    },
+  })
   const inputs = parameters.map((each) => field(method, each))
   if (body) {
     const input = el('textarea', pretty(body.example), { title: 'body', rows: 8 })
     inputs.push(el('label', ['Body', input]))
   }
-  const form = el('form', [inputs, line, el('button', `Send ${method}`), result], {
-    oninput() {
-      line.textContent = curlLine(operation, requestOf(operation, form))
-    },
-    async onsubmit(event) {
-      event.preventDefault()
-      result.replaceChildren('…')
-      result.replaceChildren(...(await send(requestOf(operation, form))))
-    },
+  function show() {
+    line.textContent = curlLine(operation, requestOf(operation, form))
+    copy.textContent = 'Copy the curl line'
+  }
+  async function call(event) {
+    event.preventDefault()
+    const request = requestOf(operation, form)
+    const question = `DELETE ${request.url}\n\nThis cannot be undone. Send it?`
+    if (method === 'DELETE' && !confirm(question)) return
+    result.replaceChildren('…')
+    result.replaceChildren(...(await send(request)))
+  }
+  const form = el('form', [inputs, line, el('button', `Send ${method}`), ' ', copy, result], {
+    oninput: show,
+    onsubmit: call,
   })
-  form.oninput()
+  show()
   return form
 }
 
@@ -128,9 +152,9 @@ function requestOf({ path, method }, form) {
 const quoted = (text) => `'${text.replaceAll(`'`, `'\\''`)}'`
 
 /** The same call for a shell, which has the key in a variable, so that it is in no history. */
-function curlLine({ security }, { method, url, headers, body }) {
+function curlLine({ access }, { method, url, headers, body }) {
   const parts = [`curl -X ${method} ${quoted(url)}`]
-  if (security.some(({ apiKey }) => apiKey)) parts.push('-H "X-Api-Key: $KEY"')
+  if (access !== 'anyone') parts.push('-H "X-Api-Key: $KEY"')
   for (const each of Object.entries(headers)) parts.push(`-H ${quoted(each.join(': '))}`)
   if (body) parts.push(`-d ${quoted(body)}`)
   return parts.join(' \\\n  ')
@@ -145,10 +169,24 @@ async function send({ url, ...request }) {
     const headers = [...reply.headers].map((each) => each.join(': ')).join('\n')
     const shown = text.startsWith('{') ? pretty(JSON.parse(text)) : text
     const title = `${reply.status} ${reply.statusText}`
-    return [el('h4', title), el('pre', shown), folded('Headers', headers)]
+    return [el('h4', title), el('pre', shown), folded('Headers', headers), ...offerKey(text)]
   } catch ({ message }) {
     return [`No answer: ${message}`]
   }
+}
+
+/** A button that takes over the key which an answer shows. */
+function offerKey(text) {
+  const [found] = /usk_\w{49}/.exec(text) ?? []
+  if (found === undefined) return []
+  const button = el('button', 'Call with this key from now on', {
+    type: 'button',
+    onclick() {
+      key.value = found
+      button.replaceWith('This page calls with that key now.')
+    },
+  })
+  return [button]
 }
 
 /** Shows the operations that have every word, hides the others, and lists what is shown. */
@@ -161,8 +199,8 @@ function filter() {
   const shown = document.querySelectorAll(
     'section:has(article:not([hidden])), article:not([hidden])',
   )
-  const links = [...shown].map(({ id, firstChild }) =>
-    el('a', firstChild.textContent, { href: `#${id}` }),
+  const links = [...shown].map(({ id, localName, firstChild }) =>
+    el('a', firstChild.textContent, { href: `#${id}`, className: localName }),
   )
   byId('contents').replaceChildren(...links)
   byId('found').textContent = links.length === 0 ? 'No operation has these words.' : ''
@@ -183,6 +221,7 @@ async function show() {
         ...operation,
         path,
         method: method.toUpperCase(),
+        access: operation['x-access'],
         body: requestBody?.content['application/json'],
       })
       byId(operation.tags[0]).append(shown)
@@ -193,5 +232,6 @@ async function show() {
 }
 
 byId('tools').hidden = false
+byId('folded').open = matchMedia('(min-width: 60rem)').matches
 byId('search').oninput = filter
 show().catch(({ message }) => byId('main').append(`openapi.json cannot be read: ${message}`))
