@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
@@ -13,7 +15,7 @@ import { createLimiter } from './http/token-bucket.ts'
 import { createMetrics } from './http/metrics.ts'
 import { createPipeline, type Pipeline } from './http/pipeline.ts'
 import { createRouter } from './http/router.ts'
-import { listen } from './http/server.ts'
+import { bind, listen } from './http/server.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
@@ -73,6 +75,7 @@ export async function startApp(
     }
   }
   try {
+    await checkPort(config)
     const database = config.database ?? (await startPrivately(undo, signal))
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     const pools = openPools(database, log, undo)
@@ -104,6 +107,14 @@ export async function startApp(
     await stop()
     throw error
   }
+}
+
+/** Throws when nothing can listen there, before anything is made. */
+async function checkPort({ host, port }: Config): Promise<void> {
+  const probe = createServer()
+  await bind(probe, host, port)
+  probe.close()
+  await once(probe, 'close')
 }
 
 /** Starts the private PostgreSQL and brings it to this version's schema. */

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 
 import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
 
-import { brief, password, startTestApp, undo } from './support/helpers.ts'
+import { brief, password, startTestApp, undo, type Answer } from './support/helpers.ts'
 import { until } from './support/process.ts'
 
 const app = await startTestApp()
@@ -95,6 +95,21 @@ test('an If-Match that is no list of tags is refused', async () => {
   }
   for (const etag of ['"1"', ' "0" ,"1"', '*']) assert.equal((await change(etag)).status, 200, etag)
   for (const etag of ['"2"', 'W/"1"', '"1,1"']) assert.equal((await change(etag)).status, 412, etag)
+})
+
+test('a body of another type is told which type is taken', async () => {
+  const send = (method: string, path: string) =>
+    app.request(method, path, { key, body: '{}', headers: { 'content-type': 'text/plain' } })
+  const accepted = ({ status, headers }: Answer) => ({
+    status,
+    post: headers.get('accept-post'),
+    patch: headers.get('accept-patch'),
+  })
+  const type = 'application/json'
+  const posted = await send('POST', '/users')
+  assert.deepEqual(accepted(posted), { status: 415, post: type, patch: null })
+  const patched = await send('PATCH', '/users/me')
+  assert.deepEqual(accepted(patched), { status: 415, post: null, patch: type })
 })
 
 test('no answer holds half a character', async () => {

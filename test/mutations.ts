@@ -262,8 +262,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/format.ts',
-    text: `const keyPattern = patternOf('usk')`,
-    replacement: 'const keyPattern = /^us._[0-9A-Za-z]{49}$/',
+    text: 'usk: /^usk_',
+    replacement: 'usk: /^us._',
     meaning: 'a token has the form of a key',
   },
   {

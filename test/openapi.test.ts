@@ -320,6 +320,8 @@ async function call(name: string, ask: Ask = {}) {
 }
 
 const general = [
+  'accept-patch',
+  'accept-post',
   'access-control-expose-headers',
   'cache-control',
   'connection',

@@ -187,11 +187,15 @@ function challengeOf({ code, challenge }: AppError): string {
 }
 
 function describeFailure(exchange: Exchange, failure: AppError): Reply {
-  const { origin, route, headers } = exchange
+  const { req, origin, route, headers } = exchange
   const { code, message, faults, retryAfterSeconds } = failure
   const { status } = failures[code]
   if (retryAfterSeconds !== undefined) headers['Retry-After'] = String(retryAfterSeconds)
   if (status === 401) headers['WWW-Authenticate'] = challengeOf(failure)
+  if (status === 415) {
+    const name = req.method === 'PATCH' ? 'Accept-Patch' : 'Accept-Post'
+    headers[name] = 'application/json'
+  }
   const errors = faults.map((fault) => ({ field: fault.field || 'body', message: fault.message }))
   const envelope = {
     requestId: origin.requestId,

@@ -117,7 +117,7 @@ function createServer(tls: TlsFiles | null): http.Server | https.Server {
 }
 
 /** Has a server listen; throws an ExitError with the setting at fault when it cannot. */
-function bind(server: NetServer, host: string | undefined, port: number): Promise<void> {
+export function bind(server: NetServer, host: string | undefined, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', ({ message }) => {
       const isNoAddress = /ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message)

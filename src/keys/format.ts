@@ -19,15 +19,14 @@ const checksumLength = 6
 export type Prefix = 'usk' | 'ust'
 
 const length = 4 + secretLength + checksumLength
-const patternOf = (prefix: Prefix) => new RegExp(`^${prefix}_[0-9A-Za-z]{49}$`)
-const keyPattern = patternOf('usk')
+const patterns = { usk: /^usk_[0-9A-Za-z]{49}$/, ust: /^ust_[0-9A-Za-z]{49}$/ }
 
 /** What a secret looks like. */
 export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(length, '0')
 
 /** A key or token in the answer that makes it. */
 export const secretSchema = (prefix: Prefix) =>
-  text({ min: length, max: length, pattern: patternOf(prefix), example: sampleOf(prefix) })
+  text({ min: length, max: length, pattern: patterns[prefix], example: sampleOf(prefix) })
 
 function encode(value: bigint, length: number): string {
   let digits = ''
@@ -55,8 +54,13 @@ export function createSecret(prefix: Prefix): string {
 export const createKey = (): string => createSecret('usk')
 
 /** Whether `text` has the form and checksum of a key, so that it is worth asking the database. */
-export function isKey(text: string): boolean {
-  if (!keyPattern.test(text)) return false
+export const isKey = (text: string): boolean => isSecret(text, 'usk')
+
+/** Whether `text` has the form and checksum of a token. */
+export const isToken = (text: string): boolean => isSecret(text, 'ust')
+
+function isSecret(text: string, prefix: Prefix): boolean {
+  if (!patterns[prefix].test(text)) return false
   const secret = text.slice(4, 4 + secretLength)
   return decode(text.slice(4 + secretLength)) === crc32(secret)
 }

@@ -84,6 +84,8 @@ export const components = {
     RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
     'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
     'WWW-Authenticate': header('How to authenticate'),
+    'Accept-Patch': header('What this takes'),
+    'Accept-Post': header('What this takes'),
     ETag: header('The version, in quotes'),
     Location: header('Where what was made is, relative to this path'),
     Link: header('`rel="next"`: the next page, when there is one'),

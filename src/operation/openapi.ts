@@ -33,6 +33,7 @@ export function openApi(
       description,
       summary: 'Users, API keys, sessions, and the answer a gateway needs',
       license: { name: 'MIT', identifier: 'MIT' },
+      contact: { name: 'The operator of this service' },
     },
     servers: [{ ...server, url: basePath || '/' }],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
@@ -52,7 +53,10 @@ const description = [
   'Nothing but the documentation may be cached.',
 ].join('\n\n')
 
-const server = { description: 'This instance: local, test or production' }
+const server = {
+  description: 'This instance: local, test or production',
+  'x-internal': false,
+}
 
 const tags: Record<Tag, string> = {
   users: 'Accounts',
@@ -88,7 +92,8 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
     responses[status] = success(route, spec, all)
   }
   for (const [status, codes] of groupByStatus(codesOf(route))) {
-    const name = codes.join('-') + (route.throttled === false ? '-unthrottled' : '')
+    const kind = status === 415 ? `-${route.method.toLowerCase()}` : ''
+    const name = codes.join('-') + kind + (route.throttled === false ? '-unthrottled' : '')
     shared[name] = failure(route, status, codes)
     responses[status] = { $ref: `#/components/responses/${name}` }
   }
@@ -166,10 +171,11 @@ function failure(route: Route, status: number, codes: Code[]) {
   }
 }
 
-function headersOf({ throttled }: Route, status: number, more: string[] = []) {
+function headersOf({ method, throttled }: Route, status: number, more: string[] = []) {
   const names = ['X-Request-Id', 'Access-Control-Allow-Origin', ...more]
   if (throttled !== false) names.push('RateLimit-Policy', 'RateLimit')
   if (status === 401) names.push('WWW-Authenticate')
+  if (status === 415) names.push(`Accept-${capital(method.toLowerCase())}`)
   if (status === 429 || status === 503) names.push('Retry-After')
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }

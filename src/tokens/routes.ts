@@ -5,7 +5,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { route, type Origin, type Route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
-import { sampleOf, secretSchema } from '../keys/format.ts'
+import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
 import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
 import { forgetFailures } from '../passwords/guessing.ts'
 import type { Hasher } from '../passwords/hasher.ts'
@@ -106,7 +106,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
       // A hash is for those alone who hold a live token.
-      const holder = await findHolder(deps.db, token)
+      const holder = isToken(token) ? await findHolder(deps.db, token) : null
       if (holder === null) throw new AppError('token_invalid')
       if (isEmail(password, holder.email)) {
         throw new AppError('invalid_password', { faults: [emailAsPassword] })
@@ -127,6 +127,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     replies: { 204: { says: 'The address is the user’s, and verified' } },
     fails: ['token_invalid', 'email_in_use', 'database_unavailable'],
     async handle({ body: { token }, origin }) {
+      if (!isToken(token)) throw new AppError('token_invalid')
       await deps.db.transaction((tx) => verifyEmail(tx, token, origin))
       return { status: 204 }
     },

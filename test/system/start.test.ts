@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, cpSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -11,15 +11,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { makeFolder, root, run, until } from '../support/process.ts'
 
+// Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const checkout = makeCheckout(`newcomer's`)
+chmodSync(checkout, 0o755)
 
 function makeCheckout(name: string): string {
   const folder = makeFolder(name)
   for (const each of ['bin', 'package.json', 'sql', 'src'])
     cpSync(join(root, each), join(folder, each), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-  // Within reach of every account, so that nothing goes to /var/lib when root runs this.
-  chmodSync(folder, 0o755)
   return folder
 }
 
@@ -104,7 +104,7 @@ for (const signal of ['SIGTERM', 'SIGQUIT', 'SIGHUP', 'SIGKILL'] as const) {
   })
 }
 
-test('a port that is taken is named', async () => {
+test('a port that is taken is noticed before anything is made', async () => {
   const other = createServer().listen(0, '127.0.0.1')
   await once(other, 'listening')
   const { port } = other.address() as AddressInfo
@@ -113,10 +113,11 @@ test('a port that is taken is named', async () => {
   const { status, stderr } = await run(process.execPath, [join(bare, 'bin/start.js')], env)
   const reason = `listen EADDRINUSE: address already in use 127.0.0.1:${port}`
   assert.deepEqual(
-    { status, last: stderr.trim().split('\n').at(-1) },
+    { status, stderr, made: existsSync(join(bare, '.local')) },
     {
       status: 1,
-      last: `user-service: Cannot listen: ${reason}; see SERVER_PORT and SERVER_HOST`,
+      stderr: `user-service: Cannot listen: ${reason}; see SERVER_PORT and SERVER_HOST\n`,
+      made: false,
     },
   )
   other.close()
