@@ -213,7 +213,7 @@ const unusable: [what: string, bad: { cert: string; key: string }, reason: RegEx
   ],
   ['without a certificate', { ...pair, cert: 'nothing' }, /PEM/],
   ['without a key', { ...pair, key: '' }, /./],
-  ['of swapped files', { cert: pair.key, key: pair.cert }, /PEM/],
+  ['of swapped files', { cert: pair.key, key: pair.cert }, /: the two files are swapped$/],
   ['whose key wants a password', { ...pair, key: encrypted() }, /the key wants a password/],
   ['whose key is too weak', createCertificate({ key: weak() }), /key too small/],
   [

@@ -20,9 +20,11 @@ export function createRefusalLog(log: Log): RefusalLog {
   function sumUp() {
     const counts = [...omitted].sort((a, b) => b[1] - a[1])
     omitted.clear()
-    for (const [client, count] of counts.slice(0, maxNamed)) {
+    for (const [client, count] of counts.splice(0, maxNamed))
       log('info', 'refusals not logged', { client, count })
-    }
+    if (counts.length === 0) return
+    const count = counts.reduce((sum, [, each]) => sum + each, 0)
+    log('info', 'refusals not logged', { clients: counts.length, count })
   }
 
   return (client, message, fields) => {

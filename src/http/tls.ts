@@ -35,6 +35,8 @@ export function readTlsSettings({ certFile, keyFile }: TlsFiles) {
 }
 
 function checkPair(cert: string, key: string) {
+  const isSwapped = key.includes('CERTIFICATE') && !cert.includes('CERTIFICATE')
+  if (isSwapped) throw new Error('the two files are swapped')
   if (key.includes('ENCRYPTED')) throw new Error('the key wants a password')
   const certificate = new X509Certificate(cert)
   if (!certificate.checkPrivateKey(createPrivateKey(key)))
