@@ -11,11 +11,12 @@ import { check, isUuid } from '../schema.ts'
 import { authorize } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
-import type { Limiter } from './token-bucket.ts'
+import { isCurrent } from './etag.ts'
 import type { Metrics } from './metrics.ts'
 import { createRefusalLog } from './refusals.ts'
 import type { Caller, Origin, Reply, Route } from './route.ts'
 import type { Router } from './router.ts'
+import type { Limiter } from './token-bucket.ts'
 
 /** What the steps need. */
 export interface PipelineOptions {
@@ -88,7 +89,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     if (caller !== null) authorize({ route, caller, method, params, freshSeconds })
     const query = parseQuery(route, search)
     const body = await parseBody(route, exchange)
-    return route.handle({ caller, origin, headers, params, query, search, body })
+    const reply = await route.handle({ caller, origin, headers, params, query, search, body })
+    const etag = reply.headers?.['ETag']
+    const isKnown = route.method === 'GET' && etag !== undefined && isCurrent(headers, etag)
+    return isKnown ? { status: 304, headers: reply.headers! } : reply
   }
 
   function record(exchange: Exchange, status: number, failure: AppError | undefined) {

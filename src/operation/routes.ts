@@ -6,8 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import { isCurrent } from '../http/etag.ts'
-import { route, type Route } from '../http/route.ts'
+import { route, type Reply, type Route } from '../http/route.ts'
 import { findCallers } from '../keys/queries.ts'
 import { oneOf } from '../schema.ts'
 import { measure, type MeasuredDeps } from './gauges.ts'
@@ -158,8 +157,13 @@ interface FileSpec {
 
 /** A text that is the same until the process ends, for anyone, with an ETag. */
 function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
-  let text: string | undefined
-  let etag = ''
+  let reply: Reply | undefined
+  function makeReply(): Reply {
+    const text = make()
+    const ETag = `"${hashOf(text).slice(0, 22)}"`
+    const all = { 'Cache-Control': 'public, max-age=300', ETag, ...headers }
+    return { status: 200, headers: all, raw: { type, text } }
+  }
   return route({
     ...spec,
     method: 'GET',
@@ -169,14 +173,9 @@ function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
       200: { says: spec.summary, raw: type.replace(/;.*/, ''), headers: ['ETag'] },
       304: { says: 'It is as `If-None-Match` has it', headers: ['ETag'] },
     },
-    handle(call) {
-      if (text === undefined) {
-        text = make()
-        etag = `"${hashOf(text).slice(0, 22)}"`
-      }
-      const all = { 'Cache-Control': 'public, max-age=300', ETag: etag, ...headers }
-      if (isCurrent(call.headers, etag)) return { status: 304, headers: all }
-      return { status: 200, headers: all, raw: { type, text } }
+    handle() {
+      reply ??= makeReply()
+      return reply
     },
   })
 }
