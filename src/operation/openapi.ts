@@ -117,27 +117,28 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
   }
 }
 
-/** Every failure that a route can answer: from what it is, and what it names itself. */
-function codesOf(route: Route): Code[] {
-  const codes: Code[] = ['invalid_request', 'internal']
-  if (route.throttled !== false) codes.push('throttled')
-  if (route.access !== 'anyone') {
+/**
+ * Every failure that a route can answer, from what it is and what it names itself, in the order of
+ * the table of failures: so equal groups have equal names.
+ */
+function codesOf({ throttled, access, fresh, path, query, body, fails = [] }: Route): Code[] {
+  const codes: Code[] = ['invalid_request', 'internal', ...fails]
+  if (throttled !== false) codes.push('throttled')
+  if (access !== 'anyone') {
     codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
     // A key may have a narrower scope than the route asks for.
     codes.push('forbidden')
   }
-  if (route.fresh) codes.push('authentication_needed')
-  if (route.path.includes('{')) codes.push('invalid_id')
-  if (route.query) codes.push('invalid_query')
-  if (route.body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
-  return [...new Set([...codes, ...(route.fails ?? [])])]
+  if (fresh) codes.push('authentication_needed')
+  if (path.includes('{')) codes.push('invalid_id')
+  if (query) codes.push('invalid_query')
+  if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
+  return (Object.keys(failures) as Code[]).filter((code) => codes.includes(code))
 }
 
 function groupByStatus(codes: Code[]): Map<number, Code[]> {
   const groups = new Map<number, Code[]>()
-  // In the order of the table of failures, so that equal groups have equal names.
-  for (const code of Object.keys(failures) as Code[]) {
-    if (!codes.includes(code)) continue
+  for (const code of codes) {
     const { status } = failures[code]
     groups.set(status, [...(groups.get(status) ?? []), code])
   }

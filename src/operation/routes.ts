@@ -89,18 +89,11 @@ export function operationRoutes(deps: OperationDeps): Route[] {
 
 /** Leads a browser that opens the service to the page. */
 function landingRoutes(basePath: string): Route[] {
-  const page = `${basePath}/docs`.slice(1)
-  // Relative, since a gateway may serve the service below a path of its own.
-  const places: Record<string, string> = {
-    '/': page,
-    '/docs': page,
-    '/docs/': `../${page}`,
-    [basePath]: page.split('/').slice(-2).join('/'),
-    [`${basePath}/`]: 'docs',
-  }
-  return Object.entries(places)
-    .filter(([path]) => path.startsWith('/') && path !== `${basePath}/docs`)
-    .map(([path, place]) =>
+  const page = `${basePath}/docs`
+  const paths = ['/', '/docs', '/docs/', basePath, `${basePath}/`]
+  return paths
+    .filter((path) => path !== '' && path !== page)
+    .map((path) =>
       route({
         method: 'GET',
         path,
@@ -111,7 +104,11 @@ function landingRoutes(basePath: string): Route[] {
         undocumented: true,
         summary: 'To the page',
         replies: { 302: { says: 'It is there', headers: ['Location'] } },
-        handle: () => ({ status: 302, headers: { Location: place } }),
+        handle() {
+          // Relative, since a gateway may serve the service below a path of its own.
+          const up = '../'.repeat(path.split('/').length - 2)
+          return { status: 302, headers: { Location: up + page.slice(1) } }
+        },
       }),
     )
 }
