@@ -1,5 +1,6 @@
 // What needs neither an S3 server nor pg_dump; the rest is in test/system.
 import assert from 'node:assert/strict'
+import { hash } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -393,6 +394,36 @@ test('a dump of another database is neither listed nor restored', async () => {
     status: 1,
     stdout: '',
     stderr: `restore: ${name} is a dump of "my.db", not of ${env['DATABASE_NAME']}\n`,
+  })
+})
+
+test('a pg_restore too old to keep psql from running programs restores nothing', async () => {
+  const name = dumpOf(1)
+  const manifest = {
+    name,
+    database: env['DATABASE_NAME'],
+    sha256: hash('sha256', 'a dump'),
+    at: '2024-04-25T22:20:01Z',
+    rows: { users: 0 },
+    schema: 'x',
+    pgDump: '15',
+  }
+  fakeAws(
+    `case $4 in *.json) echo '${JSON.stringify(manifest)}' >"$5";; *) printf 'a dump' >"$5"; esac`,
+  )
+  fake(
+    'pg_restore',
+    'for each; do case $each in --restrict-key=*) ' +
+      'echo "unrecognized option" >&2; exit 1; esac; done',
+  )
+  fake('psql', 'cat >/dev/null')
+  const restore = await runCommand('restore', [name, '--yes'], base)
+  for (const program of ['pg_restore', 'psql']) rmSync(join(folder, program))
+
+  assert.deepEqual(restore, {
+    status: 1,
+    stdout: '',
+    stderr: 'restore: the restore failed and nothing was changed: unrecognized option\n',
   })
 })
 

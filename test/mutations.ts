@@ -1387,8 +1387,8 @@ export const mutations: Mutation[] = [
     file: 'src/commands/restore.ts',
     text: ', `--restrict-key=${key}`',
     replacement: '',
-    meaning: 'a dump runs commands of psql',
-    tests: ['system/backup'],
+    meaning: 'a dump runs commands of psql, where pg_restore is old',
+    tests: ['backup'],
   },
   {
     file: 'src/commands/restore.ts',
