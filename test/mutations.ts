@@ -451,7 +451,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/check.ts',
-    text: `if (!isStored) return { kind: 'changed' }
+    text: `if (!isStored) return 'changed'
 `,
     replacement: '',
     meaning: 'a log-in with a password that was just changed succeeds',

@@ -26,19 +26,27 @@ export function measure({ databases, hasher, limiter, metrics, version, commit }
   return [
     metrics.text(),
     family('user_service_build_info', 'The build that runs.', new Map([[build, 1]])),
-    ours('password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight),
-    ours('password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued),
-    ours('database_connections', 'Connections to the database.', sum('total')),
-    ours('database_connections_idle', 'Connections that nobody uses now.', sum('idle')),
-    ours('database_waiting', 'Calls waiting for a connection.', sum('waiting')),
-    ours('throttle_clients', 'Clients whose buckets are remembered.', limiter?.size() ?? 0),
-    ours('event_loop_delay_seconds', 'How late timers of 20 ms were.', loopDelays),
+    gauge('user_service_password_hashes_in_flight', 'Passwords being hashed.', hashes.inFlight),
+    gauge('user_service_password_hashes_queued', 'Passwords waiting to be hashed.', hashes.queued),
+    gauge('user_service_database_connections', 'Connections to the database.', sum('total')),
+    gauge(
+      'user_service_database_connections_idle',
+      'Connections that nobody uses now.',
+      sum('idle'),
+    ),
+    gauge('user_service_database_waiting', 'Calls waiting for a connection.', sum('waiting')),
+    gauge(
+      'user_service_throttle_clients',
+      'Clients whose buckets are remembered.',
+      limiter?.size() ?? 0,
+    ),
+    gauge('user_service_event_loop_delay_seconds', 'How late timers of 20 ms were.', loopDelays),
     ...processMetrics(),
   ].join('')
 }
 
-const ours = (name: string, help: string, value: number | Histogram) =>
-  family(`user_service_${name}`, help, new Map([['', value]]))
+const gauge = (name: string, help: string, value: number | Histogram) =>
+  family(name, help, new Map([['', value]]))
 
 // Counted from the start on, so that any number of scrapers see the same.
 const loopDelays = createHistogram([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5])
@@ -51,24 +59,29 @@ setInterval(() => {
 
 const startTime = Date.now() / 1000 - process.uptime()
 
-/** What Prometheus' own clients tell of a process; files only where /proc has them. */
+/** What Prometheus' own clients tell of a process. */
 function processMetrics(): string[] {
   const cpu = process.cpuUsage()
-  const measured: string[] = []
-  function add(name: string, help: string, value: number) {
-    measured.push(family(`process_${name}`, help, new Map([['', value]])))
-  }
-  add('resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss())
-  add('cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6)
-  add('start_time_seconds', 'When the process started, in Unix time.', startTime)
+  return [
+    gauge('process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()),
+    gauge('process_cpu_seconds_total', 'CPU time used.', (cpu.user + cpu.system) / 1e6),
+    gauge('process_start_time_seconds', 'When the process started, in Unix time.', startTime),
+    ...fileMetrics(),
+  ]
+}
+
+function fileMetrics(): string[] {
   try {
     const limits = readFileSync('/proc/self/limits', 'utf8')
     const most = /^Max open files +(\d+)/m.exec(limits)?.[1] ?? Infinity
     // One of them is the listing's own.
-    add('open_fds', 'Open files and sockets.', readdirSync('/proc/self/fd').length - 1)
-    add('max_fds', 'How many may be open.', Number(most))
+    const open = readdirSync('/proc/self/fd').length - 1
+    return [
+      gauge('process_open_fds', 'Open files and sockets.', open),
+      gauge('process_max_fds', 'How many may be open.', Number(most)),
+    ]
   } catch {
     // Not on Linux.
+    return []
   }
-  return measured
 }

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import { causeOf } from '../database/codes.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { route, type Reply, type Route } from '../http/route.ts'
@@ -122,17 +123,17 @@ function createDatabaseCheck({ db, isStopping }: OperationDeps) {
 
   async function ask() {
     const late = sleep(1800, 'late', { ref: false })
+    let cause: unknown
     try {
       const lookingUp = findCallers(db, [digestOfNone], 0)
       if ((await Promise.race([lookingUp, late])) !== 'late') return
-      throw new AppError('database_unavailable', { retryAfterSeconds: 1 })
     } catch (error) {
-      if (error instanceof AppError) throw error
-      // A table or a privilege is gone: every request with a key fails in the same way.
-      throw new AppError('database_unavailable', { retryAfterSeconds: 1, cause: error })
+      // Also a table or a privilege that is gone: every request with a key fails in the same way.
+      cause = causeOf(error)
     } finally {
       asking = null
     }
+    throw new AppError('database_unavailable', { retryAfterSeconds: 1, cause })
   }
 
   return async () => {

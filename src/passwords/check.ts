@@ -46,7 +46,7 @@ interface Checked {
   replacement: string | null
 }
 
-type Outcome<T> = { kind: 'wrong' } | { kind: 'changed' } | { kind: 'done'; value: T }
+type Outcome<T> = 'wrong' | 'changed' | { value: T }
 type Deps = { db: Database; hasher: Hasher }
 type Work<T> = (tx: Db, userId: string) => Promise<T>
 
@@ -59,8 +59,8 @@ export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<
   for (let tries = 0; tries < 3; tries++) {
     const checked = await compare(deps.hasher, deps.db, attempt)
     const outcome = await deps.db.transaction((tx) => settle(tx, checked, work))
-    if (outcome.kind === 'wrong') throw new AppError('invalid_credentials')
-    if (outcome.kind === 'done') return outcome.value
+    if (outcome === 'wrong') throw new AppError('invalid_credentials')
+    if (outcome !== 'changed') return outcome.value
     // The account, or how its password is stored, changed during the hashing: what holds now?
   }
   throw new AppError('overloaded', { retryAfterSeconds: 1 })
@@ -95,11 +95,11 @@ async function settle<T>(tx: Db, checked: Checked, work: Work<T>): Promise<Outco
     await countFailure(tx, guess)
     const subject = account?.id ?? null
     await insertEvent(tx, { action: 'session.failed', actor: null, subject, origin })
-    return { kind: 'wrong' }
+    return 'wrong'
   }
   const before = account.passwordHash
   const isStored = await replacePassword(tx, account.id, { before, after: replacement ?? before })
-  if (!isStored) return { kind: 'changed' }
+  if (!isStored) return 'changed'
   await clearFailures(tx, guess)
-  return { kind: 'done', value: await work(tx, account.id) }
+  return { value: await work(tx, account.id) }
 }
