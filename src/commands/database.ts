@@ -1,4 +1,4 @@
-import { createReader, readDatabase, type DatabaseConfig } from '../config.ts'
+import { createReader, readDatabase } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
 import { command } from './command.ts'
 
@@ -22,7 +22,8 @@ await command({
     const name = reader.text('DATABASE_NAME') ?? urlName
     if (action === 'drop') {
       reader.finish()
-      await drop({ ...server, name: dropped })
+      const done = await dropDatabase({ ...server, name: dropped })
+      console.log(done.join('\n'))
       return
     }
     const password = (setting: string) => {
@@ -40,10 +41,3 @@ await command({
     console.log(`${name} is there. Next, as user_service_admin: node bin/migrate.js up`)
   },
 })
-
-async function drop(config: DatabaseConfig): Promise<void> {
-  const { database, roles, kept } = await dropDatabase(config)
-  console.log(database ? `Dropped ${config.name}` : `There is no database ${config.name}`)
-  if (roles.length > 0) console.log(`Dropped the roles ${roles.join(', ')}`)
-  if (kept.length > 0) console.log(`Kept what other databases need: ${kept.join(', ')}`)
-}

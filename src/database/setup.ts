@@ -33,18 +33,12 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
   await withDatabase(config, createSchema)
 }
 
-/** What was dropped; `kept`: the roles that other databases need. */
-export interface Dropped {
-  database: boolean
-  roles: string[]
-  kept: string[]
-}
-
 /**
  * Drops the database, ends its connections, and drops the roles that nothing else needs. Throws,
  * before anything is done, when the database is not one of ours or the role may not drop roles.
+ * Returns what was done, a sentence for each.
  */
-export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
+export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
     const { exists, mayDropRoles, present } = await readDropFacts(db, config.name)
     if (!mayDropRoles)
@@ -54,12 +48,17 @@ export async function dropDatabase(config: DatabaseConfig): Promise<Dropped> {
       )
     if (exists) await withDatabase(config, checkOurs)
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-    const dropped: Dropped = { database: exists, roles: [], kept: [] }
-    for (const name of present) {
-      const isDropped = await unless(sqlState.dependentObjects, () => db.query(`drop role ${name}`))
-      dropped[isDropped ? 'roles' : 'kept'].push(name)
+    const dropped: string[] = []
+    const kept: string[] = []
+    for (const role of present) {
+      const isDropped = await unless(sqlState.dependentObjects, () => db.query(`drop role ${role}`))
+      if (isDropped) dropped.push(role)
+      else kept.push(role)
     }
-    return dropped
+    const done = [exists ? `Dropped ${config.name}` : `There is no database ${config.name}`]
+    if (dropped.length > 0) done.push(`Dropped the roles ${dropped.join(', ')}`)
+    if (kept.length > 0) done.push(`Kept what other databases need: ${kept.join(', ')}`)
+    return done
   })
 }
 
