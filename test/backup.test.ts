@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { hash } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -15,7 +15,7 @@ import { findForeign } from '../src/commands/foreign.ts'
 import { locks } from '../src/database/codes.ts'
 import { readMigrations } from '../src/database/migrate.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
-import { runCommand, startCommand, until } from './support/process.ts'
+import { root, runCommand, startCommand, until } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
 undo.push(() => rmSync(folder, { recursive: true }))
@@ -167,6 +167,8 @@ test('the AWS CLI gets endpoint and profile, and never the database’s password
     .map((line) => line.split('=')[0])
     .filter((name) => !['PWD', 'SHLVL', '_', 'OLDPWD'].includes(name!))
   assert.deepEqual(names.sort(), ['AWS_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'PATH', 'https_proxy'])
+  // Where the command runs, so that settings may name files from there.
+  assert.ok(variables.includes(`PWD=${resolve(root)}`), variables.join())
 })
 
 test('a backup puts a dump into the bucket, and then what is in it', async () => {

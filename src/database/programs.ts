@@ -8,18 +8,19 @@ import { dirname, join, relative, resolve } from 'node:path'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 
+import type { Env } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 
 /** How PostgreSQL's programs run: as which account, from where, in which environment. */
 export type RunAs = typeof ourselves
 
 /** None of our environment: PG*, LC_*, TZ would change what they do. */
-export const plainEnv = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
+export const plainEnv: Env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
 
 /** As this process's own account. */
 export const ourselves = {
   cwd: '/',
-  env: plainEnv as NodeJS.ProcessEnv,
+  env: plainEnv,
   uid: process.getuid?.() ?? -1,
   gid: process.getgid?.() ?? -1,
 }
@@ -90,7 +91,13 @@ async function download(name: string, directory: string, signal: AbortSignal | u
   const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
   const args = ['pack', name, '--loglevel=error', `--pack-destination=${directory}`, ...patience]
   try {
-    const { stdout } = await runProgram({ program: 'npm', args, env: process.env, signal })
+    const { stdout } = await runProgram({
+      program: 'npm',
+      args,
+      as: ourselves,
+      env: process.env,
+      signal,
+    })
     return join(directory, stdout.trim())
   } catch (error) {
     signal?.throwIfAborted()
@@ -130,7 +137,8 @@ export async function makeWhole(target: string, fill: (temporary: string) => Pro
 export interface Program {
   program: string
   args: string[]
-  env?: NodeJS.ProcessEnv
+  env?: Env
+  /** By default it runs as we do and where we do. */
   as?: RunAs
   /** What it reads from its standard input. */
   input?: AsyncIterable<string | Buffer>
@@ -149,7 +157,7 @@ interface Running {
  * ends.
  */
 export function startProgram(called: Program): Running {
-  const { program, args, as = ourselves, env = as.env, signal } = called
+  const { program, args, as, env = plainEnv, signal } = called
   signal?.throwIfAborted()
   const child = spawn(program, args, { ...as, env, detached: true })
   function kill(how: NodeJS.Signals) {
