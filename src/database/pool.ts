@@ -108,7 +108,7 @@ export function openDatabase(
         const { rows } = await client.query<Row>(statement)
         return { client, rows }
       } catch (error) {
-        const failure = explain(error)
+        const failure = toFailure(error)
         client.release(codeOf(failure) === 'database_unavailable')
         if (!mayBeCut || !isCut(error)) throw failure
       }
@@ -179,7 +179,7 @@ async function finishTransaction<T>(client: Client, work: (tx: Db) => Promise<T>
       const { rows } = await client.query<Row>({ text, values })
       return rows
     } catch (error) {
-      throw explain(error)
+      throw toFailure(error)
     }
   }
 
@@ -284,7 +284,7 @@ const lostClasses: string[] = [
 ]
 
 /** Makes `database_unavailable` of an error that is neither our mistake nor the statement's. */
-function explain(error: unknown): unknown {
+function toFailure(error: unknown): unknown {
   const { code = '', severity } = error as DatabaseError
   const isStatements =
     severity !== undefined && !lostClasses.some((state) => code.startsWith(state))
