@@ -41,7 +41,7 @@ export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfi
   return hosts.length > 0 ? database : null
 }
 
-/** Names what a connection is asked for as DATABASE_SSL and libpq do. */
+/** The name that DATABASE_SSL and libpq have for how a connection is secured. */
 export function sslModeOf({ ssl }: DatabaseConfig): SslMode {
   if (ssl === false) return 'disable'
   return ssl.rejectUnauthorized ? 'verify-full' : 'require'
@@ -99,7 +99,7 @@ export function readConfig(env: Env) {
     port: integer('SERVER_PORT', 60_001, 0, 65_535),
     basePath: read('SERVER_BASE_PATH', '/v1', 'must be a path such as /v1', parseBasePath),
     tls: pair('TLS_CERT_FILE', 'TLS_KEY_FILE', (certFile, keyFile) => {
-      // Each is read again with the other; here one that cannot be read is named.
+      // Both are read again as a pair; here a file that cannot be read is named.
       file('TLS_CERT_FILE')
       file('TLS_KEY_FILE')
       return { certFile, keyFile }
@@ -180,7 +180,7 @@ function parseProxies(given: string): BlockList {
 const sslModes = ['disable', 'require', 'verify-full'] as const
 type SslMode = (typeof sslModes)[number]
 
-/** Given in providers' URLs, and without a meaning here. */
+/** Parameters in the URLs of providers that have no meaning here. */
 const ignoredParameters = [
   'application_name',
   'channel_binding',
@@ -189,10 +189,10 @@ const ignoredParameters = [
   'target_session_attrs',
 ]
 
-/** Takes the parts of DATABASE_URL for the settings that they stand for. */
+/** Sets the settings that are parts of DATABASE_URL. */
 function readUrl({ text, read, set, wrong }: Reader): void {
-  // The `@` of the password's end, after what would end the host: part of the password would be
-  // taken for a host, asked of DNS and shown in messages.
+  // With one of these characters before its `@`, the password is not encoded: part of it would be
+  // taken for the host, looked up in DNS and shown in messages.
   if (/#|^\w+:\/\/[^/?]*[/?].*@/.test(text('DATABASE_URL') ?? '')) {
     const rule = 'has a character in its user or password to percent-encode (# is %23, / is %2F)'
     wrong('DATABASE_URL', rule)

@@ -15,13 +15,13 @@ const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 export interface Reader {
   /** A setting as it is given, or undefined when it is not or empty. */
   text(name: string): string | undefined
-  /** Takes a value for what is given, unless it is empty. */
+  /** Replaces what is given, unless the value is empty. */
   set(name: string, value: string | undefined): void
   /** The names that were asked for so far. */
   names: ReadonlySet<string>
   /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
   wrong(name: string, rule: string): void
-  /** What `parse` makes of a setting; it throws or returns undefined where the rule is broken. */
+  /** Parses a setting; `parse` throws or returns undefined if the rule is broken. */
   read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T
   integer(name: string, fallback: number, min: number, max: number): number
   /** The text of the file that a setting names. */
@@ -95,8 +95,8 @@ export function createReader(env: Env): Reader {
 }
 
 /**
- * Warns of each name that is none of `settings` but within two letters of one, or begins as ours
- * do: a mistyped security setting is silently off.
+ * Warns of each name that is not one of `settings` but within two letters of one, or begins like
+ * ours: a mistyped security setting would silently be off.
  */
 export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] {
   const warnings: string[] = []

@@ -57,8 +57,8 @@ for (const [status, all] of Object.entries(sentences)) {
 }
 
 /**
- * What is wrong with one member of a body or query; a code where that tells more than the one of
- * the whole.
+ * What is wrong with one member of a body or query, with a code if there is a more precise one than
+ * that of the whole.
  */
 export type Fault = { field: string; message: string; code?: Code | undefined }
 interface Details {

@@ -15,7 +15,7 @@ Exit status: 0 stopped, 1 failed, 2 misuse or a wrong setting.
 `
 const misuse =
   'takes no arguments; settings are in the environment, as in: SERVER_PORT=80 npm start'
-/** npm forwards what the terminal sent to it and to us: a second signal so soon is the same one. */
+/** npm forwards a signal that the terminal sent to us, too: a second one so soon is the same. */
 const impatienceMs = 1000
 
 // Without this, V8 pretenures the objects that `pg` creates per statement: it treats them as
@@ -99,6 +99,6 @@ try {
   else await serve()
 } catch (error) {
   exitWith('user-service', error)
-  // At once: a connection that was refused half-way would hold the process for a minute.
+  // Do not wait: a half-open connection would hold the process for a minute.
   process.exit()
 }

@@ -23,7 +23,7 @@ export type Schema<T> = {
 export type Shape<T> = { [K in keyof T]: Schema<T[K]> }
 export type Members<S> = { [K in keyof S]: S[K] extends Schema<infer T> ? T : never }
 
-/** A schema of one rule: what `parse` has no value for is reported with `message`. */
+/** A schema of one rule: if `parse` returns undefined, the fault is `message`. */
 export const rule = <T>(
   json: JsonSchema,
   message: string,
@@ -160,7 +160,7 @@ export const instantSchema = rule(
     const day = match[1]!
     // To Date, February 31 is March 3.
     if (new Date(day).toJSON()?.startsWith(day) !== true) return undefined
-    // In UTC it may lie in the year 0 or 10000.
+    // In UTC it may be in the year 0 or 10000.
     const instant = new Date(match[0].toUpperCase()).toJSON()
     return /^(?!0000)\d/.test(instant) ? instant : undefined
   },
@@ -232,7 +232,7 @@ export function object<R, O = Record<never, never>>(
   }
 }
 
-/** At most 64 characters, none of them half a surrogate pair: that is no JSON to some clients. */
+/** At most 64 characters, without half a surrogate pair, which some clients cannot read as JSON. */
 const shortened = (name: string) => [...name.slice(0, 128)].slice(0, 64).join('').toWellFormed()
 
 /**
@@ -247,7 +247,7 @@ export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
   throw new AppError(own ?? code, { faults: faults.slice(0, 1000) })
 }
 
-/** JSON by which values are compared; node:util's comparison fails 2,000 levels down. */
+/** JSON to compare values by; the comparison of node:util overflows at 2,000 levels. */
 const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
 
 function sortMembers(_name: string, value: unknown): unknown {
@@ -255,7 +255,7 @@ function sortMembers(_name: string, value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-/** The members of `given` that are not so already. */
+/** The members of `given` that differ from those of `before`. */
 export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
   const different: Partial<T> = {}
   for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {

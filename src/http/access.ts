@@ -2,7 +2,7 @@
 import { AppError } from '../errors.ts'
 import type { Caller, Route } from './route.ts'
 
-/** A caller's request that is to be let in. */
+/** A request of a caller, before it is let in. */
 export interface Entry {
   route: Route
   caller: Caller
@@ -26,8 +26,8 @@ export function authorize({ route, caller, method, params, freshSeconds }: Entry
 }
 
 /**
- * Throws `authentication_needed` (RFC 9470) for a session that was not started by a log-in within
- * the last `freshSeconds`; 0: whenever it was. An API key was made for a machine: it cannot log in.
+ * Throws `authentication_needed` (RFC 9470) for a session whose log-in was more than `freshSeconds`
+ * ago; 0: no limit. API keys pass: they were made for machines, which cannot log in.
  */
 export function requireFresh(caller: Caller, freshSeconds: number): void {
   if (caller.keyKind === 'api' || freshSeconds === 0 || isRecent(caller, freshSeconds)) return

@@ -7,9 +7,9 @@ import type { Log } from '../log.ts'
 export type Client = { address: string; client: string }
 
 /**
- * Tells who sent a request: the peer or, behind trusted proxies, the right-most entry of
- * X-Forwarded-For that is not one of them. An entry that is no address ends the search, an empty
- * one does not.
+ * Finds who sent a request: the peer or, behind trusted proxies, the right-most entry of
+ * X-Forwarded-For that is not a trusted proxy. An entry that is no address ends the search; an
+ * empty one is skipped.
  */
 export function createClientReader(
   trusted: BlockList | null,
@@ -19,7 +19,7 @@ export function createClientReader(
   const isTrusted = (address: string) =>
     trusted?.check(address, isIPv4(address) ? 'ipv4' : 'ipv6') === true
 
-  /** Once: a client that is not behind a proxy may send the header, too, as often as it likes. */
+  /** Warns once: any client may send the header, as often as it likes. */
   function warn(address: string) {
     if (isWarned) return
     isWarned = true

@@ -9,7 +9,7 @@ const decoder = new TextDecoder('utf-8', { fatal: true })
 /** Why a body cannot be read. */
 const broken = new WeakMap<IncomingMessage, AppError>()
 
-/** Makes the reading of a body fail, also if it has not begun: the rest of it cannot come. */
+/** Makes reading a body fail, now or when it begins: the rest of the body cannot arrive. */
 export function breakBody(req: IncomingMessage, error: AppError) {
   broken.set(req, error)
   if (req.listenerCount('error') > 0) req.emit('error', error)
@@ -21,7 +21,7 @@ export const hasBody = ({ headers }: IncomingMessage) =>
 
 /**
  * Reads a JSON body; throws `unsupported_media_type`, `body_too_large` or, if it is not JSON in
- * UTF-8, `invalid_body`. Only now a client that expects `100 Continue` gets it.
+ * UTF-8, `invalid_body`. A client that expects `100 Continue` gets it here, and not before.
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
   if (!hasBody(req)) throw invalidBody('is missing')
@@ -58,8 +58,8 @@ function collect(req: IncomingMessage): Promise<Buffer> {
 }
 
 /**
- * Reads and drops the rest of a body that was refused, so that the client comes to read why; after
- * 16 MiB the connection is cut.
+ * Reads and drops the rest of a refused body, since many clients read no answer before they have
+ * sent everything; after 16 MiB the connection is cut.
  */
 export function discardBody(req: IncomingMessage) {
   let left = maxDiscardedBytes

@@ -8,36 +8,36 @@ import { findFault } from './rfc9112.ts'
 
 /** A connection that has sent a request. */
 export interface Connection {
-  /** The answers that are waited for, oldest first, and since when. */
+  /** The pending answers, oldest first, and since when each is pending. */
   waiting: Map<ServerResponse, number>
   /** The answer to the newest request, until both are complete. */
   newest?: ServerResponse | undefined
-  /** Called once no answer is waited for. */
+  /** Called when no answer is pending any more. */
   onAnswered?: (() => void) | undefined
 }
 
 /** The requests under way, by connection. */
 export interface Connections {
-  /** Hands a request to the pipeline: at once, or in its turn if others of its connection wait. */
+  /** Hands a request to the pipeline: at once or, if its connection has others pending, in turn. */
   take(req: IncomingMessage, res: ServerResponse): void
   find(socket: Socket): Connection | undefined
-  /** Whether no answer is waited for. */
+  /** Whether no answer is pending. */
   isQuiet(): boolean
-  /** Cuts connections whose oldest answer has been waited for that long. */
+  /** Cuts connections whose oldest answer has been pending that long. */
   cutSlow(limitMs: number): void
-  /** From now on each answer is the last of its connection. */
+  /** From now on, every answer closes its connection. */
   close(): void
 }
 
 /**
- * A connection on which more requests wait is cut. Gateways and browsers do not pipeline; a client
- * that does could have thousands of requests in line before everybody else's.
+ * A connection with more pending requests is cut. Gateways and browsers do not pipeline; a client
+ * that does could queue thousands of requests ahead of everybody else's.
  */
 const maxWaiting = 20
 
 /**
- * Starts without any connection. Requests are kept by connection: one whose answer is still queued
- * when the connection goes never closes by itself.
+ * Starts without any connection. Requests are kept by connection, because a response that is still
+ * queued when its connection closes never emits `close`.
  */
 export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): Connections {
   const connections = new Map<Socket, Connection>()
@@ -59,7 +59,7 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
     void pipeline(res.req, res, fault)
   }
 
-  /** Pipelined requests take turns of the event loop with what other connections bring. */
+  /** Handles one pipelined request a turn of the event loop, so that other connections progress. */
   function handleNext() {
     let next = pending.shift()
     while (next?.req.socket.writable === false) next = pending.shift()

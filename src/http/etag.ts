@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import { AppError } from '../errors.ts'
 
-/** Whether If-None-Match says that the caller has this (weak comparison, RFC 9110 13.1.2). */
+/** Whether If-None-Match names this ETag (weak comparison, RFC 9110 13.1.2). */
 export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
   const known = headers['if-none-match'] ?? ''
   if (known.trim() === '*') return true
@@ -11,8 +11,8 @@ export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
 }
 
 /**
- * Whether If-Match is absent or holds for this (strong comparison, RFC 9110 13.1.1); throws
- * `invalid_request` if it is no list of tags: a version without quotes, say.
+ * Whether If-Match is absent or names this ETag (strong comparison, RFC 9110 13.1.1); throws
+ * `invalid_request` if it is no list of ETags, for example a version without quotes.
  */
 export function matches(headers: IncomingHttpHeaders, etag: string): boolean {
   const wanted = headers['if-match']
@@ -24,7 +24,7 @@ export function matches(headers: IncomingHttpHeaders, etag: string): boolean {
 
 const tagPattern = /(?:W\/)?"[^"]*"/g
 
-/** The tags of a list, or null if there is anything else in it. */
+/** The ETags of a list, or null if it contains anything else. */
 function readTags(list: string): string[] | null {
   const tags = list.match(tagPattern)
   const rest = list.replace(tagPattern, '')

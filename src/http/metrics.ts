@@ -33,7 +33,7 @@ type Values = Map<string, number | Histogram>
 export function createMetrics(): Metrics {
   const requests = new Map<string, number>()
   const durations = new Map<string, Histogram>()
-  // From zero on: what appears with its first value shows no increase.
+  // Every code starts at zero: Prometheus sees no increase in a series that begins at one.
   const failures = new Map(Object.keys(knownFailures).map((code) => [`{code="${code}"}`, 0]))
 
   function count(counts: Map<string, number>, labels: string) {

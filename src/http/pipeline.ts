@@ -1,7 +1,8 @@
-// One way in, one way out. In this order, each step refusing before the next is paid for: request
-// id, client, route, throttle, key, ids of the path, access, query, body, handler. Only this file
-// writes answers, one log line and the metrics of each. An AppError that a handler throws may be
-// shown in every part; anything else is a 500 with a fixed text and the reason in the log.
+// What happens to every request, in this order: request id, client, route, throttle, key, ids of
+// the path, access, query, body, handler. Each step may refuse, before the next costs anything.
+// Only this file answers, and it writes a log line and the metrics of each answer. A client is shown
+// an AppError, but for its cause; anything else is a 500 with a fixed text and its reason in the
+// log.
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
@@ -21,7 +22,7 @@ import type { Limiter } from './token-bucket.ts'
 /** What the steps need. */
 export interface PipelineOptions {
   router: Router
-  /** Throws `key_missing`, `key_invalid` or `overloaded`: clients take turns. */
+  /** Finds the caller, clients in turn; throws `key_missing`, `key_invalid` or `overloaded`. */
   identify(headers: IncomingHttpHeaders, client: string): Promise<Caller>
   readClient(req: IncomingMessage): Client
   /** `policy`: the RateLimit-Policy header. Null: nobody is throttled. */
@@ -71,7 +72,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     throw new AppError('throttled', { retryAfterSeconds: verdict.retryAfterSeconds })
   }
 
-  /** The steps from the route to the handler's reply; each throws an AppError to refuse. */
+  /** The steps from the route to the reply; to refuse, a step throws an AppError. */
   async function answer(exchange: Exchange): Promise<Reply> {
     const { req, origin } = exchange
     const { headers } = req
@@ -139,7 +140,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
 function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
   if (access !== 'optional') return access !== 'anyone'
-  // `Authorization: Basic` is no key: gateways and browsers send it for others.
+  // Not `Authorization: Basic`, which gateways and browsers send for other services.
   return Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 }
 
@@ -167,7 +168,7 @@ function parseQuery({ query }: Route, search: string): Record<string, unknown> {
   if (query === undefined) return {}
   const given: Record<string, unknown> = Object.create(null)
   for (const [name, value] of new URLSearchParams(search)) {
-    // A member that is repeated is no text, and so is refused.
+    // A repeated member becomes a list, which no schema of a query takes.
     given[name] = name in given ? [] : value
   }
   return check(query, given, 'invalid_query')
@@ -177,7 +178,7 @@ async function parseBody(route: Route, { req, res, caller }: Exchange): Promise<
   const schema = route.bodyFor?.(caller!) ?? route.body
   if (schema === undefined) return undefined
   if (!route.bodyOptional) return check(schema, await readBody(req, res), 'invalid_body')
-  // Null is what many clients send for none.
+  // Many clients send null for no body.
   const given = hasBody(req) ? await readBody(req, res) : null
   return check(schema, given ?? {}, 'invalid_body')
 }
@@ -250,10 +251,10 @@ function textOf(requestId: string, { body, raw }: Reply): string {
   return body === undefined ? '' : toLine({ requestId, status: 'SUCCESS', details: body })
 }
 
-/** Every body ends with a newline, so that a shell's prompt does not stand behind it. */
+/** JSON with a newline at its end, so that the prompt of a shell starts on a line of its own. */
 const toLine = (envelope: object) => `${JSON.stringify(envelope)}\n`
 
-/** Besides ours, the headers that tracing and common HTTP clients add to every request. */
+/** The headers allowed are ours, and those that tracing and common HTTP clients always add. */
 const preflight = {
   'Access-Control-Allow-Headers':
     'Authorization, Content-Type, If-Match, If-None-Match, X-Api-Key, X-Request-Id, ' +
@@ -269,7 +270,7 @@ function requestIdOf({ headers }: IncomingMessage): string {
   return isGood ? given : randomUUID()
 }
 
-/** Path and query of a request target; its scheme and host, if it has them, are not looked at. */
+/** The path and query of a request target; a scheme and host are ignored. */
 function splitTarget(url: string): { path: string; search: string } {
   const target = url.replace(/^https?:\/\/[^/?#]*/i, '')
   const path = target.replace(/\?.*/, '')

@@ -1,6 +1,6 @@
-// Lines about refused requests. Anybody can send thousands a second that cost nothing, and must not
-// wash everything else out of the log: each client has a few lines a second, and the refusals that
-// got none are summed up once a second. Metrics count them all.
+// Log lines about refused requests. Anybody can cause thousands of them a second at no cost, which
+// must not drown the rest of the log: each client gets a few lines a second, and what is omitted is
+// summed up once a second. Metrics count every refusal.
 import type { Log } from '../log.ts'
 import { createLimiter } from './token-bucket.ts'
 
@@ -9,10 +9,10 @@ export type RefusalLog = (client: string, message: string, fields: Record<string
 
 const linesPerSecond = 5
 const linesAtOnce = 20
-/** As many clients are named each second, those with the most refusals. */
+/** How many clients are named each second: those with the most refusals. */
 const maxNamed = 10
 
-/** Starts with all lines to be had. */
+/** Starts with no line used up. */
 export function createRefusalLog(log: Log): RefusalLog {
   const limiter = createLimiter({ rate: linesPerSecond, burst: linesAtOnce })
   const omitted = new Map<string, number>()

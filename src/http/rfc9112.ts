@@ -4,11 +4,11 @@ import { AppError } from '../errors.ts'
 
 /**
  * How many header fields a request may have: 1,000 short ones cost as much as ten requests. Node
- * reads no more of them.
+ * reads no further.
  */
 export const maxFields = 100
 
-/** What RFC 9112 and 9110 have a server refuse and Node lets through; undefined: nothing. */
+/** What RFC 9112 or 9110 tells a server to refuse and Node accepts; undefined: nothing is wrong. */
 export function findFault(req: IncomingMessage): AppError | undefined {
   if (req.rawHeaders.length > 2 * maxFields) return new AppError('headers_too_large')
   const isSound = hasSoundHost(req) && hasSoundCoding(req) && hasSoundTarget(req)

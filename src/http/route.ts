@@ -9,7 +9,7 @@ export interface Caller {
   keyId: string
   keyKind: 'api' | 'session'
   scope: 'all' | 'read' | 'auth' | 'metrics'
-  /** The key's own list; null: what its user has counts. */
+  /** The key's own list; null: the permissions of its user count. */
   keyPermissions: string[] | null
   factors: number
   /** How long ago a password was last proved for the key; null: never. */
@@ -17,7 +17,7 @@ export interface Caller {
   userId: string
   email: string
   emailVerified: boolean
-  /** What counts: of a key with a list of permissions, `user` and what both have. */
+  /** What counts. For a key with its own list: `user`, and the permissions on both lists. */
   role: 'user' | 'admin'
   permissions: string[]
   /** Null: empty. */
@@ -60,7 +60,7 @@ export interface Call<A extends Access, P extends string, Q, B> {
   headers: IncomingHttpHeaders
   params: Params<P>
   query: Q
-  /** The raw query string, for the one route that ignores what it does not know. */
+  /** The raw query string, for forward-auth, which ignores parameters that it does not know. */
   search: string
   body: B
 }
@@ -70,9 +70,9 @@ export interface ReplySpec {
   says: string
   /** Of the payload. */
   body?: JsonSchema
-  /** The media type of what is sent as it is, without an envelope. */
+  /** The media type of a body without an envelope. */
   raw?: string
-  /** Besides those that every answer has. */
+  /** Headers besides those that every answer has. */
   headers?: string[]
   /** Parameters of other paths that this payload has: the name there and the member here. */
   creates?: Record<string, string>
@@ -92,7 +92,7 @@ interface Spec<A extends Access, P extends string, Q, B> {
   scope?: 'auth' | 'metrics'
   /** Changes who holds an account: a session must come from a log-in a short while ago. */
   fresh?: true
-  /** Changes nothing of a user but keys, which a key with a list of permissions may, too. */
+  /** Changes only keys of a user, which a key with its own list of permissions may, too. */
   changesKeys?: true
   summary: string
   description?: string
@@ -102,9 +102,9 @@ interface Spec<A extends Access, P extends string, Q, B> {
   body?: Schema<B>
   /** The schema of a body where it depends on who calls; `body` is what the document shows. */
   bodyFor?(caller: CallerOf<A>): Schema<B>
-  /** No body at all counts as `{}`. */
+  /** A missing body counts as `{}`. */
   bodyOptional?: boolean
-  /** The code of a body's faults, where its sentence is another than the usual. */
+  /** The sentence of `invalid_body`, if it is not the usual one. */
   bodySentence?: string
   replies: Record<number, ReplySpec>
   /** What can fail besides what access, parsing and throttling bring. */
@@ -120,14 +120,14 @@ interface Spec<A extends Access, P extends string, Q, B> {
 }
 
 /**
- * A route whose types are checked where it is made, and forgotten by the pipeline. The one `any` of
- * the house: handlers take narrower calls than the pipeline knows of.
+ * A route as the pipeline sees it; its types are checked where it is made. The only `any` in the
+ * code: handlers take narrower calls than the pipeline knows of.
  */
 export type Route = Spec<Access, string, Record<string, unknown>, any>
 
 /**
  * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in
- * braces are UUIDs; an end of `/*` stands for anything below.
+ * braces are UUIDs; a trailing `/*` stands for anything below.
  */
 export function route<
   const A extends Access,

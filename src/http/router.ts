@@ -3,7 +3,7 @@ import type { Route } from './route.ts'
 /** What a method and a path lead to. */
 export interface Match {
   route?: Route
-  /** The methods of the path, if it has no route of this one; undefined: there is no such path. */
+  /** The methods of a path that has no route for this one; undefined: there is no such path. */
   allow?: string | undefined
   params: Record<string, string>
   /** Whether the request counts for the limiter. */
@@ -14,9 +14,9 @@ export interface Match {
 export type Router = (method: string, path: string) => Match
 
 /**
- * Finds a route by its path, one without parameters before those with. Paths are compared as they
- * were sent: nothing is decoded, and `//`, `..`, another case or a slash at the end make another
- * path. `ANY` takes every method, and of two routes for the same the first is found.
+ * Finds a route by its path; a path without parameters comes before one with. Paths are compared as
+ * they were sent: nothing is decoded, and `//`, `..`, another case or a trailing slash make another
+ * path. `ANY` takes every method; of two routes that fit, the first is found.
  */
 export function createRouter(routes: Route[], basePath: string): Router {
   const rank = ({ path }: Route) => (path.includes('{') ? 1 : 0)

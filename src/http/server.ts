@@ -75,10 +75,10 @@ export async function listen(
     },
     async stop(seconds) {
       connections.close()
-      // A connection that was made before may still lie in the listener's queue, and a request be
-      // on its way on an idle one: both are answered, with Connection: close.
+      // A connection may still be in the listener's queue, and a request on its way on an idle one:
+      // both are answered, with Connection: close.
       await sleep(lingerMs)
-      // Node accepts one connection a turn of its event loop: on a busy machine that takes longer.
+      // Node accepts one connection a turn of its event loop, so a busy machine needs longer.
       for (let tries = 0; tries < 3 && newest > performance.now() - lingerMs; tries++) {
         await sleep(lingerMs)
       }

@@ -12,8 +12,9 @@ export function envelope(details: JsonSchema, operation: string): JsonSchema {
 }
 
 /**
- * What clients take too seriously is left out of answers: they make sets, which have no order, of
- * what is unique, and Go's refuse all text whose pattern has an escape that RE2 does not know.
+ * Leaves out the keywords that generated clients take too literally in answers: a list of unique
+ * items becomes a set, which loses the order, and clients in Go refuse any text whose pattern has
+ * an escape that RE2 does not know.
  */
 function asAnswered(schema: JsonSchema): JsonSchema {
   return JSON.parse(JSON.stringify(schema), (keyword, value) => {
@@ -49,7 +50,7 @@ export const failureSchema: JsonSchema = {
   required: ['requestId', 'status', 'details', 'code'],
 }
 
-/** The same value, in which a reference stands for each schema that has a title; adds those. */
+/** The same value with each titled schema replaced by a reference, and added to `schemas`. */
 export function extract<T>(document: T, schemas: Record<string, object>): T {
   return JSON.parse(JSON.stringify(document), (_, value) => {
     const { title, ...schema } = value ?? {}
@@ -103,7 +104,7 @@ export const components = {
   },
 }
 
-/** A value that fits a schema: of an object the required members, or the first. */
+/** A value that fits a schema. An object has its required members or, without any, the first. */
 export function example(schema: JsonSchema): unknown {
   const { type, format, minimum, enum: choices, oneOf: forms, items, properties = {} } = schema
   const { required = Object.keys(properties).slice(0, 1), examples } = schema

@@ -1,5 +1,5 @@
-// What is measured when metrics are read. The names of what is ours begin with user_service_;
-// http_* and process_* are Prometheus' own conventions.
+// Measures that are taken when metrics are read. Our own names begin with user_service_; http_* and
+// process_* follow Prometheus' conventions.
 import { readdirSync, readFileSync } from 'node:fs'
 
 import type { Database } from '../database/pool.ts'
@@ -7,7 +7,7 @@ import type { Limiter } from '../http/token-bucket.ts'
 import { createHistogram, family, observe, type Histogram, type Metrics } from '../http/metrics.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 
-/** What is measured, and the build that it is measured of. */
+/** What is measured, and the running build. */
 export interface MeasuredDeps {
   databases: Database[]
   hasher: Hasher
@@ -48,7 +48,7 @@ export function measure({ databases, hasher, limiter, metrics, version, commit }
 const gauge = (name: string, help: string, value: number | Histogram) =>
   family(name, help, new Map([['', value]]))
 
-// Counted from the start on, so that any number of scrapers see the same.
+// Counted since the start, so that any number of scrapers see the same.
 const loopDelays = createHistogram([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5])
 let due = performance.now() + 20
 setInterval(() => {

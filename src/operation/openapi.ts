@@ -156,7 +156,7 @@ function success(route: Route, { says, body, raw, headers, creates }: ReplySpec,
   }
 }
 
-/** The response that all operations share which fail with these codes. */
+/** The response shared by all operations that fail with these codes. */
 function failure(route: Route, status: number, codes: Code[]) {
   const first = codes[0]!
   const sample = {
@@ -181,7 +181,7 @@ function headersOf({ method, throttled }: Route, status: number, more: string[] 
   return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]))
 }
 
-/** What can be called with that which an answer created. */
+/** The operations that can be called with what an answer created. */
 function linksTo({ path }: Route, creates: Record<string, string>, all: Route[]) {
   const known: Record<string, string> = {}
   for (const name of namesIn(path)) known[name] = `$request.path.${name}`

@@ -114,10 +114,10 @@ function landingRoutes(basePath: string): Route[] {
     )
 }
 
-/** Of no key: its look-up finds nobody, and shows that the look-up of any key works. */
+/** The digest of no key: looking it up finds nobody, and shows that looking up keys works. */
 const digestOfNone = Buffer.alloc(32)
 
-/** Looks up a key, once for all who ask at the same time; fails within two seconds. */
+/** Looks up a key, once for all checks at the same time; fails within two seconds. */
 function createDatabaseCheck({ db, isStopping }: OperationDeps) {
   let asking: Promise<void> | null = null
 
@@ -128,7 +128,7 @@ function createDatabaseCheck({ db, isStopping }: OperationDeps) {
       const lookingUp = findCallers(db, [digestOfNone], 0)
       if ((await Promise.race([lookingUp, late])) !== 'late') return
     } catch (error) {
-      // Also a table or a privilege that is gone: every request with a key fails in the same way.
+      // Any failure counts, a lost table or privilege too: every request with a key fails likewise.
       cause = causeOf(error)
     } finally {
       asking = null
@@ -188,7 +188,7 @@ function makePage() {
   const text = read('docs.html')
     .replace('<style></style>', () => `<style>${style}</style>`)
     .replace('<script></script>', () => `<script>${script}</script>`)
-  // It runs and shows what is in it, asks this origin alone, and makes no markup of text.
+  // The page runs its own script, asks this origin only, and makes no markup from text.
   const policy = [
     "default-src 'none'",
     `script-src 'sha256-${hashOf(script)}'`,

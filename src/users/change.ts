@@ -71,7 +71,7 @@ export async function changePassword(
 }
 
 /**
- * Applies a change in a transaction and answers with the user; a part that is so already is none.
+ * Applies a change in a transaction and answers with the user; what is so already is left out.
  * `passwordHash` is to be stored; null: the new password was stored when the old one was proved.
  * Throws what the route's `fails` lists.
  */
@@ -111,7 +111,7 @@ export async function applyChange(
   return reply(200, after)
 }
 
-/** Whether a change is one of who holds the account, or of what it may do. */
+/** Whether a change affects who holds the account or what it may do. */
 function isSensitive({ metadata, enabled, ...others }: Change['given']): boolean {
   return Object.keys(others).length > 0 || enabled === true
 }
