@@ -71,7 +71,7 @@ const maxUuid = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 /** The events of a page. */
 export function listEvents(db: Db, page: EventPage): Promise<StoredEvent[]> {
   const { user, action, after = maxUuid, limit } = page
-  // Each condition has an index of its own that is in the order of the ids.
+  // For each condition there is an index in the order of the ids.
   const newest = (condition: string) =>
     `(select ${columns} from audit_events where id < $1::uuid and ${condition}
       order by id desc limit $2::int)`

@@ -30,7 +30,7 @@ const identityOf = (caller: Caller) => ({
 /** Percent-encodes everything but visible ASCII, and `%`: headers are ASCII. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
-/** Whether a caller meets a requirement; where a log-in would do, what to ask for by RFC 9470. */
+/** Whether a caller meets a requirement; if a log-in would help, the challenge of RFC 9470. */
 type Requirement = (caller: Caller, value: string) => boolean | string
 
 const requirements: Record<string, Requirement> = {
@@ -63,7 +63,7 @@ function isMisspelt(name: string): boolean {
   return spellsOne || /^require($|[^a-z])/.test(name.toLowerCase())
 }
 
-/** Throws unless all requirements hold: `authentication_needed` only if a log-in would do. */
+/** Throws unless all requirements hold: `authentication_needed` only if a log-in would help. */
 function requireAll(caller: Caller, search: string): void {
   let challenge: string | undefined
   for (const [name, value] of new URLSearchParams(search)) {

@@ -1,8 +1,8 @@
 // What happens to every request, in this order: request id, client, route, throttle, key, ids of
 // the path, access, query, body, handler. Each step may refuse, before the next costs anything.
-// Only this file answers, and it writes a log line and the metrics of each answer. A client is shown
-// an AppError, but for its cause; anything else is a 500 with a fixed text and its reason in the
-// log.
+// Only this file answers, and it writes a log line and the metrics of each answer. An AppError is
+// shown to the client, but for its cause; other errors are a 500 with a fixed text, their reason in
+// the log.
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 

@@ -1,5 +1,5 @@
-// What a key does is done in one transaction with its event, after a last look at whether the key
-// may still act: the body of its request may have taken 15 s.
+// A change and its event are one transaction, which checks once more whether the calling key may
+// still act: the body of its request may have taken 15 s to arrive.
 import { insertEvent, type Action } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
@@ -15,7 +15,7 @@ export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
   return maker
 }
 
-/** What is done, for the audit, and how it is answered. */
+/** What is done, for the audit, and the status of its answer. */
 export interface Act {
   action: Action
   status: number

@@ -2,8 +2,8 @@
 // Nothing else in the service touches the table api_keys.
 //
 // A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of
-// those 43, which lets a mistyped or made-up key be refused without asking the database, and a
-// scanner find a leaked one. The database holds SHA-256 of the key: a fast hash is enough for 256
+// those 43. So a mistyped or made-up key is refused without asking the database, and scanners can
+// find a leaked one. The database holds SHA-256 of the key: a fast hash is enough for 256
 // random bits, and timing a look-up of the digest tells an attacker nothing that leads to a key.
 // A token (ust_) has the same form: a key is never a token.
 import { hash, randomBytes } from 'node:crypto'
@@ -15,7 +15,7 @@ const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const secretLength = 43
 const checksumLength = 6
 
-/** What a secret opens: a key the API, a token one act. */
+/** What a secret begins with: a key, which opens the API, or a token, which allows one act. */
 export type Prefix = 'usk' | 'ust'
 
 const length = 4 + secretLength + checksumLength

@@ -1,7 +1,6 @@
-// Finds whose a presented key is, for every request, in the database: nothing about a key is ever
-// remembered, so a key or user that was revoked, changed or deleted, here, elsewhere or by hand in
-// SQL, is so for every request that comes afterwards. What makes that cheap: keys that arrive while
-// a statement is under way are asked for together by the next one.
+// Looks up the key of every request in the database. Nothing about a key is ever remembered, so a
+// change of a key or user, made here, elsewhere or by hand in SQL, holds for every later request.
+// To make that cheap, keys that arrive while a statement runs are looked up together by the next.
 import type { IncomingHttpHeaders } from 'node:http'
 
 import { createBatch } from '../database/batch.ts'
@@ -21,12 +20,12 @@ const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /**
  * Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or
- * `database_unavailable`. `client` is whose turn the look-up takes.
+ * `database_unavailable`. Clients take turns, so `client` names the one that asks.
  */
 export type Identify = (headers: IncomingHttpHeaders, client: string) => Promise<Caller>
 
 /**
- * Identifies by `db`; a session that was not used for `idleSeconds` has ended, 0: no such limit.
+ * Looks up keys in `db`. A session that was not used for `idleSeconds` has ended; 0: no such limit.
  */
 export function createIdentify(db: Database, idleSeconds: number): Identify {
   const mark = createBatch(marking, async (keyIds: string[]) => {
@@ -37,7 +36,7 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
     const callers: (Caller | undefined)[] = []
     for (const caller of await findCallers(db, digests, idleSeconds)) {
       callers[caller.asked] = narrowed(caller)
-      // A use that cannot be noted is no reason to refuse it, and the next one is noted.
+      // A use that cannot be noted is still allowed; the next one will be noted.
       if (caller.isUnmarked) mark(caller.keyId, caller.userId).catch(() => {})
     }
     return callers
@@ -52,7 +51,7 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
   }
 }
 
-/** A key with a list of its own: a mere user's, with those of the permissions its user has. */
+/** A key with its own list has the role `user`, and the permissions that its user has, too. */
 function narrowed(caller: Caller): Caller {
   const { keyPermissions } = caller
   if (keyPermissions === null) return caller

@@ -7,7 +7,7 @@ import type { Key, KeyKind, Maker, Powers } from './rules.ts'
 const columns = `id, kind, name, scope, permissions, factors, enabled, valid_until as "validUntil",
   last_used_at as "lastUsedAt", created_at as "createdAt", address, agent`
 
-/** A key as it is made; what is left out is what a key without limits has, proved by nothing. */
+/** A key to make. By default it has no limits, and nothing was proved for it. */
 export interface NewKey extends Partial<Powers> {
   userId: string
   kind: KeyKind
@@ -25,12 +25,12 @@ export interface NewKey extends Partial<Powers> {
 export type MadeKey = Key & { key: string }
 
 /**
- * Makes a key; a session is proved now unless `authenticatedAt` says otherwise. Throws
+ * Makes a key. The time of proof of a session is now unless `authenticatedAt` is given. Throws
  * `user_not_found`.
  */
 export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
   const { kind, key = createKey(), scope = 'all', factors = 1 } = options
-  // PostgreSQL reads `now` by its own clock.
+  // PostgreSQL replaces the text `now` by its own clock.
   const { authenticatedAt = kind === 'session' ? 'now' : null } = options
   const made = await one<Key>(db, {
     text: `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
@@ -74,7 +74,7 @@ export async function countKeys(db: Db, userId: string): Promise<number> {
   return count
 }
 
-/** Ends the sessions of a user beyond `limit`, those that were used longest ago. */
+/** Ends the sessions of a user that exceed `limit`, those unused for longest. */
 export const deleteSurplusSessions = (tx: Db, userId: string, limit: number): Promise<unknown> =>
   tx.query(
     `delete from api_keys where id = any(array(
@@ -166,14 +166,14 @@ export const deleteEndedSessions = (db: Db): Promise<void> =>
   deleteAll(db, 'api_keys', `kind = 'session' and valid_until < now() - interval '1 hour'`)
 
 /**
- * A caller with all that its user has, its place among those asked for, and whether this minute's
- * use is to be noted.
+ * A caller before its key's own permissions are applied, with its place among the digests and
+ * whether its use in this minute has yet to be noted.
  */
 export type FoundCaller = Caller & { asked: number; isUnmarked: boolean }
 
 /**
  * The callers of the usable keys among `digests`. A session that was not used for `idleSeconds` has
- * ended; uses are noted by the minute, so it has a minute more. 0: no such limit.
+ * ended; uses are noted by the minute, so it lasts a minute longer. 0: no such limit.
  */
 export const findCallers = (
   db: Db,
@@ -203,8 +203,7 @@ export const findCallers = (
  */
 export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
   db.query(
-    // The first condition has an effect: the statement's own transaction does not wait for the
-    // disk.
+    // The first condition is there for its effect: this transaction does not wait for the disk.
     `update api_keys set last_used_at = date_trunc('minute', now())
      where (select set_config('synchronous_commit', 'off', true)) = 'off' and ctid = any(array(
        select ctid from api_keys where id = any($1::uuid[])

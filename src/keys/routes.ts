@@ -47,7 +47,7 @@ import {
 const dayMs = 86_400_000
 const past = { field: 'validUntil', message: 'must be in the future' }
 
-/** The end of a new key. Here one that is past by any clock is refused; the database decides. */
+/** The end of a new key; refused here if past by any clock. The database decides the rest. */
 const endSchema = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
   return value
@@ -231,7 +231,7 @@ async function requireRoom(tx: Db, userId: string, limit: number): Promise<void>
   if ((await countKeys(tx, userId)) >= limit) throw new AppError('too_many_keys')
 }
 
-/** By the database's clock, which will judge the key; what is thrown here undoes it. */
+/** Throws `invalid_body`, which rolls back, if a new key has ended by the database's clock. */
 function requireFuture({ validUntil, createdAt }: MadeKey): void {
   if (validUntil !== null && validUntil <= createdAt) {
     throw new AppError('invalid_body', { faults: [past] })

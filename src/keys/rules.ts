@@ -1,4 +1,4 @@
-// What a key may do, and what a key that it makes may do at most.
+// What a key may do, and the most that it may hand on to keys that it makes.
 import { AppError } from '../errors.ts'
 import {
   addressSchema,
@@ -43,7 +43,7 @@ export type Scope = Members<{ scope: typeof scopeSchema }>['scope']
 export const kindSchema = oneOf('api', 'session')
 export type KeyKind = Members<{ kind: typeof kindSchema }>['kind']
 
-/** A key as it is shown; `permissions`: null are those of its user. */
+/** A key as it is shown; `permissions` null: those of its user. */
 export const keyMembers = {
   id: uuidSchema,
   kind: kindSchema,
@@ -72,7 +72,7 @@ export interface Powers {
   validUntil: string | null
 }
 
-/** What can be wished of a new key; left out is what the key that makes it has. */
+/** What can be wished for a new key; the default is what the key that makes it has. */
 export type Wish = Partial<Pick<Powers, 'scope' | 'permissions' | 'validUntil'>>
 
 /** The key that acts, as it is now; every key that may make another has the scope `all`. */

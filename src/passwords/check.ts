@@ -1,4 +1,4 @@
-// Checks a password. Of many attempts at once all may be hashed, but they are settled one by one:
+// Checks a password. Attempts at the same time may all be hashed, but they are settled one by one:
 // once a limit is reached, the rest do not learn whether they were right.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
@@ -51,9 +51,9 @@ type Deps = { db: Database; hasher: Hasher }
 type Work<T> = (tx: Db, userId: string) => Promise<T>
 
 /**
- * Checks a password and, if it is right, does `work` in one transaction with clearing the failures
- * and with storing `next`, or the same password at today's cost where that is higher. Throws
- * `login_throttled`, `overloaded` or, alike for all that can be wrong, `invalid_credentials`.
+ * Checks a password. If it is right, one transaction clears the failures, stores `next` (or the
+ * same password at today's cost, if that is higher) and does `work`. Throws `login_throttled`,
+ * `overloaded` or `invalid_credentials`, which does not tell what is wrong.
  */
 export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<T>): Promise<T> {
   for (let tries = 0; tries < 3; tries++) {
@@ -61,7 +61,7 @@ export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<
     const outcome = await deps.db.transaction((tx) => settle(tx, checked, work))
     if (outcome === 'wrong') throw new AppError('invalid_credentials')
     if (outcome !== 'changed') return outcome.value
-    // The account, or how its password is stored, changed during the hashing: what holds now?
+    // The account or its stored password changed during the hashing: check what holds now.
   }
   throw new AppError('overloaded', { retryAfterSeconds: 1 })
 }

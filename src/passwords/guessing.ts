@@ -1,7 +1,6 @@
-// What guessing costs. Failures in a row are counted in the database: per account and client, per
-// account from anywhere, and per client over whatever accounts. From a row's limit on, each further
-// attempt has to wait, 1 s doubling to 15 min. An attempt during the wait is refused and not
-// counted.
+// Slows guessing down. Failures in a row are counted in the database: per account and client, per
+// account from anywhere, and per client over all accounts. From a limit on, each further attempt
+// has to wait, 1 s doubling to 15 min. An attempt during the wait is refused and not counted.
 //
 // One failure is forgotten per 15 min, so a stranger at one address, who then gets one try per 15
 // min, never reaches the limit of an account from anywhere and cannot keep its owner out elsewhere.
@@ -46,14 +45,14 @@ function digest(name: string): Buffer {
   return createHash('sha256').update(name).digest()
 }
 
-/** The rows that one guess counts in, each with the failures that cost nothing yet. */
+/** The rows in which a guess is counted, each with the number of failures that cost nothing. */
 const countersOf = ({ account, client }: Guess): (Counter & { free: number })[] => [
   { account, client, free: 5 },
   { account, client: '', free: 100 },
   { account: anyAccount, client, free: 50 },
 ]
 
-/** Has the guesses of this client, and at this account, be settled one by one. */
+/** Locks so that the guesses of this client, and those at this account, are settled one by one. */
 export const lockGuess = (tx: Db, { account, client }: Guess): Promise<unknown> =>
   lockGuesses(tx, digest(`client ${client}`).readInt32BE(), account.readInt32BE())
 
@@ -94,8 +93,8 @@ function rememberedOf(row: Failures | undefined): number {
 }
 
 /**
- * Counts for a user what was counted for the address that it has from now on: whether an address
- * has to wait must not tell when somebody gets it.
+ * Moves what was counted for an address to the user who gets it: whether an address has to wait
+ * must not reveal that somebody has it now.
  */
 export async function gainAddress(tx: Db, userId: string, folded: string): Promise<void> {
   await copyFailures(tx, accountOfAddress(folded), accountOfUser(userId))

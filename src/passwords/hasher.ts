@@ -27,7 +27,7 @@ export interface Verdict<F extends Stored> {
 
 /** Hashes and compares passwords. Both throw `overloaded` when the queue is full. */
 export interface Hasher {
-  /** The password's PHC string, at today's cost. `client` is whose turn it takes. */
+  /** The password's PHC string, at today's cost. `client` names whose turn it takes. */
   hash(password: string, client: string): Promise<string>
   /**
    * Compares with what `find` returns, and does the work of today's cost where no password is

@@ -4,7 +4,7 @@ import { locks } from '../database/codes.ts'
 /** One failure is forgotten in this time. */
 export const forgetSeconds = 15 * 60
 
-/** A row of counted failures: of an account and a client; the empty client is anywhere. */
+/** Which failures a row counts: those of a client at an account; the empty client: of anybody. */
 export interface Counter {
   account: Buffer
   client: string
@@ -31,7 +31,7 @@ export const lockGuesses = (tx: Db, client: number, account: number): Promise<un
     account,
   ])
 
-/** The rows that are stored of these. */
+/** Those of these rows that are stored. */
 export const findFailures = (db: Db, counters: Counter[]): Promise<Failures[]> =>
   db.query(
     `select ${columns} from unnest($1::bytea[], $2::text[]) as wanted (account, client)
@@ -39,7 +39,7 @@ export const findFailures = (db: Db, counters: Counter[]): Promise<Failures[]> =
     [counters.map(({ account }) => account), counters.map(({ client }) => client)],
   )
 
-/** Stores rows in place of what is stored of them. */
+/** Stores rows, replacing those that exist. */
 export const saveFailures = (tx: Db, rows: Omit<Failures, 'quietSeconds'>[]): Promise<unknown> =>
   tx.query(
     `insert into login_failures (account, client, failures, wait_until)
@@ -72,7 +72,7 @@ export const subtractFailures = (tx: Db, counter: Counter, count: number): Promi
     [counter.account, counter.client, count],
   )
 
-/** Deletes all that is counted of an account. */
+/** Deletes all rows of an account. */
 export const deleteFailuresOf = (tx: Db, account: Buffer): Promise<unknown> =>
   tx.query('delete from login_failures where account = $1', [account])
 

@@ -5,7 +5,7 @@ import { anyTextSchema, documented, refined, text, type Schema } from '../schema
 const sample = 'correct horse battery staple'
 const maxLength = 128
 /**
- * Other systems allowed longer ones, and before NFKC one may have more characters than after it.
+ * Other systems allowed longer ones, and NFKC may shorten a password.
  */
 const maxLengthOfAny = 1024
 

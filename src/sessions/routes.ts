@@ -59,7 +59,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
         origin,
       }
       return checkPassword(deps, attempt, async (tx, userId) => {
-        // The check holds the user's lock, so that log-ins at once count one by one.
+        // The check holds the user's lock, so that simultaneous log-ins are counted one by one.
         if (deps.sessionsPerUser > 0) {
           await deleteSurplusSessions(tx, userId, deps.sessionsPerUser - 1)
         }

@@ -14,7 +14,7 @@ export interface NewToken {
   seconds: number
 }
 
-/** Makes a token: the only place where it exists in clear, until it is presented. */
+/** Makes a token and returns it; the database holds only its digest. */
 export async function insertToken(tx: Db, { userId, purpose, email, seconds }: NewToken) {
   const token = createSecret('ust')
   const { validUntil } = await one<{ validUntil: string }>(tx, {
@@ -29,7 +29,7 @@ export async function insertToken(tx: Db, { userId, purpose, email, seconds }: N
 const live = `digest = $1::bytea and purpose = $2 and valid_until > clock_timestamp()
   and users.id = user_id and enabled`
 
-/** The user whose live reset this is, or null; a disabled user has none. */
+/** The enabled user whose live password reset this is, or null. */
 export const findHolder = (db: Db, token: string): Promise<{ email: string } | null> =>
   first(db, `select users.email from tokens, users where ${live}`, [
     digestKey(token),

@@ -105,7 +105,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     replies: { 204: { says: 'The password is set: log in with it' } },
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
-      // A hash is for those alone who hold a live token.
+      // Only the holder of a live token is worth a hash.
       const holder = isToken(token) ? await findHolder(deps.db, token) : null
       if (holder === null) throw new AppError('token_invalid')
       if (isEmail(password, holder.email)) {

@@ -1,4 +1,4 @@
-// How a user is changed: what differs, who may, and what ends with it.
+// Changing a user: what differs, who may change it, and which keys and tokens end with it.
 import type { IncomingHttpHeaders } from 'node:http'
 
 import { insertEvent } from '../audit/queries.ts'
@@ -47,7 +47,7 @@ export async function changePassword(
   if (isEmail(password, change.given.email ?? found.email)) {
     throw new AppError('invalid_password', { faults: [emailAsPassword] })
   }
-  // Before a hash is paid for; the transaction looks again.
+  // Refuse before paying for a hash; the transaction checks again.
   requireAllowed(deps, caller, differing(found, change.given))
   if (caller.userId === id && found.passwordHash !== null) {
     if (currentPassword === undefined) {
@@ -72,7 +72,7 @@ export async function changePassword(
 
 /**
  * Applies a change in a transaction and answers with the user; what is so already is left out.
- * `passwordHash` is to be stored; null: the new password was stored when the old one was proved.
+ * `passwordHash`: the one to store; null: stored already, when the old password was proved.
  * Throws what the route's `fails` lists.
  */
 export async function applyChange(
@@ -128,7 +128,7 @@ function verification(before: StoredUser, wanted: Change['given'], { caller, giv
   return { emailVerified: caller.role === 'admin' && given.emailVerified === true }
 }
 
-/** Throws `forbidden` if the caller may not change this of the user. */
+/** Throws `forbidden` if the caller may not make this change. */
 function requireAllowed(
   { emailChange }: ChangeDeps,
   { role }: Caller,

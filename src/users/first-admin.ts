@@ -14,7 +14,7 @@ import { emailSchema } from './rules.ts'
 export interface FirstAdmin {
   email: string
   keyFile: string
-  /** The file is made, with a new key, if there is none. */
+  /** A missing file is made, with a new key. */
   makesFile?: true
 }
 
@@ -68,7 +68,7 @@ function readKeyFile({ keyFile, makesFile }: FirstAdmin): string {
       writeFileSync(keyFile, `${createKey()}\n`, { mode: 0o600, flag: 'wx' })
     key = readFileSync(keyFile, 'utf8').trim()
   } catch (error) {
-    // Not its message, which has the path: that may be the key by mistake.
+    // Not the message, which contains the path: by mistake, that may be the key itself.
     throw unusable((error as { code?: string }).code ?? 'it cannot be read')
   }
   if (!isKey(key)) throw unusable('the file must hold a key: node bin/admin.js generate > FILE')

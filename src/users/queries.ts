@@ -68,14 +68,14 @@ export interface UserPage {
   limit: number
 }
 
-/** So many matches are sorted; where there are more, the next in the order of creation are near. */
+/** Fewer matches are sorted by id; among more, the next ones by id are found by walking the ids. */
 const fewMatches = 5000
-/** In the order of bytes; no address is longer than so many of the last character of Unicode. */
+/** Compared by bytes. No address that begins so comes after 254 times the last character. */
 const isInRange = (prefix: string) =>
   `email_lower collate "C" between ${prefix} and ${prefix} || repeat(U&'\\+10FFFF', 254)`
 const narrow = `id = any(array(
   select id from users where ${isInRange('$3')} and id > $1::uuid order by id limit $2::int))`
-/** Not for the index of addresses, which is in another order. */
+/** Written so that PostgreSQL does not choose the index of addresses, which has another order. */
 const broad = 'left(email_lower, length($3)) = $3'
 
 /** The users of a page. */
@@ -143,7 +143,7 @@ export async function deleteUser(tx: Db, { id, email }: User): Promise<void> {
   await loseAddress(tx, id, foldEmail(email))
 }
 
-/** Throws `last_admin` unless another enabled admin remains; no two transactions ask at once. */
+/** Throws `last_admin` unless another enabled admin remains; transactions check one by one. */
 export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
   await tx.query('select pg_advisory_xact_lock($1)', [locks.lastAdmin])
   await one(tx, {
@@ -169,7 +169,7 @@ async function explained<T>(statement: () => Promise<T>): Promise<T> {
   } catch (error) {
     const { constraint } = error as { constraint?: string }
     if (constraint === 'users_email_key') throw new AppError('email_in_use')
-    // PostgreSQL writes numbers out: 1e308 has 309 digits.
+    // PostgreSQL writes numbers in full: 1e308 has 309 digits.
     if (constraint === 'users_metadata_check') {
       const fault = { field: 'metadata', message: 'is too long' }
       throw new AppError('invalid_body', { faults: [fault] })

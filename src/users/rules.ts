@@ -19,14 +19,15 @@ const maxMetadataBytes = 4096
 const sample = 'ada@example.org'
 
 /**
- * The form by which addresses are compared. NUL, which PostgreSQL does not take, matches no
- * address.
+ * The form in which addresses are compared. PostgreSQL refuses NUL, so it becomes a character that
+ * no address has.
  */
 export const foldEmail = (email: string): string =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
 /**
- * \s, and of Unicode's classes Cc and Cf what UTF-16 writes in one unit: not every dialect has \p.
+ * \s, and the characters of Unicode's classes Cc and Cf that are one unit of UTF-16; not every
+ * dialect of regular expressions has \p.
  */
 const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
@@ -112,7 +113,7 @@ const reserved = {
   emailVerified: booleanSchema,
 }
 
-/** What only an admin may set, as it may be given: null is not given. */
+/** What only an admin may set, as members of a body: null means not given. */
 export const reservedMembers = {
   role: omittable(reserved.role),
   permissions: omittable(reserved.permissions),
@@ -122,7 +123,7 @@ export const reservedMembers = {
 }
 export type Reserved = Members<typeof reserved>
 
-/** What an admin may set, as it is where nobody did. */
+/** What an admin may set, as it is if no admin does. */
 export const reservedDefaults: Reserved = {
   role: 'user',
   permissions: [],
@@ -131,7 +132,7 @@ export const reservedDefaults: Reserved = {
   emailVerified: false,
 }
 
-/** A user as it is shown, but for the key that only its creation shows. */
+/** A user as it is shown, without the key that only its creation shows. */
 export const userMembers = {
   id: uuidSchema,
   email: emailSchema,

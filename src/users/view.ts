@@ -6,8 +6,8 @@ import type { User } from './rules.ts'
 export const etag = ({ version }: Pick<User, 'version'>): string => `"${version}"`
 
 /**
- * The user of a caller whose key is not narrow, which has its own role and permissions. Member by
- * member: to copy a row as it is would cost more than to find it.
+ * The user of a caller, unless its key has permissions of its own, which hide those of the user.
+ * Member by member: spreading a row of `pg` would cost more than finding it.
  */
 export const userOf = (caller: Caller): User => ({
   id: caller.userId,
@@ -23,7 +23,7 @@ export const userOf = (caller: Caller): User => ({
   updatedAt: caller.updatedAt,
 })
 
-/** A user as it is shown; its key is, once, when it is made. */
+/** A user as it is shown; `apiKeys` is not empty only when the user is created. */
 export const payload = (shown: User, apiKeys: string[] = []) => ({
   id: shown.id,
   email: shown.email,
