@@ -145,7 +145,9 @@ log_in() {
   DOCKER_CONFIG=$(mktemp -d)
   export DOCKER_CONFIG
   trap 'rm -rf "$DOCKER_CONFIG"' EXIT
-  answer=$(docker login -u "$user" --password-stdin "${image%%/*}" 2>&1 <<<"$password") ||
+  # Not <<<, for which bash before 5.1 writes a temporary file.
+  answer=$(printf '%s\n' "$password" |
+    docker login -u "$user" --password-stdin "${image%%/*}" 2>&1) ||
     fail "nothing changed: $answer"
 }
 
