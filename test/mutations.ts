@@ -633,8 +633,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/change.ts',
-    text: '  if (isEmail(password, change.given.email ?? found.email)) {',
-    replacement: '  if (isEmail(password, found.role)) {',
+    text: '  refuseEmailAsPassword(password, change.given.email ?? found.email)',
+    replacement: '',
     meaning: 'a password may be changed to the address',
   },
   {

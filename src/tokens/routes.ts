@@ -12,7 +12,7 @@ import type { Hasher } from '../passwords/hasher.ts'
 import { newPassword } from '../passwords/rules.ts'
 import { booleanSchema, instantSchema, integer, object, omittable, oneOf, text } from '../schema.ts'
 import { findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
-import { emailAsPassword, emailSchema, foldEmail, isEmail } from '../users/rules.ts'
+import { emailSchema, foldEmail, refuseEmailAsPassword } from '../users/rules.ts'
 import { deleteTokens, findHolder, insertToken, takeToken, type Purpose } from './queries.ts'
 
 /** Any text: a malformed token is answered like an unknown one. */
@@ -108,9 +108,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       // Only the holder of a live token is worth a hash.
       const holder = isToken(token) ? await findHolder(deps.db, token) : null
       if (holder === null) throw new AppError('token_invalid')
-      if (isEmail(password, holder.email)) {
-        throw new AppError('invalid_password', { faults: [emailAsPassword] })
-      }
+      refuseEmailAsPassword(password, holder.email)
       const passwordHash = await deps.hasher.hash(password, origin.client)
       await deps.db.transaction((tx) => resetPassword(tx, { token, passwordHash, endKeys, origin }))
       return { status: 204 }

@@ -14,7 +14,7 @@ import type { Hasher } from '../passwords/hasher.ts'
 import { differing } from '../schema.ts'
 import { deleteTokens } from '../tokens/queries.ts'
 import { findUser, lockUser, requireAnotherAdmin, updateUser, type StoredUser } from './queries.ts'
-import { emailAsPassword, foldEmail, isEmail, type Reserved } from './rules.ts'
+import { foldEmail, refuseEmailAsPassword, type Reserved } from './rules.ts'
 import { etag, reply } from './view.ts'
 
 /** What a change needs. */
@@ -44,9 +44,7 @@ export async function changePassword(
   const { id, caller, origin } = change
   const { password, currentPassword } = given
   const found = await lockVersion(db, id, change.headers)
-  if (isEmail(password, change.given.email ?? found.email)) {
-    throw new AppError('invalid_password', { faults: [emailAsPassword] })
-  }
+  refuseEmailAsPassword(password, change.given.email ?? found.email)
   // Refuse before paying for a hash; the transaction checks again.
   requireAllowed(deps, caller, differing(found, change.given))
   if (caller.userId === id && found.passwordHash !== null) {

@@ -22,9 +22,9 @@ import {
 import {
   anyEmailSchema,
   emailSchema,
-  refusingEmailAsPassword,
   reservedDefaults,
   reservedMembers,
+  signUpSchema,
   userMembers,
   type User,
 } from './rules.ts'
@@ -53,8 +53,8 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     description:
       'Only an admin may give `role`, `permissions`, `metadata`, `enabled` and `emailVerified`, ' +
       'or leave out `password`: such a user cannot log in until it has set one with a token.',
-    body: signUpByAdmin(deps),
-    bodyFor: (caller) => (caller?.role === 'admin' ? signUpByAdmin(deps) : signUp(deps)),
+    body: signUpSchema(deps.passwordMinLength, true),
+    bodyFor: (caller) => signUpSchema(deps.passwordMinLength, caller?.role === 'admin'),
     bodySentence: 'Invalid user syntax',
     replies: {
       201: {
@@ -214,18 +214,3 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       }),
   }),
 ]
-
-/** The body of a sign-up. */
-const signUp = ({ passwordMinLength }: UserDeps) =>
-  refusingEmailAsPassword(
-    object({ email: emailSchema, password: newPassword(passwordMinLength) }, reservedMembers),
-  )
-
-/** The same by an admin, who may leave out the password. */
-const signUpByAdmin = ({ passwordMinLength }: UserDeps) =>
-  refusingEmailAsPassword(
-    object(
-      { email: emailSchema },
-      { password: omittable(newPassword(passwordMinLength)), ...reservedMembers },
-    ),
-  )

@@ -1,9 +1,12 @@
+import { AppError } from '../errors.ts'
 import { permissionsSchema } from '../keys/rules.ts'
+import { newPassword } from '../passwords/rules.ts'
 import {
   anyTextSchema,
   booleanSchema,
   instantSchema,
   integer,
+  object,
   oneOf,
   omittable,
   refined,
@@ -60,28 +63,17 @@ export const emailSchema = refined(
 /** An address, or its beginning, that somebody may have: what a log-in or a search takes. */
 export const anyEmailSchema = text({ max: maxEmailLength, example: sample })
 
-/** Whether a password is the address. */
-export const isEmail = (password: string, email: string): boolean =>
+const isEmail = (password: string, email: string) =>
   foldEmail(password) === foldEmail(email.normalize('NFKC'))
 
-/** The fault of a password that is the address. */
-export const emailAsPassword = { field: 'password', message: 'must not be the email' }
+const emailAsPassword = { field: 'password', message: 'must not be the email' }
 
-/** A body in which the password is not the address. */
-export const refusingEmailAsPassword = <T extends { email?: string; password?: string }>(
-  body: Schema<T>,
-): Schema<T> =>
-  refined(
-    body,
-    (given, wrong) => {
-      const { email, password } = given
-      if (email !== undefined && password !== undefined && isEmail(password, email)) {
-        wrong(emailAsPassword.message, emailAsPassword.field)
-      }
-      return given
-    },
-    { code: 'invalid_password' },
-  )
+/** Throws `invalid_password` if a password is the address. */
+export function refuseEmailAsPassword(password: string, email: string): void {
+  if (isEmail(password, email)) {
+    throw new AppError('invalid_password', { faults: [emailAsPassword] })
+  }
+}
 
 /** Whether PostgreSQL can store this as JSON without changing it. */
 function isStorable(value: unknown): boolean {
@@ -143,3 +135,21 @@ export const userMembers = {
   updatedAt: instantSchema,
 }
 export type User = Members<typeof userMembers>
+
+type SignUp = Partial<Reserved> & { email: string; password?: string }
+
+/** The body of a sign-up; an admin may leave out the password. */
+export function signUpSchema(passwordMinLength: number, isByAdmin: boolean): Schema<SignUp> {
+  const passwordSchema = newPassword(passwordMinLength)
+  const body: Schema<SignUp> = isByAdmin
+    ? object({ email: emailSchema }, { password: omittable(passwordSchema), ...reservedMembers })
+    : object({ email: emailSchema, password: passwordSchema }, reservedMembers)
+  function refine(given: SignUp, wrong: (message: string, member: string) => void) {
+    const { email, password } = given as Partial<SignUp>
+    if (email !== undefined && password !== undefined && isEmail(password, email)) {
+      wrong(emailAsPassword.message, emailAsPassword.field)
+    }
+    return given
+  }
+  return refined(body, refine, { code: 'invalid_password' })
+}
