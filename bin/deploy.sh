@@ -205,15 +205,8 @@ check_settings() {
   [[ $found == 3 ]] ||
     fail "$config needs env, admin.env and docker.options, of mode 0600 and ours"
 }
-undo_unfinished() {
-  local image
-  image=$(inspect user-service-new Config.Image)
-  say "the deployment of $image was cut short: restoring what ran before it"
-  undo || say 'that failed'
-  docker rm -f user-service-new >/dev/null 2>&1 || true
-}
-
 on_instance() { # IMAGE or --roll-back, [--yes]
+  local unfinished
   image=$1 yes=${2-}
   trap '' HUP PIPE
   echo reached
@@ -223,7 +216,10 @@ on_instance() { # IMAGE or --roll-back, [--yes]
   exec 9<"$config/env"
   flock -n 9 || fail 'another deployment is running on the instance'
   if exists user-service-new; then
-    undo_unfinished
+    unfinished=$(inspect user-service-new Config.Image)
+    say "the deployment of $unfinished was cut short: restoring what ran before it"
+    undo || say 'that failed'
+    docker rm -f user-service-new >/dev/null 2>&1 || true
   fi
   if [[ $image == --roll-back ]]; then
     roll_back

