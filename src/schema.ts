@@ -193,6 +193,10 @@ export const list = <T>(item: Schema<T>, max: number): Schema<T[]> => ({
   },
 })
 
+/** Whether a JSON value is an object. */
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
 /** A whole body or query: an object with these members and no others. */
 export function object<R, O = Record<never, never>>(
   required: Shape<R>,
@@ -209,25 +213,24 @@ export function object<R, O = Record<never, never>>(
       unevaluatedProperties: false,
     },
     check(value, field, faults) {
-      const checked = {} as R & Partial<O>
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-        faults.push({ field, message: 'must be a JSON object' })
-        return checked
-      }
-      const given = new Map<string, unknown>(Object.entries(value))
-      for (const name of given.keys()) {
-        if (!Object.hasOwn(shape, name))
-          faults.push({ field: shortened(name), message: 'is not known' })
-      }
-      for (const [name, member] of members) {
-        if (given.has(name)) {
-          const parsed = member.check(given.get(name), name, faults)
-          if (parsed !== undefined) Object.assign(checked, { [name]: parsed })
-        } else if (needed.includes(name)) {
-          faults.push({ field: name, message: 'is missing' })
+      const checked: Record<string, unknown> = {}
+      if (isObject(value)) {
+        for (const name of Object.keys(value)) {
+          if (!Object.hasOwn(shape, name))
+            faults.push({ field: shortened(name), message: 'is not known' })
         }
+        for (const [name, member] of members) {
+          if (Object.hasOwn(value, name)) {
+            const parsed = member.check(value[name], name, faults)
+            if (parsed !== undefined) checked[name] = parsed
+          } else if (needed.includes(name)) {
+            faults.push({ field: name, message: 'is missing' })
+          }
+        }
+      } else {
+        faults.push({ field, message: 'must be a JSON object' })
       }
-      return checked
+      return checked as R & Partial<O>
     },
   }
 }
@@ -251,7 +254,7 @@ export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
 const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
 
 function sortMembers(_name: string, value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  if (!isObject(value)) return value
   return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 

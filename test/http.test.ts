@@ -68,6 +68,12 @@ test('`me` in place of an id in a path is the caller', async () => {
   assert.equal(ended.status, 204)
 })
 
+test('an id in capitals is the same id', async () => {
+  const user = await app.user()
+  const read = await app.request('GET', `/users/${user.id.toUpperCase()}`, { key: user.key })
+  assert.deepEqual([read.status, read.details.id], [200, user.id])
+})
+
 test('null for an optional body is none', async () => {
   const user = await app.user()
   const path = `/users/me/keys/${user.keyId}/rotate`

@@ -3,7 +3,7 @@ import { first, one, type Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { gainAddress, loseAddress } from '../passwords/guessing.ts'
 import { nilUuid } from '../schema.ts'
-import { foldEmail, type Reserved, type User } from './rules.ts'
+import { foldEmail, reservedDefaults, type Reserved, type User } from './rules.ts'
 
 const columns = `id, email, email_verified_at is not null as "emailVerified", role, permissions,
   metadata, enabled, false as "secondFactor", version, created_at as "createdAt",
@@ -20,7 +20,11 @@ export type NewUser = UserChanges & Pick<StoredUser, 'email' | 'passwordHash'>
 
 /** Inserts a user; throws `email_in_use` if the address is taken, whatever its case. */
 export async function insertUser(tx: Db, user: NewUser): Promise<User> {
-  const address = foldEmail(user.email)
+  const { email, passwordHash, role, permissions, metadata, enabled, emailVerified } = {
+    ...reservedDefaults,
+    ...user,
+  }
+  const address = foldEmail(email)
   const inserted = await explained(() =>
     one<User>(tx, {
       text: `insert into users (email, email_lower, password_hash, role, permissions, metadata,
@@ -28,16 +32,7 @@ export async function insertUser(tx: Db, user: NewUser): Promise<User> {
        values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
          case when $8::boolean then now() end)
        returning ${columns}`,
-      values: [
-        user.email,
-        address,
-        user.passwordHash,
-        user.role ?? 'user',
-        user.permissions ?? [],
-        user.metadata ?? {},
-        user.enabled ?? true,
-        user.emailVerified ?? false,
-      ],
+      values: [email, address, passwordHash, role, permissions, metadata, enabled, emailVerified],
     }),
   )
   await gainAddress(tx, inserted.id, address)

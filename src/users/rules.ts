@@ -6,6 +6,7 @@ import {
   booleanSchema,
   instantSchema,
   integer,
+  isObject,
   object,
   oneOf,
   omittable,
@@ -91,9 +92,9 @@ export const metadataSchema = rule<Metadata>(
   { type: 'object', description: 'At most 4 KiB of JSON', examples: [{ plan: 'free' }] },
   'must be a JSON object of at most 4 KiB, without NUL',
   (value) => {
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined
+    if (!isObject(value) || !isStorable(value)) return undefined
     const bytes = Buffer.byteLength(JSON.stringify(value))
-    return bytes <= maxMetadataBytes && isStorable(value) ? (value as Metadata) : undefined
+    return bytes <= maxMetadataBytes ? value : undefined
   },
 )
 
