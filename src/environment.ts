@@ -104,12 +104,11 @@ export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] 
     const spelt = given.replace(/^ENV_/, '')
     const name = given.toUpperCase().replace(/^ENV_/, '')
     if (settings.has(spelt) || foreign.includes(name) || !env[given]) continue
-    const byDistance = [...settings]
-      .map((setting) => ({ setting, distance: countEdits(name, setting) }))
-      .sort((a, b) => a.distance - b.distance)
-    const { setting, distance } = byDistance[0]!
-    if (distance <= 2 || ourPrefix.test(name))
-      warnings.push(`${given} is no setting and has no effect; the nearest one is ${setting}`)
+    const nearest = [...settings].reduce((best, setting) =>
+      countEdits(name, setting) < countEdits(name, best) ? setting : best,
+    )
+    if (countEdits(name, nearest) <= 2 || ourPrefix.test(name))
+      warnings.push(`${given} is no setting and has no effect; the nearest one is ${nearest}`)
   }
   return warnings
 }

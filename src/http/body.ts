@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 
 const maxBytes = 16 * 1024
 const maxDiscardedBytes = 16 * 1024 * 1024
@@ -24,7 +24,7 @@ export const hasBody = ({ headers }: IncomingMessage) =>
  * UTF-8, `invalid_body`. A client that expects `100 Continue` gets it here, and not before.
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
-  if (!hasBody(req)) throw invalidBody('is missing')
+  if (!hasBody(req)) throw faultIn('invalid_body', '', 'is missing')
   const { 'content-type': type = '', 'content-encoding': encoding, expect } = req.headers
   if (!/^application\/json\s*(;|$)/i.test(type) || encoding !== undefined) {
     throw new AppError('unsupported_media_type')
@@ -35,12 +35,9 @@ export async function readBody(req: IncomingMessage, res: ServerResponse): Promi
   try {
     return JSON.parse(decoder.decode(bytes))
   } catch {
-    throw invalidBody('must be JSON in UTF-8')
+    throw faultIn('invalid_body', '', 'must be JSON in UTF-8')
   }
 }
-
-const invalidBody = (message: string) =>
-  new AppError('invalid_body', { faults: [{ field: '', message }] })
 
 function collect(req: IncomingMessage): Promise<Buffer> {
   return new Promise((resolve, reject) => {

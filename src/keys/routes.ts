@@ -1,6 +1,6 @@
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
@@ -45,11 +45,11 @@ import {
 } from './rules.ts'
 
 const dayMs = 86_400_000
-const past = { field: 'validUntil', message: 'must be in the future' }
+const past = 'must be in the future'
 
 /** The end of a new key; refused here if past by any clock. The database decides the rest. */
 const endSchema = refined(instantSchema, (value, wrong) => {
-  if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past.message)
+  if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past)
   return value
 })
 const key = { title: 'Key', ...object(keyMembers).json }
@@ -234,7 +234,7 @@ async function requireRoom(tx: Db, userId: string, limit: number): Promise<void>
 /** Throws `invalid_body`, which rolls back, if a new key has ended by the database's clock. */
 function requireFuture({ validUntil, createdAt }: MadeKey): void {
   if (validUntil !== null && validUntil <= createdAt) {
-    throw new AppError('invalid_body', { faults: [past] })
+    throw faultIn('invalid_body', 'validUntil', past)
   }
 }
 

@@ -2,7 +2,7 @@
 // for a limited time; it is no key. The service sends none: a back end sends its own mail.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 import { route, type Origin, type Route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
@@ -24,7 +24,6 @@ const createdToken = {
     validUntil: instantSchema,
   }).json,
 }
-const emailFault = { field: 'email', message: 'is for the purpose email alone' }
 
 /** What the routes of tokens need. */
 export interface TokenDeps {
@@ -58,7 +57,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     handle({ body: { purpose, email, seconds }, ...call }) {
       const isReset = purpose === 'password-reset'
       if (isReset && email !== undefined) {
-        throw new AppError('invalid_body', { faults: [emailFault] })
+        throw faultIn('invalid_body', 'email', 'is for the purpose email alone')
       }
       return audited(deps.db, { action: 'token.created', status: 201, call }, async (tx) => {
         const user = await lockUser(tx, call.params.id)

@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { matches } from '../http/etag.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
@@ -49,8 +49,7 @@ export async function changePassword(
   requireAllowed(deps, caller, differing(found, change.given))
   if (caller.userId === id && found.passwordHash !== null) {
     if (currentPassword === undefined) {
-      const fault = { field: 'currentPassword', message: 'is missing' }
-      throw new AppError('invalid_body', { faults: [fault] })
+      throw faultIn('invalid_body', 'currentPassword', 'is missing')
     }
     const attempt = {
       find: () => findUser(db, id),

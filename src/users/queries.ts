@@ -1,6 +1,6 @@
 import { locks } from '../database/codes.ts'
 import { first, one, type Db } from '../database/pool.ts'
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 import { gainAddress, loseAddress } from '../passwords/guessing.ts'
 import { nilUuid } from '../schema.ts'
 import { foldEmail, reservedDefaults, type Reserved, type User } from './rules.ts'
@@ -166,8 +166,7 @@ async function explained<T>(statement: () => Promise<T>): Promise<T> {
     if (constraint === 'users_email_key') throw new AppError('email_in_use')
     // PostgreSQL writes numbers in full: 1e308 has 309 digits.
     if (constraint === 'users_metadata_check') {
-      const fault = { field: 'metadata', message: 'is too long' }
-      throw new AppError('invalid_body', { faults: [fault] })
+      throw faultIn('invalid_body', 'metadata', 'is too long')
     }
     throw error
   }

@@ -1,7 +1,7 @@
 // Users: accounts, their members and who may change them. Passwords and keys lie in
 // rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
-import { AppError } from '../errors.ts'
+import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
@@ -33,7 +33,6 @@ import { payload, reply, userOf } from './view.ts'
 const user = { title: 'User', ...object({ ...userMembers, apiKeys: list(keyTextSchema, 1) }).json }
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
-const searchFault = { field: 'search', message: 'cannot be combined with email' }
 
 /** What the routes of users need. */
 export interface UserDeps extends ChangeDeps {
@@ -130,7 +129,9 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       if (query.email === undefined) {
         return paged(query, (page) => listUsers(deps.db, page), show)
       }
-      if (query.search !== undefined) throw new AppError('invalid_query', { faults: [searchFault] })
+      if (query.search !== undefined) {
+        throw faultIn('invalid_query', 'search', 'cannot be combined with email')
+      }
       const found = await findUserByEmail(deps.db, query.email)
       return { status: 200, body: found === null ? [] : [show(found)] }
     },

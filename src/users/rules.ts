@@ -1,4 +1,4 @@
-import { AppError } from '../errors.ts'
+import { faultIn } from '../errors.ts'
 import { permissionsSchema } from '../keys/rules.ts'
 import { newPassword } from '../passwords/rules.ts'
 import {
@@ -67,13 +67,11 @@ export const anyEmailSchema = text({ max: maxEmailLength, example: sample })
 const isEmail = (password: string, email: string) =>
   foldEmail(password) === foldEmail(email.normalize('NFKC'))
 
-const emailAsPassword = { field: 'password', message: 'must not be the email' }
+const emailAsPassword = 'must not be the email'
 
 /** Throws `invalid_password` if a password is the address. */
 export function refuseEmailAsPassword(password: string, email: string): void {
-  if (isEmail(password, email)) {
-    throw new AppError('invalid_password', { faults: [emailAsPassword] })
-  }
+  if (isEmail(password, email)) throw faultIn('invalid_password', 'password', emailAsPassword)
 }
 
 /** Whether PostgreSQL can store this as JSON without changing it. */
@@ -148,7 +146,7 @@ export function signUpSchema(passwordMinLength: number, isByAdmin: boolean): Sch
   function refine(given: SignUp, wrong: (message: string, member: string) => void) {
     const { email, password } = given as Partial<SignUp>
     if (email !== undefined && password !== undefined && isEmail(password, email)) {
-      wrong(emailAsPassword.message, emailAsPassword.field)
+      wrong(emailAsPassword, 'password')
     }
     return given
   }
