@@ -235,6 +235,12 @@ export function object<R, O = Record<never, never>>(
   }
 }
 
+/** The JSON Schema of an object with these members, under its name in the document. */
+export const titled = <T>(title: string, members: Shape<T>): JsonSchema => ({
+  title,
+  ...object(members).json,
+})
+
 /** At most 64 characters, without half a surrogate pair, which some clients cannot read as JSON. */
 const shortened = (name: string) => [...name.slice(0, 128)].slice(0, 64).join('').toWellFormed()
 

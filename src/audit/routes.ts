@@ -2,7 +2,7 @@
 // transaction of what they report, and never changed.
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import { paged, pageQuery } from '../http/pagination.ts'
+import { paged, pageOf, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import {
   addressSchema,
@@ -13,6 +13,7 @@ import {
   object,
   requestIdSchema,
   text,
+  titled,
   uuidSchema,
 } from '../schema.ts'
 import { listEvents, type StoredEvent } from './queries.ts'
@@ -20,8 +21,7 @@ import { listEvents, type StoredEvent } from './queries.ts'
 const actionSchema = text({ min: 1, max: 32, pattern: /^[a-z._]+$/, example: 'user.changed' })
 
 const event = {
-  title: 'AuditEvent',
-  ...object({
+  ...titled('AuditEvent', {
     id: uuidSchema,
     at: instantSchema,
     action: actionSchema,
@@ -31,7 +31,7 @@ const event = {
     changes: list(text({ min: 1, max: 32, pattern: /^[A-Za-z]+$/, example: 'email' }), 16),
     address: nullable(addressSchema),
     requestId: nullable(requestIdSchema),
-  }).json,
+  }),
   description:
     'Actor: whose key acted, null if none did; subject: the user acted upon; ' +
     'changes: names, never values.',
@@ -60,11 +60,7 @@ export const auditRoutes = ({ db }: { db: Db }): Route[] => [
       },
     ),
     replies: {
-      200: {
-        says: 'Events',
-        body: { type: 'array', maxItems: 1000, items: event },
-        headers: ['Link'],
-      },
+      200: pageOf('Events', event),
     },
     fails: ['forbidden'],
     handle({ caller, query }) {

@@ -1,5 +1,5 @@
-import { digits, documented, uuidSchema } from '../schema.ts'
-import type { Reply } from './route.ts'
+import { digits, documented, uuidSchema, type JsonSchema } from '../schema.ts'
+import type { Reply, ReplySpec } from './route.ts'
 
 /** The members of a page's query. */
 export const pageQuery = {
@@ -8,6 +8,13 @@ export const pageQuery = {
     description: 'The id of the last row of the page before, as in `Link`',
   }),
 }
+
+/** What the document says of a page of such items. */
+export const pageOf = (says: string, items: JsonSchema): ReplySpec => ({
+  says,
+  body: { type: 'array', maxItems: 1000, items },
+  headers: ['Link'],
+})
 
 /**
  * Answers one page, and names the next in `Link` if there is more. The cursor is the id of the last

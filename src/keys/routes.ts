@@ -2,7 +2,7 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
-import { paged, pageQuery } from '../http/pagination.ts'
+import { paged, pageOf, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import {
   booleanSchema,
@@ -15,6 +15,7 @@ import {
   object,
   omittable,
   refined,
+  titled,
 } from '../schema.ts'
 import { audited } from './acting.ts'
 import {
@@ -52,8 +53,8 @@ const endSchema = refined(instantSchema, (value, wrong) => {
   if (Date.parse(value) < Date.now() - 2 * dayMs) wrong(past)
   return value
 })
-const key = { title: 'Key', ...object(keyMembers).json }
-const createdKey = { title: 'CreatedKey', ...object({ ...keyMembers, key: keyTextSchema }).json }
+const key = titled('Key', keyMembers)
+const createdKey = titled('CreatedKey', { ...keyMembers, key: keyTextSchema })
 
 /** What the routes of keys need; limits: 0 is none. */
 export interface KeyDeps {
@@ -81,7 +82,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
       },
     ),
     replies: {
-      200: { says: 'Keys', body: { type: 'array', maxItems: 1000, items: key }, headers: ['Link'] },
+      200: pageOf('Keys', key),
     },
     fails: ['user_not_found'],
     handle({ params, query }) {

@@ -10,16 +10,17 @@ import { keyTextSchema } from '../keys/rules.ts'
 import { checkPassword } from '../passwords/check.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { anyPasswordSchema } from '../passwords/rules.ts'
-import { documented, instantSchema, object, oneOf, uuidSchema } from '../schema.ts'
+import { documented, instantSchema, object, oneOf, titled, uuidSchema } from '../schema.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { anyEmailSchema, foldEmail } from '../users/rules.ts'
 
 const maxAgentLength = 200
 
-const session = {
-  title: 'Session',
-  ...object({ user: uuidSchema, key: keyTextSchema, validUntil: instantSchema }).json,
-}
+const session = titled('Session', {
+  user: uuidSchema,
+  key: keyTextSchema,
+  validUntil: instantSchema,
+})
 
 /** What the routes of sessions need; `sessionsPerUser`: 0 is no limit. */
 export interface SessionDeps {

@@ -10,20 +10,26 @@ import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
 import { forgetFailures } from '../passwords/guessing.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { newPassword } from '../passwords/rules.ts'
-import { booleanSchema, instantSchema, integer, object, omittable, oneOf, text } from '../schema.ts'
+import {
+  booleanSchema,
+  instantSchema,
+  integer,
+  object,
+  omittable,
+  oneOf,
+  text,
+  titled,
+} from '../schema.ts'
 import { findUserByEmail, lockUser, updateUser } from '../users/queries.ts'
 import { emailSchema, foldEmail, refuseEmailAsPassword } from '../users/rules.ts'
 import { deleteTokens, findHolder, insertToken, takeToken, type Purpose } from './queries.ts'
 
 /** Any text: a malformed token is answered like an unknown one. */
 const tokenSchema = text({ max: 200, example: sampleOf('ust') })
-const createdToken = {
-  title: 'CreatedToken',
-  ...object({
-    token: secretSchema('ust'),
-    validUntil: instantSchema,
-  }).json,
-}
+const createdToken = titled('CreatedToken', {
+  token: secretSchema('ust'),
+  validUntil: instantSchema,
+})
 
 /** What the routes of tokens need. */
 export interface TokenDeps {

@@ -3,13 +3,22 @@
 import { insertEvent } from '../audit/queries.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
-import { paged, pageQuery } from '../http/pagination.ts'
+import { paged, pageOf, pageQuery } from '../http/pagination.ts'
 import { route, type Route } from '../http/route.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { insertKey } from '../keys/queries.ts'
 import { keyTextSchema, powersOfNew } from '../keys/rules.ts'
 import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
-import { differing, documented, list, object, omittable, oneOf, uuidSchema } from '../schema.ts'
+import {
+  differing,
+  documented,
+  list,
+  object,
+  omittable,
+  oneOf,
+  titled,
+  uuidSchema,
+} from '../schema.ts'
 import { applyChange, changePassword, lockVersion, type ChangeDeps } from './change.ts'
 import {
   deleteUser,
@@ -30,9 +39,8 @@ import {
 } from './rules.ts'
 import { payload, reply, userOf } from './view.ts'
 
-const user = { title: 'User', ...object({ ...userMembers, apiKeys: list(keyTextSchema, 1) }).json }
+const user = titled('User', { ...userMembers, apiKeys: list(keyTextSchema, 1) })
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
-const idsOrUsers = { type: 'array', maxItems: 1000, items: userOrId }
 
 /** What the routes of users need. */
 export interface UserDeps extends ChangeDeps {
@@ -122,7 +130,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       },
     ),
     replies: {
-      200: { says: 'Ids or, with `view=full`, users', body: idsOrUsers, headers: ['Link'] },
+      200: pageOf('Ids or, with `view=full`, users', userOrId),
     },
     async handle({ query }) {
       const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
