@@ -77,7 +77,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const { req, origin } = exchange
     const { headers } = req
     const method = req.method!
-    const { path, search } = splitTarget(req.url!)
+    const [, path = '', search = ''] = targetPattern.exec(req.url!)!
     const match = router(method, path)
     const { route, allow } = match
     exchange.route = route
@@ -137,6 +137,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     record(exchange, status, failure)
   }
 }
+
+/** The path and the query of a request target; a scheme and host are ignored. */
+const targetPattern = /^(?:https?:\/\/[^/?#]*)?([^?]*)\??(.*)$/i
 
 function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
   if (access !== 'optional') return access !== 'anyone'
@@ -268,11 +271,4 @@ function requestIdOf({ headers }: IncomingMessage): string {
   const given = headers['x-request-id']
   const isGood = typeof given === 'string' && /^[\w.-]{1,64}$/.test(given)
   return isGood ? given : randomUUID()
-}
-
-/** The path and query of a request target; a scheme and host are ignored. */
-function splitTarget(url: string): { path: string; search: string } {
-  const target = url.replace(/^https?:\/\/[^/?#]*/i, '')
-  const path = target.replace(/\?.*/, '')
-  return { path, search: target.slice(path.length + 1) }
 }
