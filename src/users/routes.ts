@@ -39,7 +39,8 @@ import {
 } from './rules.ts'
 import { payload, reply, userOf } from './view.ts'
 
-const user = titled('User', { ...userMembers, apiKeys: list(keyTextSchema, 1) })
+const user = titled('User', { ...userMembers, apiKeys: list(keyTextSchema, 0) })
+const createdUser = titled('CreatedUser', { ...userMembers, apiKeys: list(keyTextSchema, 1) })
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 
 /** What the routes of users need. */
@@ -66,7 +67,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     replies: {
       201: {
         says: 'The user and its key, shown this once',
-        body: user,
+        body: createdUser,
         headers: ['Location', 'ETag'],
         creates: { id: 'id' },
       },
