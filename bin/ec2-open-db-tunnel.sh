@@ -31,9 +31,11 @@ socket=$HOME/.ssh/user-service-db-tunnel
 # leads.
 check_running() { # PID
   local arguments
-  arguments="$(ps -o args= -p "$1") "
-  [[ $arguments == *" $forward "*" $target "* ]] ||
-    fail 'a tunnel to another host or port is open: close it with bin/ec2-close-db-tunnel.sh'
+  arguments=$(ps -o args= -p "$1")
+  [[ "$arguments " == *" $target "* ]] ||
+    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
+  [[ $arguments == *" $forward "* ]] ||
+    fail 'a tunnel with other ports is open: close it first with bin/ec2-close-db-tunnel.sh'
 }
 
 open_tunnel() {
@@ -43,8 +45,20 @@ open_tunnel() {
     options+=(-p "$SSH_PORT")
   fi
   rm -f "$socket" # of a master that was killed: ssh would take it for a running one for ever
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    fail "local port $port is taken by another program"
+  fi
   ssh -f -N -M -S "$socket" -L "$forward" -i "$identity" "${options[@]}" "$target" ||
     fail "no tunnel to $target"
+}
+
+# ssh accepts a connection first, and ends it if nothing listens at the other end. PostgreSQL waits.
+leads_to_server() {
+  local status=0
+  exec 3<>"/dev/tcp/127.0.0.1/$port" || return 1
+  read -r -t 1 -u 3 || status=$?
+  exec 3>&-
+  [[ $status != 1 ]]
 }
 
 (umask 077 && mkdir -p "$HOME/.ssh")
@@ -55,4 +69,6 @@ else
   open_tunnel
   echo "The tunnel to $target is open."
 fi
+leads_to_server ||
+  echo "ec2-open-db-tunnel: nothing listens on port ${DATABASE_PORT:-5432} of the instance" >&2
 echo "Connect with: psql -h 127.0.0.1 -p $port -U user_service_user db_user_service"

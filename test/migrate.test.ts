@@ -1,5 +1,9 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
+import { pathToFileURL } from 'node:url'
 
 import { locks } from '../src/database/codes.ts'
 import {
@@ -176,6 +180,17 @@ test('status lists the applied, pending, edited and unknown, even where up refus
     ...rest.map(({ name }) => ({ name, state: 'applied' })),
     { name: more.name, state: 'pending' },
   ])
+})
+
+test('a checkout with other line ends has the same files', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-sql-'))
+  undo.push(() => rmSync(directory, { recursive: true }))
+  const sql = new URL('../sql/', import.meta.url)
+  for (const file of readdirSync(sql)) {
+    const text = readFileSync(new URL(file, sql), 'utf8').replaceAll('\n', '\r\n')
+    writeFileSync(join(directory, file), text)
+  }
+  assert.deepEqual(readMigrations(pathToFileURL(`${directory}/`)), readMigrations())
 })
 
 test('addresses are compared by their bytes, and getting there rewrites no table', async () => {

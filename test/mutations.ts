@@ -1467,8 +1467,10 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'bin/ec2-open-db-tunnel.sh',
-    text: '*" $forward "*" $target "*',
-    replacement: '*" $forward "*',
+    text: `  [[ "$arguments " == *" $target "* ]] ||
+    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
+`,
+    replacement: '',
     meaning: 'a tunnel to another host is taken for this one',
     tests: ['system/deploy'],
   },

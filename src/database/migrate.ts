@@ -24,9 +24,10 @@ const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
-export function readMigrations(): Migration[] {
-  const read = (file: string) => readFileSync(new URL(file, folder), 'utf8')
-  const files = readdirSync(folder).filter((file) => file.endsWith('.up.sql'))
+export function readMigrations(from = folder): Migration[] {
+  // A checkout on Windows may have other line ends: it is the same file.
+  const read = (file: string) => readFileSync(new URL(file, from), 'utf8').replaceAll('\r\n', '\n')
+  const files = readdirSync(from).filter((file) => file.endsWith('.up.sql'))
   return files.sort().map((file, index) => {
     if (parseInt(file) !== index + 1)
       throw new ExitError(`sql: ${file} should have the number ${index + 1}`)

@@ -65,7 +65,12 @@ export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
 const readDropFacts = (db: Db, name: string) =>
   one<{ exists: boolean; mayDropRoles: boolean; present: Role[] }>(db, {
     text: `
-      select rolsuper or rolcreaterole as "mayDropRoles",
+      -- Since PostgreSQL 16 a role is dropped only by its administrators.
+      select rolsuper or rolcreaterole and (
+          current_setting('server_version_num')::int < 160000 or not exists (
+            select from pg_roles as role where role.rolname = any($2)
+              and not pg_has_role(current_user, role.oid, 'member with admin option')))
+          as "mayDropRoles",
         exists (select from pg_database where datname = $1) as exists,
         array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present
       from pg_roles where rolname = current_user`,

@@ -130,12 +130,12 @@ test('a tunnel opens, leads to the database, is opened once, and closes twice', 
     stderr: '',
   })
   assert.equal(elsewhere.status, 1)
-  assert.match(elsewhere.stderr, /a tunnel to another host or port is open/)
+  assert.match(elsewhere.stderr, /a tunnel to another host is open: close it first/)
   assert.deepEqual(
     { status: otherPort.status, stdout: otherPort.stdout },
     { status: 1, stdout: '' },
   )
-  assert.match(otherPort.stderr, /a tunnel to another host or port is open/)
+  assert.match(otherPort.stderr, /a tunnel with other ports is open: close it first/)
   assert.deepEqual(closed, { status: 0, stdout: 'The tunnel is closed.\n', stderr: '' })
   assert.deepEqual(closedAgain, { status: 0, stdout: 'No tunnel is open.\n', stderr: '' })
   assert.equal(await ask(tunnelPort), 'ECONNREFUSED')
@@ -150,10 +150,24 @@ test('a taken local port is an error, and no tunnel without a port stays behind'
   })
   other.server.close()
 
-  assert.deepEqual([opened.status, opened.stdout], [1, ''])
-  const reason = `:${other.port}: Address already in use\r?\n[^]*ec2-open-db-tunnel: no tunnel to `
-  assert.match(opened.stderr, new RegExp(reason))
+  assert.deepEqual(opened, {
+    status: 1,
+    stdout: '',
+    stderr: `ec2-open-db-tunnel: local port ${other.port} is taken by another program\n`,
+  })
   assert.equal(await findMaster(), null)
+})
+
+test('a tunnel to a port on which nothing listens opens with a warning', async () => {
+  const unused = await freePort()
+  const opened = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')], {
+    ...env,
+    DATABASE_PORT: String(unused),
+  })
+  await close()
+
+  assert.equal(opened.status, 0)
+  assert.match(opened.stderr, new RegExp(`nothing listens on port ${unused} of the instance`))
 })
 
 test('the control socket of a killed tunnel blocks neither opening nor closing', async () => {
