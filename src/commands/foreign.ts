@@ -2,7 +2,7 @@
 import type { Db } from '../database/pool.ts'
 
 /**
- * Names what `drop schema … cascade` would take besides the objects of user_service_admin in it, as
+ * Names what `drop schema cascade` would take besides the objects of user_service_admin in it, as
  * `table user_service_schema.notes`: extensions, what depends on ours, entries of publications.
  */
 export async function findForeign(db: Db): Promise<string[]> {

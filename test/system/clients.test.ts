@@ -174,7 +174,8 @@ async function runGeneratedGo() {
 async function runOapi() {
   const own = folderFor('oapi.go', { 'go.mod': goModule })
   mkdirSync(join(own, 'api'))
-  const program = `github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v${versions['oapi-codegen']}`
+  const version = versions['oapi-codegen']
+  const program = `github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v${version}`
   const options = ['-generate', 'types,client', '-package', 'api', '-o', join(own, 'api/api.go')]
   await succeed('go', ['run', program, ...options, document])
   await runGo(own)
