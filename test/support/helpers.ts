@@ -12,6 +12,7 @@ import { createLog } from '../../src/log.ts'
 import { cost, formatHash } from '../../src/passwords/hash.ts'
 import { insertUser, type NewUser } from '../../src/users/queries.ts'
 import { checkDocumented } from './documented.ts'
+import { until } from './process.ts'
 import { undo, undoAll } from './undo.ts'
 
 /** A password that all rules allow, and its stored form. */
@@ -109,6 +110,26 @@ export async function createTestDatabase(): Promise<TestDatabase> {
     name,
     db,
   }
+}
+
+/**
+ * The answers to requests that all read before one of them writes: the table is locked against
+ * writing until each of them waits, for that or for another of them.
+ */
+export async function collide<T>(
+  db: Database,
+  { table, requests }: { table: string; requests: (() => Promise<T>)[] },
+): Promise<T[]> {
+  const started = await db.transaction(async (tx) => {
+    await tx.query(`lock table ${table} in share mode`)
+    const answers = requests.map((request) => request())
+    const waiting = `select from pg_stat_activity where datname = current_database()
+      and wait_event_type = 'Lock' and query not like '%last_used_at = %'`
+    const allWait = async () => (await db.query(waiting)).length >= answers.length
+    await until('all of them wait', allWait)
+    return { answers }
+  })
+  return Promise.all(started.answers)
 }
 
 export { undo }
