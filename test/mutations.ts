@@ -151,26 +151,26 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/queries.ts',
-    text: 'where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())',
-    replacement: 'where u.enabled and (k.valid_until is null or k.valid_until > now())',
+    text: 'and k.enabled and u.enabled',
+    replacement: 'and u.enabled',
     meaning: 'a disabled key is accepted',
   },
   {
     file: 'src/keys/queries.ts',
-    text: 'where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())',
-    replacement: 'where k.enabled and (k.valid_until is null or k.valid_until > now())',
+    text: 'and k.enabled and u.enabled',
+    replacement: 'and k.enabled',
     meaning: 'a key of a disabled user is accepted',
   },
   {
     file: 'src/keys/queries.ts',
-    text: 'where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())',
-    replacement: 'where k.enabled and u.enabled',
+    text: 'and (k.valid_until is null or k.valid_until > now())',
+    replacement: '',
     meaning: 'an expired key is accepted',
   },
   {
     file: 'src/keys/queries.ts',
     text: `and (k.kind = 'api' or $2::int = 0 or greatest(k.last_used_at, k.created_at)
-         > now() - ($2::int + 60) * interval '1 second')`,
+           > now() - ($2::int + 60) * interval '1 second')`,
     replacement: 'and ($2::int >= 0)',
     meaning: 'an idle session does not end',
   },

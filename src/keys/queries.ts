@@ -181,19 +181,22 @@ export const findCallers = (
   idleSeconds: number,
 ): Promise<FoundCaller[]> =>
   db.query(
-    `select a.asked::int - 1 as asked, k.id as "keyId", k.kind as "keyKind", k.scope, k.factors,
-       extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
-       k.permissions as "keyPermissions", u.id as "userId", u.email,
-       u.email_verified_at is not null as "emailVerified", u.role, u.permissions,
-       nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
-       u.updated_at as "updatedAt",
-       k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"
+    `select asked::int - 1 as asked, found.*
      from unnest($1::bytea[]) with ordinality as a (digest, asked)
-     cross join lateral (select * from api_keys where digest = a.digest limit 1) k
-     cross join lateral (select * from users where id = k.user_id limit 1) u
-     where k.enabled and u.enabled and (k.valid_until is null or k.valid_until > now())
-       and (k.kind = 'api' or $2::int = 0 or greatest(k.last_used_at, k.created_at)
-         > now() - ($2::int + 60) * interval '1 second')`,
+     cross join lateral (
+       select k.id as "keyId", k.kind as "keyKind", k.scope, k.factors,
+         extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
+         k.permissions as "keyPermissions", u.id as "userId", u.email,
+         u.email_verified_at is not null as "emailVerified", u.role, u.permissions,
+         nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
+         u.updated_at as "updatedAt",
+         k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"
+       from api_keys k join users u on u.id = k.user_id
+       where k.digest = a.digest and k.enabled and u.enabled
+         and (k.valid_until is null or k.valid_until > now())
+         and (k.kind = 'api' or $2::int = 0 or greatest(k.last_used_at, k.created_at)
+           > now() - ($2::int + 60) * interval '1 second')
+       limit 1) found`,
     [digests, idleSeconds],
     true,
   )
