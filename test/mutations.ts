@@ -1058,8 +1058,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: '...(cause !== undefined && describeError(cause)),',
-    replacement: '',
+    text: 'cause === undefined ? fields : { ...fields, ...describeError(cause) }',
+    replacement: 'fields',
     meaning: 'the log does not say why an answer is a 500',
   },
   {

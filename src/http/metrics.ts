@@ -24,40 +24,58 @@ export interface Metrics {
   text(): string
 }
 
-const durationBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
+/** In seconds. */
+const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 
 /** The values of one name, by their labels in braces. */
 type Values = Map<string, number | Histogram>
 
 /** Starts counting at zero. */
 export function createMetrics(): Metrics {
-  const requests = new Map<string, number>()
-  const durations = new Map<string, Histogram>()
+  /** By the labels of a method and a route. */
+  const answers = new Map<string, { byStatus: Map<number, number>; durations: Histogram }>()
   // Every code starts at zero: Prometheus sees no increase in a series that begins at one.
   const failures = new Map(Object.keys(knownFailures).map((code) => [`{code="${code}"}`, 0]))
 
-  function count(counts: Map<string, number>, labels: string) {
-    counts.set(labels, (counts.get(labels) ?? 0) + 1)
+  function answersOf(labels: string) {
+    const known = answers.get(labels)
+    if (known !== undefined) return known
+    const added = { byStatus: new Map<number, number>(), durations: createHistogram(bounds) }
+    answers.set(labels, added)
+    return added
   }
 
   return {
     request({ method, route, status, seconds, code }) {
-      const labels = `method="${method}",route="${route}"`
-      count(requests, `{${labels},status="${status}"}`)
-      const histogram = durations.get(`{${labels}}`) ?? createHistogram(durationBounds)
-      durations.set(`{${labels}}`, histogram)
-      observe(histogram, seconds)
+      const { byStatus, durations } = answersOf(`method="${method}",route="${route}"`)
+      count(byStatus, status)
+      observe(durations, seconds)
       if (code !== undefined) count(failures, `{code="${code}"}`)
     },
-    text: () =>
-      family('http_requests_total', 'Requests answered.', requests) +
-      family(
-        'http_request_duration_seconds',
-        'Time from the first byte of a request to its answer.',
-        durations,
-      ) +
-      family('user_service_failures_total', 'Requests that failed, by code.', failures),
+    text() {
+      const requests: Values = new Map()
+      const durations: Values = new Map()
+      for (const [labels, answered] of answers) {
+        durations.set(`{${labels}}`, answered.durations)
+        for (const [status, number] of answered.byStatus) {
+          requests.set(`{${labels},status="${status}"}`, number)
+        }
+      }
+      return (
+        family('http_requests_total', 'Requests answered.', requests) +
+        family(
+          'http_request_duration_seconds',
+          'Time from the first byte of a request to its answer.',
+          durations,
+        ) +
+        family('user_service_failures_total', 'Requests that failed, by code.', failures)
+      )
+    },
   }
+}
+
+function count<Key>(counts: Map<Key, number>, key: Key) {
+  counts.set(key, (counts.get(key) ?? 0) + 1)
 }
 
 /** A histogram without values, of bounds in rising order. */

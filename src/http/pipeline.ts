@@ -97,25 +97,29 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 
   function record(exchange: Exchange, status: number, failure: AppError | undefined) {
-    const { req, start, origin, caller, route } = exchange
+    const { req, start, origin, caller } = exchange
     const { code, cause }: Partial<AppError> = failure ?? {}
     const ms = performance.now() - start
-    const labels = { method: req.method ?? 'none', route: route?.path ?? 'none', status }
-    metrics.request({ ...labels, seconds: ms / 1000, code })
+    const method = req.method ?? 'none'
+    const route = exchange.route?.path ?? 'none'
+    metrics.request({ method, route, status, seconds: ms / 1000, code })
+    // Member by member: spreading objects took a tenth of the time of a request.
     const fields = {
       requestId: origin.requestId,
-      ...labels,
+      method,
+      route,
+      status,
       ms: Math.round(ms * 100) / 100,
       address: origin.address,
       user: caller?.userId,
       key: caller?.keyId,
       failure: code,
-      ...(cause !== undefined && describeError(cause)),
     }
+    const described = cause === undefined ? fields : { ...fields, ...describeError(cause) }
     // Health checks and preflights would fill the log.
-    const isQuiet = !route || route.quiet
-    if (code === 'internal') log('error', 'request', fields)
-    else if (cause !== undefined) log('warn', 'request', fields)
+    const isQuiet = !exchange.route || exchange.route.quiet
+    if (code === 'internal') log('error', 'request', described)
+    else if (cause !== undefined) log('warn', 'request', described)
     else if (code !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
     else log(isQuiet ? 'debug' : 'info', 'request', fields)
   }
