@@ -3,7 +3,7 @@ import { test } from 'node:test'
 
 import { createKey } from '../src/keys/format.ts'
 import { deleteEndedSessions, lockStoredKey, markUsed } from '../src/keys/queries.ts'
-import { brief, nobody, startTestApp } from './support/helpers.ts'
+import { brief, collide, nobody, startTestApp } from './support/helpers.ts'
 import { until } from './support/process.ts'
 
 const app = await startTestApp()
@@ -184,7 +184,7 @@ test('a rotated key works on for the overlap, but never past its end', async () 
 test('a key that has ended is not rotated, nor one twice at once', async () => {
   const { details: old } = await app.request('POST', keys, { key: owner.key, body: { name: 'e' } })
   const rotate = () => app.request('POST', `${keys}/${old.id}/rotate`, { key: owner.key })
-  const both = await Promise.all([rotate(), rotate()])
+  const both = await collide(app.db, { table: 'api_keys', requests: [rotate, rotate] })
   assert.deepEqual(both.map(({ status }) => status).sort(), [201, 404])
   assert.equal((await rotate()).body.code, 'key_not_found')
 })

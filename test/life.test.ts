@@ -5,7 +5,7 @@ import { test } from 'node:test'
 
 import { createSecret } from '../src/keys/format.ts'
 import { deleteEndedTokens } from '../src/tokens/queries.ts'
-import { brief, hashCheaply, nobody, password, startTestApp } from './support/helpers.ts'
+import { brief, collide, hashCheaply, nobody, password, startTestApp } from './support/helpers.ts'
 
 hashCheaply()
 const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
@@ -175,15 +175,15 @@ test('what is no token is refused without a hash', async () => {
   assert.deepEqual(brief(await reset(good.token)), noContent)
 })
 
-test('of eight who present one token at once, one wins', async () => {
+test('of four who present one token at once, one wins', async () => {
   const user = await app.user()
   const token = await makeReset(user.id)
-  const resets = await Promise.all(Array.from({ length: 8 }, () => reset(token)))
-  assert.deepEqual(resets.map(({ status }) => status).sort(), [204, ...Array(7).fill(401)])
-
-  const proof = await makeToken(user.id, { purpose: 'email', email: 'eight@example.org' })
-  const proofs = await Promise.all(Array.from({ length: 8 }, () => verify(proof)))
-  assert.deepEqual(proofs.map(({ status }) => status).sort(), [204, ...Array(7).fill(401)])
+  const proof = await makeToken(user.id, { purpose: 'email', email: 'four@example.org' })
+  for (const present of [() => verify(proof), () => reset(token)]) {
+    const requests = Array.from({ length: 4 }, () => present)
+    const answers = await collide(app.db, { table: 'tokens', requests })
+    assert.deepEqual(answers.map(({ status }) => status).sort(), [204, 401, 401, 401])
+  }
 })
 
 test('the present address is verified, and another change of it makes it unverified', async () => {
