@@ -38,6 +38,7 @@ export function createLog(level: Level, write: (text: string) => void): Log {
 
 /** Describes a thrown value for the log: its stack and code, never a statement's parameters. */
 export function describeError(error: unknown): Record<string, unknown> {
+  // Object() lets a thrown null or text be read like an Error; having no stack, it shows its type.
   const { stack = typeof error, code } = Object(error) as { stack?: string; code?: unknown }
   return { error: stack, code }
 }

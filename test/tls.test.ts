@@ -101,19 +101,15 @@ test('TLS 1.2 and 1.3 are spoken, with forward secrecy and authenticated ciphers
 
 test('older versions and other ciphers are refused, and the log says so', async () => {
   const before = app.log.length
-  for (const [options, code] of [
-    [
-      { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' },
-      /ALERT_PROTOCOL_VERSION$/,
-    ],
-    ...[
-      'AES128-GCM-SHA256',
-      'ECDHE-ECDSA-AES128-SHA256',
-      'ECDHE-ECDSA-AES128-CCM',
-      'DHE-RSA-AES128-GCM-SHA256',
-    ].map((ciphers) => [{ maxVersion: 'TLSv1.2', ciphers }, /ALERT_HANDSHAKE_FAILURE$/]),
-  ] as [ConnectionOptions, RegExp][]) {
-    await assert.rejects(shake(options), code)
+  const old = { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' } as const
+  await assert.rejects(shake(old), /ALERT_PROTOCOL_VERSION$/)
+  for (const ciphers of [
+    'AES128-GCM-SHA256',
+    'ECDHE-ECDSA-AES128-SHA256',
+    'ECDHE-ECDSA-AES128-CCM',
+    'DHE-RSA-AES128-GCM-SHA256',
+  ]) {
+    await assert.rejects(shake({ maxVersion: 'TLSv1.2', ciphers }), /ALERT_HANDSHAKE_FAILURE$/)
   }
   const told = app.log
     .slice(before)
@@ -125,7 +121,7 @@ test('older versions and other ciphers are refused, and the log says so', async 
   )
 })
 
-test('every answer has browsers stay with HTTPS, also to what is no request', async () => {
+test('every answer tells browsers to stay with HTTPS, even one to what is no request', async () => {
   for (const [request, status] of [
     ['GET /v1/livez HTTP/1.1\r\nHost: x', 200],
     ['GET /v1/docs HTTP/1.1\r\nHost: x', 200],

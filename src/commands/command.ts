@@ -51,7 +51,10 @@ interface Command {
   synopsis: string
   /** What `--help` prints below the synopsis. */
   usage: string
-  /** The arguments, then the names of the options, sorted, as in ` down 2 --yes`. */
+  /**
+   * Matches the call, with a space before each word: the arguments, then the names of the
+   * options, sorted and without their values, as in ` down 2 --yes`.
+   */
   pattern: RegExp
   run(call: Call): Promise<void>
 }
@@ -74,11 +77,11 @@ export async function command({ name, synopsis, usage, pattern, run }: Command):
       return
     }
     if (!pattern.test(spell(call))) throw misuse(header)
-    // Work still blocked on a hung server is abandoned; the process exits anyway.
     await Promise.race([run({ ...call, env: process.env }), failWhenStuck()])
   } catch (error) {
     exitWith(name, findFailure(error))
   }
+  // Work that still hangs on a server keeps the process alive no longer than this.
   setTimeout(() => process.exit(), 1000).unref()
 }
 
@@ -115,8 +118,9 @@ const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 8
 
 /** Milliseconds of a duration from 1s to 20d such as 90s, 15m, 1h; undefined when it is none. */
 export function parseDuration(text: string): number | undefined {
-  const [, count, unit = ''] = /^(\d{1,5})([smhd])$/.exec(text) ?? []
-  const ms = Number(count) * (unitsMs[unit] ?? 0)
+  const match = /^(\d{1,5})([smhd])$/.exec(text)
+  if (match === null) return undefined
+  const ms = Number(match[1]) * unitsMs[match[2]!]!
   return ms >= 1000 && ms <= 20 * 86_400_000 ? ms : undefined
 }
 

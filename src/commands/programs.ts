@@ -28,9 +28,9 @@ function findReason(stderr: string): string {
   const lines = stderr.split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
   return line
-    .replace(/^.*?(?=An error occurred)/, '')
-    .replace(/^\S+ failed: .*? to \S+ /, '')
-    .replace(/^.*?error( response from daemon)?: +/i, '')
+    .replace(/^.*?(?=An error occurred)/, '') // aws, where S3 has answered
+    .replace(/^\S+ failed: .*? to \S+ /, '') // aws: upload failed: ./file to s3://bucket/file
+    .replace(/^.*?error( response from daemon)?: +/i, '') // PostgreSQL's programs, docker
 }
 
 const passed = new RegExp(
@@ -40,7 +40,7 @@ const passed = new RegExp(
 )
 const cronPath = '/usr/bin:/bin'
 
-/** The environment of a program: without our passwords; cron's PATH with what it leaves out. */
+/** The environment of a program, without our passwords; where PATH is cron's, it has more. */
 function programEnv(): Env {
   const { PATH = cronPath } = process.env
   return {
@@ -64,7 +64,7 @@ export function postgresEnv(database: DatabaseConfig): Env {
     PGPASSWORD: password,
     PGHOST: hosts.join(','),
     PGTARGETSESSIONATTRS: hosts.length > 1 ? 'read-write' : undefined,
-    // libpq ignores these on a Unix socket, such as a drill's.
+    // libpq ignores these on a Unix socket, such as that of `restore --check`.
     PGSSLMODE: mode,
     PGSSLROOTCERT: text('DATABASE_CA_FILE') ?? systemCa,
     PGSSLCERT: text('DATABASE_CERT_FILE'),

@@ -52,7 +52,7 @@ export function exitWith(name: string, error: unknown): void {
 }
 
 function reasonOf(error: DatabaseError): string {
-  // For a name with several addresses it holds an error for each, and has no message of its own.
+  // An AggregateError, for a name with several addresses, holds one for each and no message.
   const each = error instanceof AggregateError ? error.errors : [error]
   const reasons = each.map(
     ({ message, code }: DatabaseError) => message || code || 'no reason given',

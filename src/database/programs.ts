@@ -40,18 +40,21 @@ export function findPostgresBin(program: string, major?: string): string | null 
     /Applications/Postgres.app/Contents/Versions/*/bin`
   const places = `${process.env['PATH']}:${spawnSync('sh', ['-c', listing]).stdout}`.split(/[:\n]/)
   for (const place of places) {
+    // From /, as the program itself, if PATH has a relative entry.
     const file = resolve('/', place, program)
     if (!fs.existsSync(file)) continue
-    // Past links: there the other programs are too, and no wrapper that picks a version.
+    // Links are followed: the other programs lie beside the file itself, but beside a link there
+    // may be wrappers that pick a version.
     const bin = dirname(fs.realpathSync(file))
-    if (isOf(join(bin, program), major)) return bin
+    if (hasVersion(join(bin, program), major)) return bin
   }
   return null
 }
 
 /**
  * The directory of fetched programs below `home`; fetches them on the first call. Throws, with what
- * to do instead, when they cannot be fetched within 20 s, are not what was expected or do not run.
+ * to do instead, when the registry does not answer within 20 s, or when what it sent is not what
+ * was expected or does not run.
  */
 export async function fetchPrograms(
   home: string,
@@ -78,8 +81,9 @@ export async function fetchPrograms(
     await runProgram({ program: 'tar', args, signal })
     fs.rmSync(file)
     makeLinks(root)
+    // From `programs` down: PostgreSQL may run as another account.
     await runProgram({ program: 'chmod', args: ['-R', 'a+rX', dirname(target)], signal })
-    if (!isOf(join(root, 'native/bin/postgres'), major))
+    if (!hasVersion(join(root, 'native/bin/postgres'), major))
       throw new ExitError(`The PostgreSQL that was fetched does not run here. ${advice}`)
   })
   return bin
@@ -188,6 +192,7 @@ export async function runProgram(called: Program): Promise<{ stdout: string; std
   const { child, ended } = startProgram(called)
   const output = collect(child.stdout)
   const fed = feed(child.stdin, called.input ?? [])
+  // Both have ended before either is reported; what `input` threw comes first.
   await Promise.allSettled([fed, ended])
   await fed
   const stderr = await ended
@@ -214,7 +219,7 @@ async function collect(stream: Readable): Promise<string> {
   return text
 }
 
-function isOf(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
+function hasVersion(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
   const { stdout } = spawnSync(program, ['--version'], { ...ourselves, timeout: 10_000 })
   return new RegExp(`\\(PostgreSQL\\) ${major}(?!\\d)`).test(String(stdout))
 }

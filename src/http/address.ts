@@ -68,6 +68,7 @@ const normalAddress = (given: string) =>
 
 /** The /64 of an IPv6 address, in one spelling. */
 function network64(address: string): string {
+  // What :: stands for. Splitting at the colons leaves one part empty, hence 9 and not 8.
   const zeros = '0:'.repeat(9 - address.split(':').length)
   const groups = address.replace('::', `:${zeros}`).split(':')
   const network = groups.slice(0, 4).map((group) => parseInt(`0${group}`, 16).toString(16))

@@ -59,7 +59,10 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
     void pipeline(res.req, res, fault)
   }
 
-  /** Handles one pipelined request a turn of the event loop, so that other connections progress. */
+  /**
+   * Handles one pipelined request a turn of the event loop, so that other connections progress;
+   * skips those whose connection has closed.
+   */
   function handleNext() {
     let next = pending.shift()
     while (next?.req.socket.writable === false) next = pending.shift()
@@ -111,10 +114,10 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
     find: (socket) => connections.get(socket),
     isQuiet: () => [...connections.values()].every(({ waiting }) => waiting.size === 0),
     cutSlow(limitMs) {
-      const latest = performance.now() - limitMs
+      const cutoff = performance.now() - limitMs
       for (const [socket, { waiting }] of connections) {
-        const { value: oldest } = waiting.values().next()
-        if (oldest !== undefined && oldest < latest) socket.destroy()
+        const { value: pendingSince } = waiting.values().next()
+        if (pendingSince !== undefined && pendingSince < cutoff) socket.destroy()
       }
     },
     close() {

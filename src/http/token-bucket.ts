@@ -23,9 +23,9 @@ export interface Limiter {
 }
 
 interface Limits {
-  /** Tokens a second. */
+  /** Tokens a second: of the API, the setting RATE_LIMIT. */
   rate: number
-  /** Tokens of a full bucket. */
+  /** Tokens of a full bucket: RATE_LIMIT_BURST. */
   burst: number
   maxClients?: number
   /** Milliseconds that never go back. */
@@ -42,7 +42,7 @@ export function createLimiter({
   const fullAt = new Map<string, number>()
   let hand = fullAt.entries()
 
-  /** Two buckets a call: more than a call adds, and no pause. */
+  /** Looks at two buckets: a call adds at most one, so the hand keeps up, and no call is long. */
   function sweep(time: number) {
     for (let i = 0; i < 2; i++) {
       const { value, done } = hand.next()
@@ -56,8 +56,9 @@ export function createLimiter({
     take(client) {
       const time = now()
       const full = Math.max(fullAt.get(client) ?? 0, time)
-      // Rounded, so that fractions of a time cost nobody a whole token.
-      const tokens = Math.round((burst - ((full - time) * rate) / 1000) * 1e6) / 1e6
+      const missing = ((full - time) * rate) / 1000
+      // Rounded: an error in the last digit of a time must cost nobody a whole token.
+      const tokens = Math.round((burst - missing) * 1e6) / 1e6
       const allowed = tokens >= 1
       const left = allowed ? tokens - 1 : tokens
       fullAt.set(client, allowed ? full + 1000 / rate : full)

@@ -7,7 +7,7 @@ import type { Caller, Origin, Reply } from '../http/route.ts'
 import { findMaker } from './queries.ts'
 import type { Maker } from './rules.ts'
 
-/** Throws `key_invalid` or `forbidden` if the caller may not act any more; else returns its key. */
+/** Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more. */
 export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
   const maker = await findMaker(tx, caller.keyId)
   if (maker === null) throw new AppError('key_invalid')

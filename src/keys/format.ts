@@ -1,32 +1,32 @@
-// API keys and sessions: their form, their rows, what they may do and whose they are.
-// Nothing else in the service touches the table api_keys.
+// Keys: API keys and sessions. This room owns their form, their rows, what they may do and whose
+// they are; nothing else in the service touches the table api_keys.
 //
 // A key is usk_, 43 base62 characters of 32 random bytes and 6 base62 characters of the CRC-32 of
 // those 43. So a mistyped or made-up key is refused without asking the database, and scanners can
 // find a leaked one. The database holds SHA-256 of the key: a fast hash is enough for 256
 // random bits, and timing a look-up of the digest tells an attacker nothing that leads to a key.
-// A token (ust_) has the same form: a key is never a token.
+// A token is formed alike but begins with ust_, so that neither passes for the other.
 import { hash, randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 
 import { text } from '../schema.ts'
 
 const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
-const secretLength = 43
+const randomLength = 43
 const checksumLength = 6
 
 /** What a secret begins with: a key, which opens the API, or a token, which allows one act. */
 export type Prefix = 'usk' | 'ust'
 
-const length = 4 + secretLength + checksumLength
+const totalLength = 4 + randomLength + checksumLength
 const patterns = { usk: /^usk_[0-9A-Za-z]{49}$/, ust: /^ust_[0-9A-Za-z]{49}$/ }
 
 /** What a secret looks like. */
-export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(length, '0')
+export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(totalLength, '0')
 
 /** A key or token in the answer that makes it. */
 export const secretSchema = (prefix: Prefix) =>
-  text({ min: length, max: length, pattern: patterns[prefix], example: sampleOf(prefix) })
+  text({ min: totalLength, max: totalLength, pattern: patterns[prefix], example: sampleOf(prefix) })
 
 function encode(value: bigint, length: number): string {
   let digits = ''
@@ -46,8 +46,8 @@ function decode(digits: string): number {
 
 /** A new random key or token, in the form that is shown once. */
 export function createSecret(prefix: Prefix): string {
-  const secret = encode(BigInt(`0x${randomBytes(32).toString('hex')}`), secretLength)
-  return `${prefix}_${secret}${encode(BigInt(crc32(secret)), checksumLength)}`
+  const randomPart = encode(BigInt(`0x${randomBytes(32).toString('hex')}`), randomLength)
+  return `${prefix}_${randomPart}${encode(BigInt(crc32(randomPart)), checksumLength)}`
 }
 
 /** A new random key. */
@@ -61,8 +61,8 @@ export const isToken = (text: string): boolean => isSecret(text, 'ust')
 
 function isSecret(text: string, prefix: Prefix): boolean {
   if (!patterns[prefix].test(text)) return false
-  const secret = text.slice(4, 4 + secretLength)
-  return decode(text.slice(4 + secretLength)) === crc32(secret)
+  const randomPart = text.slice(4, 4 + randomLength)
+  return decode(text.slice(4 + randomLength)) === crc32(randomPart)
 }
 
 /** SHA-256 of a key or token: what the database holds of it. */

@@ -85,10 +85,10 @@ export const components = {
     RateLimit: header('`"default";r=9;t=1`: so many left, all of them again in so many seconds'),
     'Retry-After': header('Seconds to wait', integer(0, 86_400).json),
     'WWW-Authenticate': header('How to authenticate'),
-    'Accept-Patch': header('What this takes'),
-    'Accept-Post': header('What this takes'),
+    'Accept-Patch': header('The media type that this path takes'),
+    'Accept-Post': header('The media type that this path takes'),
     ETag: header('The version, in quotes'),
-    Location: header('Where what was made is, relative to this path'),
+    Location: header('The address of what was made, relative to this path'),
     Link: header('`rel="next"`: the next page, when there is one'),
     'X-Auth-User-Id': header('Who asks', uuidSchema.json),
     'X-Auth-Key-Id': header('The key', uuidSchema.json),
@@ -110,7 +110,7 @@ export function example(schema: JsonSchema): unknown {
   const { required = Object.keys(properties).slice(0, 1), examples } = schema
   if (examples) return examples[0]
   if (forms) return example(forms[0]!)
-  if (items) return [example(items)].slice(0, schema.maxItems)
+  if (items) return schema.maxItems === 0 ? [] : [example(items)]
   if (type === 'object') {
     return Object.fromEntries(required.map((name) => [name, example(properties[name]!)]))
   }

@@ -26,7 +26,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
   const checkDatabase = createDatabaseCheck(deps)
   const page = makePage()
   const ok = { status: 200, body: 'OK' }
-  const works = {
+  const probe = {
     tag: 'operation',
     access: 'anyone',
     throttled: false,
@@ -34,7 +34,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
     replies: { 200: { says: 'It works', body: oneOf('OK').json } },
   } as const
   const health = {
-    ...works,
+    ...probe,
     method: 'GET',
     summary: 'Whether the service and its database work',
     fails: ['database_unavailable', 'stopping'],
@@ -48,7 +48,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
     route({ ...health, path: '/healthcheck', operationId: 'checkHealth' }),
     route({ ...health, path: '/users/healthcheck', operationId: 'checkUsersHealth' }),
     route({
-      ...works,
+      ...probe,
       method: 'GET',
       path: '/livez',
       operationId: 'checkLiveness',

@@ -51,7 +51,7 @@ interface Place {
 }
 
 const maxPlaces = 32
-/** So that no small group of clients can lock others out. */
+/** Half of them, so that one client alone never fills the queue. */
 const maxPlacesPerClient = 16
 
 const program = `
@@ -86,7 +86,7 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     const place = queue.take(({ isReady }) => isReady)
     if (place === undefined) return
     try {
-      const [thread = startThread()] = idle
+      const thread = [...idle][0] ?? startThread()
       idle.delete(thread)
       place.start(thread)
     } catch (error) {
@@ -127,7 +127,7 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     if (queue.length() > maxPlaces || queue.countOf(client) > maxPlacesPerClient) {
       const loser = queue.dropNewest(client)
       void refuseInTurn(loser)
-      if (loser === place) await turn.promise
+      if (loser === place) await turn.promise // rejects, in its turn
     }
     // It may be refused before it is awaited.
     turn.promise.catch(() => {})

@@ -23,15 +23,15 @@ const columns = `account, client, failures,
   extract(epoch from now() - updated_at)::int as "quietSeconds"`
 
 /** Waits for the locks of a client and an account, which the transaction then holds. */
-export const lockGuesses = (tx: Db, client: number, account: number): Promise<unknown> =>
+export const lockGuesses = (tx: Db, clientHash: number, accountHash: number): Promise<unknown> =>
   tx.query('select pg_advisory_xact_lock($1, $2::int), pg_advisory_xact_lock($3, $4::int)', [
     locks.client,
-    client,
+    clientHash,
     locks.account,
-    account,
+    accountHash,
   ])
 
-/** Those of these rows that are stored. */
+/** The stored rows of these counters. */
 export const findFailures = (db: Db, counters: Counter[]): Promise<Failures[]> =>
   db.query(
     `select ${columns} from unnest($1::bytea[], $2::text[]) as wanted (account, client)
@@ -93,11 +93,12 @@ export const deleteForgottenFailures = (db: Db): Promise<void> =>
   deleteAll(
     db,
     'login_failures',
+    // The first condition can use the index; the second cannot.
     `updated_at < now() - interval '${forgetSeconds} s'
      and updated_at + failures * interval '${forgetSeconds} s' < now()`,
   )
 
-/** Stores a password if the user is enabled and has this one; returns whether it did. */
+/** Replaces the password `before`, if the user is enabled and still has it; returns whether. */
 export async function replacePassword(
   tx: Db,
   id: string,

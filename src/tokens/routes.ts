@@ -1,4 +1,4 @@
-// Tokens: what is proved by having received something. A token opens one act, once,
+// Tokens, which are sent to a user: whoever shows one has received it. A token opens one act, once,
 // for a limited time; it is no key. The service sends none: a back end sends its own mail.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'

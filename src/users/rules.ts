@@ -23,8 +23,8 @@ const maxMetadataBytes = 4096
 const sample = 'ada@example.org'
 
 /**
- * The form in which addresses are compared. PostgreSQL refuses NUL, so it becomes a character that
- * no address has.
+ * The form in which addresses are compared. Lower case may undo NFC, which is applied again.
+ * PostgreSQL refuses NUL, so it becomes a character that no address has.
  */
 export const foldEmail = (email: string): string =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
@@ -64,14 +64,15 @@ export const emailSchema = refined(
 /** An address, or its beginning, that somebody may have: what a log-in or a search takes. */
 export const anyEmailSchema = text({ max: maxEmailLength, example: sample })
 
-const isEmail = (password: string, email: string) =>
+/** Whether a password, which is in NFKC by now, is the address. */
+const isSameAsEmail = (password: string, email: string) =>
   foldEmail(password) === foldEmail(email.normalize('NFKC'))
 
 const emailAsPassword = 'must not be the email'
 
 /** Throws `invalid_password` if a password is the address. */
 export function refuseEmailAsPassword(password: string, email: string): void {
-  if (isEmail(password, email)) throw faultIn('invalid_password', 'password', emailAsPassword)
+  if (isSameAsEmail(password, email)) throw faultIn('invalid_password', 'password', emailAsPassword)
 }
 
 /** Whether PostgreSQL can store this as JSON without changing it. */
@@ -114,7 +115,7 @@ export const reservedMembers = {
 }
 export type Reserved = Members<typeof reserved>
 
-/** What an admin may set, as it is if no admin does. */
+/** The values of these members where no admin has set them. */
 export const reservedDefaults: Reserved = {
   role: 'user',
   permissions: [],
@@ -144,8 +145,9 @@ export function signUpSchema(passwordMinLength: number, isByAdmin: boolean): Sch
     ? object({ email: emailSchema }, { password: omittable(passwordSchema), ...reservedMembers })
     : object({ email: emailSchema, password: passwordSchema }, reservedMembers)
   function refine(given: SignUp, wrong: (message: string, member: string) => void) {
+    // A member that is missing or broke its own rule is not there.
     const { email, password } = given as Partial<SignUp>
-    if (email !== undefined && password !== undefined && isEmail(password, email)) {
+    if (email !== undefined && password !== undefined && isSameAsEmail(password, email)) {
       wrong(emailAsPassword, 'password')
     }
     return given

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { undo } from './undo.ts'
 
 /**
- * A wall clock that leaps, by Debian's libfaketime, for the processes that get its `env`; what only
- * counts on leaps not, as it does not in life.
+ * A wall clock that can leap, by Debian's libfaketime, for the processes that get its `env`.
+ * Monotonic clocks do not leap, as in life.
  */
 export function makeClock() {
   const directory = mkdtempSync(join(tmpdir(), 'user-service-clock-'))
