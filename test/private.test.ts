@@ -144,7 +144,7 @@ test('leaves a directory of another account alone', async () => {
   assert.match(said, /^\/usr belongs to another account \(uid 0\)/)
 })
 
-test('says so where root can become no other account, as in a container of one account', async () => {
+test('says so where root can become no other account, as in some containers', async () => {
   const directory = inRoot('alone')
   const real = 65_533
   fs.mkdirSync(directory)
