@@ -22,7 +22,7 @@ import { root } from './support/process.ts'
 import { compile, isNative, loaderOf, startServer } from './support/runner.ts'
 
 /** Longer than any test file takes on a busy machine: what still runs then hangs. */
-const limitMs = 240_000
+const limitMs = 900_000
 
 interface Worker {
   /** A copy of the checkout. */
