@@ -19,6 +19,7 @@ const {
   port,
 } = connectTo('', '')
 const server = { DATABASE_HOST: host, DATABASE_PORT: String(port) }
+const passwords = { ADMIN_PASSWORD: 'pw-a', MANAGER_PASSWORD: 'pw-m', USER_PASSWORD: 'pw-u' }
 
 interface Ended {
   status: number
@@ -94,7 +95,6 @@ test('start --help says how it is used, and a word is misuse, whatever the setti
 test('from an empty server to an admin’s key, through a symbolic link, twice', async () => {
   const name = `test_commands_${process.pid}`
   const env = { ...server, DATABASE_NAME: name }
-  const passwords = { ADMIN_PASSWORD: 'pw-a', MANAGER_PASSWORD: 'pw-m', USER_PASSWORD: 'pw-u' }
   const link = join(directory, 'linked.js')
   symlinkSync(`${bin}migrate.js`, link)
   const drop = () => run('database.js', ['drop', name, '--yes'], server)
@@ -150,6 +150,21 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
     assert.deepEqual(dropped, { status: 0, stdout: `Dropped ${name}\n${kept}`, stderr: '' })
     const none = `There is no database ${name}\n${kept}`
     assert.deepEqual(again, { status: 0, stdout: none, stderr: '' })
+  }
+})
+
+test('create makes db_user_service where the URL names the database postgres', async () => {
+  const DATABASE_URL = `postgres://postgres@localhost:${port}/postgres?host=${host}`
+  const name = `test_named_${process.pid}`
+  for (const [made, env] of [
+    ['db_user_service', { DATABASE_URL }],
+    [name, { DATABASE_URL, DATABASE_NAME: name }],
+  ] as const) {
+    const created = await run('database.js', ['create'], { ...env, ...passwords })
+    const dropped = await run('database.js', ['drop', made, '--yes'], env)
+    assert.equal(created.stderr, '')
+    assert.match(created.stdout, new RegExp(`^${made} is there`))
+    assert.match(dropped.stdout, new RegExp(`^Dropped ${made}\n`))
   }
 })
 

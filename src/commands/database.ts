@@ -17,9 +17,11 @@ await command({
   async run({ positionals: [action, dropped = ''], env }) {
     const host = env['ENV_DATABASE_HOST'] || 'localhost'
     const reader = createReader({ ...env, ENV_DATABASE_HOST: host })
+    const named = reader.text('DATABASE_NAME')
     const server = readDatabase(reader, 'postgres')!
+    // The URL of a server mostly names the database postgres.
     const urlName = server.name === 'postgres' ? 'db_user_service' : server.name
-    const name = reader.text('DATABASE_NAME') ?? urlName
+    const name = named ?? urlName
     if (action === 'drop') {
       reader.finish()
       const done = await dropDatabase({ ...server, name: dropped })
