@@ -39,9 +39,7 @@ const event = {
 
 /** The routes of the audit log. */
 export const auditRoutes = ({ db }: { db: Db }): Route[] => [
-  route({
-    method: 'GET',
-    path: '/audit',
+  route('GET /audit', {
     operationId: 'listEvents',
     tag: 'audit',
     access: 'key',

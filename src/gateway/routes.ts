@@ -104,9 +104,7 @@ const looseQuery = {
 /** The routes that gateways ask. */
 export const gatewayRoutes = (): Route[] =>
   ['/users/auth', '/users/auth/*'].map((path) =>
-    route({
-      method: 'ANY',
-      path,
+    route(`ANY ${path}`, {
       operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',
       tag: 'auth',
       access: 'key',

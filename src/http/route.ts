@@ -81,9 +81,9 @@ export interface ReplySpec {
 /** The groups of the document. */
 export type Tag = 'users' | 'keys' | 'sessions' | 'tokens' | 'auth' | 'audit' | 'operation'
 
+type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
+
 interface Spec<A extends Access, P extends string, Q, B> {
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'ANY'
-  path: P
   /** A verb and what it acts on: the name of the call in generated clients. */
   operationId: string
   tag: Tag
@@ -123,17 +123,23 @@ interface Spec<A extends Access, P extends string, Q, B> {
  * A route as the pipeline sees it; its types are checked where it is made. The only `any` in the
  * code: handlers take narrower calls than the pipeline knows of.
  */
-export type Route = Spec<Access, string, Record<string, unknown>, any>
+export type Route = Spec<Access, string, Record<string, unknown>, any> & Target
+
+interface Target {
+  method: Method
+  path: string
+}
 
 /**
- * Makes a route; its handler gets path, query and body parsed and typed. Members of the path in
- * braces are UUIDs; a trailing `/*` stands for anything below.
+ * Makes a route of a method and a path; its handler gets path, query and body parsed and typed.
+ * Members of the path in braces are UUIDs; a trailing `/*` stands for anything below.
  */
 export function route<
   const A extends Access,
   const P extends string,
   Q = Record<never, never>,
   B = undefined,
->(spec: Spec<A, P, Q, B>): Route {
-  return spec as unknown as Route
+>(target: `${Method} ${P}`, spec: Spec<A, P, Q, B>): Route {
+  const [method, path] = target.split(' ')
+  return { method, path, ...spec } as unknown as Route
 }

@@ -66,9 +66,7 @@ export interface KeyDeps {
 
 /** The routes of a user's keys and sessions. */
 export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: KeyDeps): Route[] => [
-  route({
-    method: 'GET',
-    path: '/users/{id}/keys',
+  route('GET /users/{id}/keys', {
     operationId: 'listKeys',
     tag: 'keys',
     access: 'self',
@@ -89,9 +87,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
       return paged({ limit: 1000, ...query }, (page) => listKeys(db, params.id, page))
     },
   }),
-  route({
-    method: 'POST',
-    path: '/users/{id}/keys',
+  route('POST /users/{id}/keys', {
     operationId: 'createKey',
     tag: 'keys',
     access: 'self',
@@ -123,9 +119,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         return { body: made, keyId: made.id }
       }),
   }),
-  route({
-    method: 'PATCH',
-    path: '/users/{id}/keys/{keyId}',
+  route('PATCH /users/{id}/keys/{keyId}', {
     operationId: 'updateKey',
     tag: 'keys',
     access: 'self',
@@ -157,9 +151,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         return { body: after, changes: Object.keys(changes) }
       }),
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/{id}/keys/{keyId}',
+  route('DELETE /users/{id}/keys/{keyId}', {
     operationId: 'deleteKey',
     tag: 'keys',
     access: 'self',
@@ -172,9 +164,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         await deleteKey(tx, call.params.id, call.params.keyId)
       }),
   }),
-  route({
-    method: 'POST',
-    path: '/users/{id}/keys/{keyId}/rotate',
+  route('POST /users/{id}/keys/{keyId}/rotate', {
     operationId: 'rotateKey',
     tag: 'keys',
     access: 'self',

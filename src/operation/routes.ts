@@ -35,7 +35,6 @@ export function operationRoutes(deps: OperationDeps): Route[] {
   } as const
   const health = {
     ...probe,
-    method: 'GET',
     summary: 'Whether the service and its database work',
     fails: ['database_unavailable', 'stopping'],
     async handle() {
@@ -45,19 +44,15 @@ export function operationRoutes(deps: OperationDeps): Route[] {
   } as const
 
   return [
-    route({ ...health, path: '/healthcheck', operationId: 'checkHealth' }),
-    route({ ...health, path: '/users/healthcheck', operationId: 'checkUsersHealth' }),
-    route({
+    route('GET /healthcheck', { ...health, operationId: 'checkHealth' }),
+    route('GET /users/healthcheck', { ...health, operationId: 'checkUsersHealth' }),
+    route('GET /livez', {
       ...probe,
-      method: 'GET',
-      path: '/livez',
       operationId: 'checkLiveness',
       summary: 'Whether the process works',
       handle: () => ok,
     }),
-    route({
-      method: 'GET',
-      path: '/metrics',
+    route('GET /metrics', {
       operationId: 'getMetrics',
       tag: 'operation',
       access: 'admin',
@@ -95,9 +90,7 @@ function landingRoutes(basePath: string): Route[] {
   return paths
     .filter((path) => path !== '' && path !== page)
     .map((path) =>
-      route({
-        method: 'GET',
-        path,
+      route(`GET ${path}`, {
         operationId: 'land',
         tag: 'operation',
         access: 'anyone',
@@ -154,7 +147,7 @@ interface FileSpec {
 }
 
 /** A text that is the same until the process ends, for anyone, with an ETag. */
-function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
+function fileRoute({ path, type, headers, make, ...spec }: FileSpec): Route {
   let reply: Reply | undefined
   function makeReply(): Reply {
     const text = make()
@@ -162,9 +155,8 @@ function fileRoute({ type, headers, make, ...spec }: FileSpec): Route {
     const all = { 'Cache-Control': 'public, max-age=300', ETag, ...headers }
     return { status: 200, headers: all, raw: { type, text } }
   }
-  return route({
+  return route(`GET ${path}`, {
     ...spec,
-    method: 'GET',
     tag: 'operation',
     access: 'anyone',
     replies: {

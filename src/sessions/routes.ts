@@ -32,9 +32,7 @@ export interface SessionDeps {
 
 /** The routes of sessions. */
 export const sessionRoutes = (deps: SessionDeps): Route[] => [
-  route({
-    method: 'POST',
-    path: '/users/sessions',
+  route('POST /users/sessions', {
     operationId: 'logIn',
     tag: 'sessions',
     access: 'anyone',
@@ -83,9 +81,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
       })
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/sessions',
+  route('DELETE /users/sessions', {
     operationId: 'logOut',
     tag: 'sessions',
     access: 'key',
@@ -101,9 +97,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
       })
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/sessions/{id}',
+  route('DELETE /users/sessions/{id}', {
     operationId: 'endSessions',
     tag: 'sessions',
     access: 'self',

@@ -43,9 +43,7 @@ export interface TokenDeps {
 
 /** The routes of tokens. */
 export const tokenRoutes = (deps: TokenDeps): Route[] => [
-  route({
-    method: 'POST',
-    path: '/users/{id}/tokens',
+  route('POST /users/{id}/tokens', {
     operationId: 'createToken',
     tag: 'tokens',
     access: 'admin',
@@ -78,9 +76,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       })
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/{id}/tokens',
+  route('DELETE /users/{id}/tokens', {
     operationId: 'endTokens',
     tag: 'tokens',
     access: 'self',
@@ -93,9 +89,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
         await deleteTokens(tx, call.params.id)
       }),
   }),
-  route({
-    method: 'POST',
-    path: '/users/passwords',
+  route('POST /users/passwords', {
     operationId: 'resetPassword',
     tag: 'tokens',
     access: 'anyone',
@@ -119,9 +113,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       return { status: 204 }
     },
   }),
-  route({
-    method: 'POST',
-    path: '/users/verifications',
+  route('POST /users/verifications', {
     operationId: 'verifyEmail',
     tag: 'tokens',
     access: 'anyone',

@@ -51,9 +51,7 @@ export interface UserDeps extends ChangeDeps {
 
 /** The routes of users. */
 export const userRoutes = (deps: UserDeps): Route[] => [
-  route({
-    method: 'POST',
-    path: '/users',
+  route('POST /users', {
     operationId: 'createUser',
     tag: 'users',
     access: deps.signup === 'open' ? 'optional' : 'admin',
@@ -108,9 +106,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       })
     },
   }),
-  route({
-    method: 'GET',
-    path: '/users',
+  route('GET /users', {
     operationId: 'listUsers',
     tag: 'users',
     access: 'admin',
@@ -145,9 +141,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       return { status: 200, body: found === null ? [] : [show(found)] }
     },
   }),
-  route({
-    method: 'GET',
-    path: '/users/{id}',
+  route('GET /users/{id}', {
     operationId: 'getUser',
     tag: 'users',
     access: 'self',
@@ -164,9 +158,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       return reply(200, found)
     },
   }),
-  route({
-    method: 'PATCH',
-    path: '/users/{id}',
+  route('PATCH /users/{id}', {
     operationId: 'updateUser',
     tag: 'users',
     access: 'self',
@@ -206,9 +198,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       return changePassword(deps, change, { password, currentPassword })
     },
   }),
-  route({
-    method: 'DELETE',
-    path: '/users/{id}',
+  route('DELETE /users/{id}', {
     operationId: 'deleteUser',
     tag: 'users',
     access: 'self',
