@@ -122,7 +122,7 @@ export const gatewayRoutes = (): Route[] =>
       fails: ['forbidden', 'authentication_needed'],
       handle({ caller, search }) {
         requireAll(caller, search)
-        return { status: 200, headers: identityOf(caller) }
+        return { headers: identityOf(caller) }
       },
     }),
   )

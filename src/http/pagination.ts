@@ -30,8 +30,8 @@ export async function paged<Q extends { limit?: number }, Row extends { id: stri
   const rows = await read({ ...query, limit: limit + 1 })
   const page = rows.slice(0, limit)
   const body = page.map(show)
-  if (rows.length <= limit) return { status: 200, body }
+  if (rows.length <= limit) return { body }
   const next = new URLSearchParams({ ...query, limit: String(limit), after: page.at(-1)!.id })
   // Relative, since a gateway may have stripped a prefix from the path that the client asked for.
-  return { status: 200, body, headers: { Link: `<?${next}>; rel="next"` } }
+  return { body, headers: { Link: `<?${next}>; rel="next"` } }
 }

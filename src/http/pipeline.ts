@@ -229,8 +229,8 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
   }
 
   /** Returns the status, for the log: 499 if nobody is there to read the answer. */
-  return ({ req, res, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
-    const { status } = reply
+  return ({ req, res, route, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
+    const { status = route!.status } = reply
     const isGone = req.socket.destroyed
     const all: Record<string, string> = {
       'X-Request-Id': requestId,

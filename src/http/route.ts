@@ -42,7 +42,8 @@ type CallerOf<A extends Access> = A extends 'anyone'
 export type Origin = Client & { requestId: string }
 
 export interface Reply {
-  status: number
+  /** By default that of the route's success. */
+  status?: number
   /** The payload of the envelope; none: no body at all. */
   body?: unknown
   /** Sent as it is, instead of an envelope. */
@@ -123,11 +124,13 @@ interface Spec<A extends Access, P extends string, Q, B> {
  * A route as the pipeline sees it; its types are checked where it is made. The only `any` in the
  * code: handlers take narrower calls than the pipeline knows of.
  */
-export type Route = Spec<Access, string, Record<string, unknown>, any> & Target
+export type Route = Spec<Access, string, Record<string, unknown>, any> & Derived
 
-interface Target {
+interface Derived {
   method: Method
   path: string
+  /** Of a success: the first of its replies. */
+  status: number
 }
 
 /**
@@ -141,5 +144,6 @@ export function route<
   B = undefined,
 >(target: `${Method} ${P}`, spec: Spec<A, P, Q, B>): Route {
   const [method, path] = target.split(' ')
-  return { method, path, ...spec } as unknown as Route
+  const [status] = Object.keys(spec.replies).map(Number)
+  return { method, path, status, ...spec } as unknown as Route
 }

@@ -15,10 +15,9 @@ export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
   return maker
 }
 
-/** What is done, for the audit, and the status of its answer. */
+/** What is done, for the audit. */
 export interface Act {
   action: Action
-  status: number
   call: { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
 }
 
@@ -35,7 +34,7 @@ export interface Done {
 /** Does `work`, which may return nothing, and writes its event in one transaction. */
 export function audited(
   db: Database,
-  { action, status, call }: Act,
+  { action, call }: Act,
   work: (tx: Db, maker: Maker) => Promise<Done | void>,
 ): Promise<Reply> {
   const { caller, origin, params } = call
@@ -52,6 +51,6 @@ export function audited(
         origin,
       })
     }
-    return { status, body }
+    return { body }
   })
 }

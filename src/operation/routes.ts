@@ -25,7 +25,7 @@ export interface OperationDeps extends MeasuredDeps {
 export function operationRoutes(deps: OperationDeps): Route[] {
   const checkDatabase = createDatabaseCheck(deps)
   const page = makePage()
-  const ok = { status: 200, body: 'OK' }
+  const ok = { body: 'OK' }
   const probe = {
     tag: 'operation',
     access: 'anyone',
@@ -60,7 +60,6 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       summary: 'Prometheus metrics',
       replies: { 200: { says: 'In the text format 0.0.4', raw: 'text/plain' } },
       handle: () => ({
-        status: 200,
         raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text: measure(deps) },
       }),
     }),
@@ -101,7 +100,7 @@ function landingRoutes(basePath: string): Route[] {
         handle() {
           // Relative, since a gateway may serve the service below a path of its own.
           const up = '../'.repeat(path.split('/').length - 2)
-          return { status: 302, headers: { Location: up + page.slice(1) } }
+          return { headers: { Location: up + page.slice(1) } }
         },
       }),
     )
@@ -153,7 +152,7 @@ function fileRoute({ path, type, headers, make, ...spec }: FileSpec): Route {
     const text = make()
     const ETag = `"${hashOf(text).slice(0, 22)}"`
     const all = { 'Cache-Control': 'public, max-age=300', ETag, ...headers }
-    return { status: 200, headers: all, raw: { type, text } }
+    return { headers: all, raw: { type, text } }
   }
   return route(`GET ${path}`, {
     ...spec,

@@ -77,7 +77,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
           keyId: made.id,
           origin,
         })
-        return { status: 201, body: { user: userId, key: made.key, validUntil: made.validUntil } }
+        return { body: { user: userId, key: made.key, validUntil: made.validUntil } }
       })
     },
   }),
@@ -92,7 +92,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
       const { keyKind, keyId, userId: id } = caller
       if (keyKind === 'api') throw new AppError('not_a_session')
       const call = { caller, origin, params: { id, keyId } }
-      return audited(deps.db, { action: 'session.ended', status: 204, call }, async (tx) => {
+      return audited(deps.db, { action: 'session.ended', call }, async (tx) => {
         await deleteKey(tx, id, keyId)
       })
     },
@@ -113,7 +113,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
     handle: ({ query, ...call }) =>
-      audited(deps.db, { action: 'sessions.ended', status: 204, call }, async (tx) => {
+      audited(deps.db, { action: 'sessions.ended', call }, async (tx) => {
         const { id } = call.params
         await lockUser(tx, id)
         await deleteSessions(tx, id, query.others === 'true' ? call.caller.keyId : undefined)

@@ -88,7 +88,7 @@ export async function applyChange(
   const changes = Object.keys(wanted)
   const isPasswordNew = passwordHash !== undefined
   if (isPasswordNew) changes.push('password')
-  if (changes.length === 0) return reply(200, before)
+  if (changes.length === 0) return reply(before)
   if (isSensitive(wanted)) requireFresh(caller, deps.freshSeconds)
   if (endsAdmin(before, wanted)) await requireAnotherAdmin(tx, id)
   const after = await updateUser(tx, before, {
@@ -105,7 +105,7 @@ export async function applyChange(
     changes,
     origin,
   })
-  return reply(200, after)
+  return reply(after)
 }
 
 /** Whether a change affects who holds the account or what it may do. */

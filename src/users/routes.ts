@@ -101,7 +101,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
           keyId,
           origin,
         })
-        const answer = reply(201, created, [key])
+        const answer = reply(created, [key])
         return { ...answer, headers: { ...answer.headers, Location: `users/${created.id}` } }
       })
     },
@@ -138,7 +138,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
         throw faultIn('invalid_query', 'search', 'cannot be combined with email')
       }
       const found = await findUserByEmail(deps.db, query.email)
-      return { status: 200, body: found === null ? [] : [show(found)] }
+      return { body: found === null ? [] : [show(found)] }
     },
   }),
   route('GET /users/{id}', {
@@ -155,7 +155,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       const isKnown = id === caller.userId && caller.keyPermissions === null
       const found = isKnown ? userOf(caller) : await findUser(deps.db, id)
       if (found === null) throw new AppError('user_not_found')
-      return reply(200, found)
+      return reply(found)
     },
   }),
   route('PATCH /users/{id}', {
@@ -207,7 +207,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     replies: { 204: { says: 'It is gone' } },
     fails: ['user_not_found', 'last_admin', 'stale_version'],
     handle: (call) =>
-      audited(deps.db, { action: 'user.deleted', status: 204, call }, async (tx) => {
+      audited(deps.db, { action: 'user.deleted', call }, async (tx) => {
         const deleted = await lockVersion(tx, call.params.id, call.headers)
         if (deleted.role === 'admin' && deleted.enabled) await requireAnotherAdmin(tx, deleted.id)
         await deleteUser(tx, deleted)

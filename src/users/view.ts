@@ -40,8 +40,7 @@ export const payload = (shown: User, apiKeys: string[] = []) => ({
 })
 
 /** An answer that shows a user. */
-export const reply = (status: number, shown: User, apiKeys?: string[]): Reply => ({
-  status,
+export const reply = (shown: User, apiKeys?: string[]): Reply => ({
   body: payload(shown, apiKeys),
   headers: { ETag: etag(shown) },
 })
