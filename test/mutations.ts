@@ -501,15 +501,15 @@ export const mutations: Mutation[] = [
     meaning: 'nobody waits after failures',
   },
   {
-    file: 'src/passwords/guessing.ts',
-    text: 'Math.min(2 ** (failures - free), maxWaitSeconds)',
-    replacement: 'Math.min(2 * (failures - free), maxWaitSeconds)',
+    file: 'src/passwords/queries.ts',
+    text: 'least(2 ^ (count - free)',
+    replacement: 'least(2 * (count - free)',
     meaning: 'the wait does not double',
   },
   {
-    file: 'src/passwords/guessing.ts',
-    text: 'return Math.max(0, row.failures - forgotten)',
-    replacement: 'return row.failures',
+    file: 'src/passwords/queries.ts',
+    text: '`greatest(0, failures - greatest(0, ${quietSeconds} / ${forgetSeconds}))`',
+    replacement: `'failures'`,
     meaning: 'failures are never forgotten',
   },
   {
@@ -520,9 +520,9 @@ export const mutations: Mutation[] = [
     meaning: 'a change of address gives new guesses, or tells who has an account',
   },
   {
-    file: 'src/passwords/guessing.ts',
-    text: 'quietSeconds > -maxClockSkewSeconds',
-    replacement: 'quietSeconds > -1e9',
+    file: 'src/passwords/queries.ts',
+    text: '${quietSeconds} > -${maxClockSkewSeconds}',
+    replacement: '${quietSeconds} > -1e9',
     meaning: 'a clock that was set back keeps owners out',
     tests: ['sessions', 'system/database-clock'],
   },
@@ -540,8 +540,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/queries.ts',
-    text: '`delete from login_failures where account = $1 and client = $2 returning ${columns}`',
-    replacement: `\`delete from login_failures where account = $1 and $2 <> 'x' returning \${columns}\``,
+    text: 'delete from login_failures where account = $1 and client = $2',
+    replacement: `delete from login_failures where account = $1 and $2 <> 'x'`,
     meaning: 'a success of one client clears the count of all',
   },
   {

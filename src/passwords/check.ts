@@ -11,10 +11,9 @@ import {
   countFailure,
   lockGuess,
   refuseWaiting,
-  type Guess,
 } from './guessing.ts'
 import type { Hasher } from './hasher.ts'
-import { replacePassword } from './queries.ts'
+import { replacePassword, type Guess } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 /** Whose password is checked; `passwordHash` is a PHC string, or null where there is none. */

@@ -10,29 +10,15 @@ import { createHash } from 'node:crypto'
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import {
+  addFailure,
   copyFailures,
   deleteFailures,
   deleteFailuresOf,
-  findFailures,
-  forgetSeconds,
+  findWait,
   lockGuesses,
-  saveFailures,
-  subtractFailures,
   type Counter,
-  type Failures,
+  type Guess,
 } from './queries.ts'
-
-const maxWaitSeconds = 15 * 60
-/** With these the wait is `maxWaitSeconds`: there is nothing more to count. */
-const maxDoublings = Math.ceil(Math.log2(maxWaitSeconds))
-/** Rows that are further in the future were written before the clock was set back. */
-const maxClockSkewSeconds = 5 * 60
-
-/** Whose password is guessed, and by which client. */
-export interface Guess {
-  account: Buffer
-  client: string
-}
 
 /** The name under which the failures of a user are counted. */
 export const accountOfUser = (id: string): Buffer => digest(`user ${id}`)
@@ -45,8 +31,8 @@ function digest(name: string): Buffer {
   return createHash('sha256').update(name).digest()
 }
 
-/** The rows in which a guess is counted, each with the number of failures that cost nothing. */
-const countersOf = ({ account, client }: Guess): (Counter & { free: number })[] => [
+/** The rows in which a guess is counted. */
+const countersOf = ({ account, client }: Guess): Counter[] => [
   { account, client, free: 5 },
   { account, client: '', free: 100 },
   { account: anyAccount, client, free: 50 },
@@ -58,39 +44,17 @@ export const lockGuess = (tx: Db, { account, client }: Guess): Promise<unknown> 
 
 /** Throws `login_throttled` if this guess has to wait. */
 export async function refuseWaiting(db: Db, guess: Guess): Promise<void> {
-  const rows = await findFailures(db, countersOf(guess))
-  const current = rows.filter(({ quietSeconds }) => quietSeconds > -maxClockSkewSeconds)
-  const retryAfterSeconds = Math.max(0, ...current.map(({ waitSeconds }) => waitSeconds))
+  const retryAfterSeconds = await findWait(db, countersOf(guess))
   if (retryAfterSeconds > 0) throw new AppError('login_throttled', { retryAfterSeconds })
 }
 
 /** Counts a failure; the transaction holds the guess's lock. */
-export async function countFailure(tx: Db, guess: Guess): Promise<void> {
-  const counters = countersOf(guess)
-  const rows = await findFailures(tx, counters)
-  const counted = counters.map(({ account, client, free }) => {
-    const row = rows.find((each) => each.client === client && each.account.equals(account))
-    const failures = Math.min(rememberedOf(row) + 1, free + maxDoublings)
-    const waitSeconds = failures < free ? 0 : Math.min(2 ** (failures - free), maxWaitSeconds)
-    return { account, client, failures, waitSeconds }
-  })
-  await saveFailures(tx, counted)
-}
+export const countFailure = (tx: Db, guess: Guess): Promise<unknown> =>
+  addFailure(tx, countersOf(guess))
 
 /** Clears the failures of this client at this account, and takes them off the client's own. */
-export async function clearFailures(tx: Db, guess: Guess): Promise<void> {
-  const row = await deleteFailures(tx, guess)
-  if (row === null) return
-  const ofClient = { account: anyAccount, client: guess.client }
-  await subtractFailures(tx, ofClient, rememberedOf(row))
-}
-
-/** The failures of a row that are not forgotten by now. */
-function rememberedOf(row: Failures | undefined): number {
-  if (row === undefined) return 0
-  const forgotten = Math.max(0, Math.trunc(row.quietSeconds / forgetSeconds))
-  return Math.max(0, row.failures - forgotten)
-}
+export const clearFailures = (tx: Db, guess: Guess): Promise<unknown> =>
+  deleteFailures(tx, guess, anyAccount)
 
 /**
  * Moves what was counted for an address to the user who gets it: whether an address has to wait

@@ -1,26 +1,29 @@
-import { deleteAll, first, type Db } from '../database/pool.ts'
+import { deleteAll, one, type Db } from '../database/pool.ts'
 import { locks } from '../database/codes.ts'
 
 /** One failure is forgotten in this time. */
-export const forgetSeconds = 15 * 60
+const forgetSeconds = 15 * 60
+const maxWaitSeconds = 15 * 60
+/** With these the wait is `maxWaitSeconds`: there is nothing more to count. */
+const maxDoublings = Math.ceil(Math.log2(maxWaitSeconds))
+/** Rows that are further in the future were written before the clock was set back. */
+const maxClockSkewSeconds = 5 * 60
 
-/** Which failures a row counts: those of a client at an account; the empty client: of anybody. */
-export interface Counter {
+/** How long ago the last failure of a row was. */
+const quietSeconds = 'extract(epoch from now() - updated_at)::int'
+/** The failures of a row that are not forgotten by now. */
+const remembered = `greatest(0, failures - greatest(0, ${quietSeconds} / ${forgetSeconds}))`
+
+/** Whose password is guessed, and by which client; the empty client stands for anybody. */
+export interface Guess {
   account: Buffer
   client: string
 }
 
-/** A row as it is stored; `quietSeconds`: how long ago the last failure was. */
-export interface Failures extends Counter {
-  failures: number
-  waitSeconds: number
-  quietSeconds: number
+/** A row that counts failures, and the number of them that cost nothing. */
+export interface Counter extends Guess {
+  free: number
 }
-
-const columns = `account, client, failures,
-  case when wait_until > now() then ceil(extract(epoch from wait_until - now()))::int else 0 end
-    as "waitSeconds",
-  extract(epoch from now() - updated_at)::int as "quietSeconds"`
 
 /** Waits for the locks of a client and an account, which the transaction then holds. */
 export const lockGuesses = (tx: Db, clientHash: number, accountHash: number): Promise<unknown> =>
@@ -31,45 +34,51 @@ export const lockGuesses = (tx: Db, clientHash: number, accountHash: number): Pr
     accountHash,
   ])
 
-/** The stored rows of these counters. */
-export const findFailures = (db: Db, counters: Counter[]): Promise<Failures[]> =>
-  db.query(
-    `select ${columns} from unnest($1::bytea[], $2::text[]) as wanted (account, client)
-       join login_failures using (account, client)`,
-    [counters.map(({ account }) => account), counters.map(({ client }) => client)],
-  )
+/** The longest wait in seconds that these rows impose, 0 for none. */
+export async function findWait(db: Db, counters: Counter[]): Promise<number> {
+  const { seconds } = await one<{ seconds: number }>(db, {
+    text: `select coalesce(ceil(extract(epoch from max(wait_until) - now()))::int, 0) as seconds
+     from unnest($1::bytea[], $2::text[]) as wanted (account, client)
+       join login_failures using (account, client)
+     where wait_until > now() and ${quietSeconds} > -${maxClockSkewSeconds}`,
+    values: [counters.map(({ account }) => account), counters.map(({ client }) => client)],
+  })
+  return seconds
+}
 
-/** Stores rows, replacing those that exist. */
-export const saveFailures = (tx: Db, rows: Omit<Failures, 'quietSeconds'>[]): Promise<unknown> =>
+/** Counts a failure in these rows, which the transaction has locked. */
+export const addFailure = (tx: Db, counters: Counter[]): Promise<unknown> =>
   tx.query(
     `insert into login_failures (account, client, failures, wait_until)
-     select account, client, failures,
-       case when wait = 0 then '-infinity' else now() + wait * interval '1 second' end
-     from unnest($1::bytea[], $2::text[], $3::int[], $4::int[])
-       as counted (account, client, failures, wait)
+     select account, client, count, case when count < free then '-infinity'
+       else now() + least(2 ^ (count - free), ${maxWaitSeconds}) * interval '1 second' end
+     from (
+       select account, client, free,
+         least(coalesce(${remembered}, 0) + 1, free + ${maxDoublings}) as count
+       from unnest($1::bytea[], $2::text[], $3::int[]) as wanted (account, client, free)
+         left join login_failures using (account, client)) as counted
      on conflict (account, client) do update set failures = excluded.failures,
        wait_until = excluded.wait_until, updated_at = now()`,
     [
-      rows.map(({ account }) => account),
-      rows.map(({ client }) => client),
-      rows.map(({ failures }) => failures),
-      rows.map(({ waitSeconds }) => waitSeconds),
+      counters.map(({ account }) => account),
+      counters.map(({ client }) => client),
+      counters.map(({ free }) => free),
     ],
   )
 
-/** Deletes one row and returns it, or null. */
-export const deleteFailures = (tx: Db, { account, client }: Counter): Promise<Failures | null> =>
-  first(tx, `delete from login_failures where account = $1 and client = $2 returning ${columns}`, [
-    account,
-    client,
-  ])
-
-/** Takes failures off a row, if there is one. */
-export const subtractFailures = (tx: Db, counter: Counter, count: number): Promise<unknown> =>
+/** Deletes a guess's row, and takes its failures off those of its client at `anyAccount`. */
+export const deleteFailures = (
+  tx: Db,
+  { account, client }: Guess,
+  anyAccount: Buffer,
+): Promise<unknown> =>
   tx.query(
-    `update login_failures set failures = greatest(0, failures - $3::int)
-     where account = $1 and client = $2`,
-    [counter.account, counter.client, count],
+    `with cleared as (
+       delete from login_failures where account = $1 and client = $2
+       returning ${remembered} as count)
+     update login_failures set failures = greatest(0, failures - cleared.count)
+     from cleared where account = $3 and client = $2`,
+    [account, client, anyAccount],
   )
 
 /** Deletes all rows of an account. */
