@@ -847,16 +847,16 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/tokens/routes.ts',
-    text: `  await deleteSessions(tx, id)
+    text: `        await deleteSessions(tx, id)
 `,
     replacement: '',
     meaning: 'a reset leaves the sessions of an intruder',
   },
   {
     file: 'src/tokens/routes.ts',
-    text: `  await deleteTokens(tx, id)
-  await forgetFailures`,
-    replacement: '  await forgetFailures',
+    text: `        await deleteTokens(tx, id)
+        await forgetFailures`,
+    replacement: '        await forgetFailures',
     meaning: 'another reset that was sent still works',
   },
   {

@@ -3,7 +3,7 @@
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
-import { route, type Origin, type Route } from '../http/route.ts'
+import { route, type Route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
 import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
@@ -109,8 +109,22 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       if (holder === null) throw new AppError('token_invalid')
       refuseEmailAsPassword(password, holder.email)
       const passwordHash = await deps.hasher.hash(password, origin.client)
-      await deps.db.transaction((tx) => resetPassword(tx, { token, passwordHash, endKeys, origin }))
-      return {}
+      return deps.db.transaction(async (tx) => {
+        const { user, isPresent } = await useToken(tx, token, 'password-reset')
+        const { id, emailVerified } = user
+        const mayBeAStrangers = user.passwordHash !== null && !emailVerified
+        await updateUser(tx, user, { passwordHash, emailVerified: emailVerified || isPresent })
+        await deleteSessions(tx, id)
+        if (endKeys ?? mayBeAStrangers) await deleteApiKeys(tx, id)
+        await deleteTokens(tx, id)
+        await forgetFailures(tx, id)
+        const event = { actor: id, subject: id, origin }
+        await insertEvent(tx, { action: 'user.changed', changes: ['password'], ...event })
+        if (isPresent && !emailVerified) {
+          await insertEvent(tx, { action: 'email.verified', ...event })
+        }
+        return {}
+      })
     },
   }),
   route('POST /users/verifications', {
@@ -123,8 +137,20 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     fails: ['token_invalid', 'email_in_use', 'database_unavailable'],
     async handle({ body: { token }, origin }) {
       if (!isToken(token)) throw new AppError('token_invalid')
-      await deps.db.transaction((tx) => verifyEmail(tx, token, origin))
-      return {}
+      return deps.db.transaction(async (tx) => {
+        const { user, email, isPresent } = await useToken(tx, token, 'email')
+        const { id, emailVerified } = user
+        const event = { actor: id, subject: id, origin }
+        if (!isPresent && email !== null) {
+          await updateUser(tx, user, { email, emailVerified: true })
+          await deleteTokens(tx, id)
+          await insertEvent(tx, { action: 'user.changed', changes: ['email'], ...event })
+        } else if (!emailVerified) {
+          await updateUser(tx, user, { emailVerified: true })
+        }
+        await insertEvent(tx, { action: 'email.verified', ...event })
+        return {}
+      })
     },
   }),
 ]
@@ -141,39 +167,4 @@ async function useToken(tx: Db, token: string, purpose: Purpose) {
   const user = await lockUser(tx, taken.userId)
   const isPresent = taken.email !== null && foldEmail(taken.email) === foldEmail(user.email)
   return { user, email: taken.email, isPresent }
-}
-
-interface Reset {
-  token: string
-  passwordHash: string
-  endKeys: boolean | undefined
-  origin: Origin
-}
-
-async function resetPassword(tx: Db, reset: Reset): Promise<void> {
-  const { passwordHash, origin } = reset
-  const { user, isPresent } = await useToken(tx, reset.token, 'password-reset')
-  const { id, emailVerified } = user
-  const mayBeAStrangers = user.passwordHash !== null && !emailVerified
-  await updateUser(tx, user, { passwordHash, ...(isPresent && { emailVerified: true }) })
-  await deleteSessions(tx, id)
-  if (reset.endKeys ?? mayBeAStrangers) await deleteApiKeys(tx, id)
-  await deleteTokens(tx, id)
-  await forgetFailures(tx, id)
-  const event = { actor: id, subject: id, origin }
-  await insertEvent(tx, { action: 'user.changed', changes: ['password'], ...event })
-  if (isPresent && !emailVerified) await insertEvent(tx, { action: 'email.verified', ...event })
-}
-
-async function verifyEmail(tx: Db, token: string, origin: Origin): Promise<void> {
-  const { user, email, isPresent } = await useToken(tx, token, 'email')
-  const event = { actor: user.id, subject: user.id, origin }
-  if (!isPresent && email !== null) {
-    await updateUser(tx, user, { email, emailVerified: true })
-    await deleteTokens(tx, user.id)
-    await insertEvent(tx, { action: 'user.changed', changes: ['email'], ...event })
-  } else if (!user.emailVerified) {
-    await updateUser(tx, user, { emailVerified: true })
-  }
-  await insertEvent(tx, { action: 'email.verified', ...event })
 }
