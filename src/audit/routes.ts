@@ -60,7 +60,6 @@ export const auditRoutes = ({ db }: { db: Db }): Route[] => [
     replies: {
       200: pageOf('Events', event),
     },
-    fails: ['forbidden'],
     handle({ caller, query }) {
       const isAdmin = caller.role === 'admin'
       if (!isAdmin && query.user !== caller.userId) throw new AppError('forbidden')

@@ -119,7 +119,7 @@ export const gatewayRoutes = (): Route[] =>
       replies: {
         200: { says: 'It may; the headers say who asks', headers: identityHeaders },
       },
-      fails: ['forbidden', 'authentication_needed'],
+      fails: ['authentication_needed'],
       handle({ caller, search }) {
         requireAll(caller, search)
         return { headers: identityOf(caller) }

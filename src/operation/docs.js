@@ -215,7 +215,7 @@ async function show() {
     const title = el('h2', [`${name} `, el('small', description)])
     byId('main').append(el('section', title, { id: name }))
   }
-  for (const [path, { servers, ...item }] of Object.entries(api.paths)) {
+  for (const [path, item] of Object.entries(api.paths)) {
     for (const [method, { requestBody, ...operation }] of Object.entries(item)) {
       const shown = explain({
         ...operation,

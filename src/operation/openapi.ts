@@ -18,7 +18,6 @@ export function openApi(
   for (const route of described) {
     const method = route.method === 'ANY' ? 'get' : route.method.toLowerCase()
     paths[route.path] = {
-      ...(route.atRoot && { servers: [{ ...server, url: '/' }] }),
       ...paths[route.path],
       [method]: operation(route, described, responses),
     }
@@ -35,7 +34,13 @@ export function openApi(
       license: { name: 'MIT', identifier: 'MIT' },
       contact: { name: 'The operator of this service' },
     },
-    servers: [{ ...server, url: basePath || '/' }],
+    servers: [
+      {
+        description: 'This instance: local, test or production',
+        'x-internal': false,
+        url: basePath || '/',
+      },
+    ],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
     paths: extracted.paths,
     components: { schemas, ...extracted.components },
@@ -52,11 +57,6 @@ const description = [
     'too long 408, one that expects more than `100-continue` 417, one with too long headers 431.',
   'Nothing but the documentation may be cached.',
 ].join('\n\n')
-
-const server = {
-  description: 'This instance: local, test or production',
-  'x-internal': false,
-}
 
 const tags: Record<Tag, string> = {
   users: 'Accounts',
@@ -91,7 +91,9 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
   for (const [status, spec] of Object.entries(route.replies)) {
     responses[status] = success(route, spec, all)
   }
-  for (const [status, codes] of groupByStatus(codesOf(route))) {
+  const failing = codesOf(route)
+  for (const status of new Set(failing.map((code) => failures[code].status))) {
+    const codes = failing.filter((code) => failures[code].status === status)
     const kind = status === 415 ? `-${route.method.toLowerCase()}` : ''
     const name = codes.join('-') + kind + (route.throttled === false ? '-unthrottled' : '')
     shared[name] = failure(route, status, codes)
@@ -134,15 +136,6 @@ function codesOf({ throttled, access, fresh, path, query, body, fails = [] }: Ro
   if (query) codes.push('invalid_query')
   if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')
   return (Object.keys(failures) as Code[]).filter((code) => codes.includes(code))
-}
-
-function groupByStatus(codes: Code[]): Map<number, Code[]> {
-  const groups = new Map<number, Code[]>()
-  for (const code of codes) {
-    const { status } = failures[code]
-    groups.set(status, [...(groups.get(status) ?? []), code])
-  }
-  return groups
 }
 
 function success(route: Route, { says, body, raw, headers, creates }: ReplySpec, all: Route[]) {

@@ -70,14 +70,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
         creates: { id: 'id' },
       },
     },
-    fails: [
-      'invalid_email',
-      'invalid_password',
-      'authentication_needed',
-      'forbidden',
-      'email_in_use',
-      'overloaded',
-    ],
+    fails: ['invalid_email', 'invalid_password', 'authentication_needed', 'email_in_use'],
     async handle({ caller, body: { email, password, ...reserved }, origin }) {
       const isAdmin = caller?.role === 'admin'
       const isReserved = Object.keys(differing(reservedDefaults, reserved)).length > 0
@@ -183,13 +176,11 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       'invalid_password',
       'invalid_credentials',
       'authentication_needed',
-      'forbidden',
       'user_not_found',
       'email_in_use',
       'last_admin',
       'stale_version',
       'login_throttled',
-      'overloaded',
     ],
     async handle({ body, params: { id }, ...rest }) {
       const { password, currentPassword, ...given } = body
