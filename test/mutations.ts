@@ -358,8 +358,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/routes.ts',
-    text: `if (before.kind !== 'session' || !isProlonged) return`,
-    replacement: `if (before.kind === 'session' || !isProlonged) return`,
+    text: `before.kind === 'session' && isLater(`,
+    replacement: `before.kind !== 'session' && isLater(`,
     meaning: 'a session is prolonged for ever',
   },
   {

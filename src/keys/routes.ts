@@ -142,11 +142,9 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         const before = await lockStoredKey(tx, id, keyId)
         const changes = changesOf(before, body)
         const { enabled, validUntil } = changes
-        const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
+        const isProlonged = isLater(validUntil, before.validUntil)
         if (isProlonged || enabled === true) requireFresh(call.caller, freshSeconds)
-        if (validUntil !== undefined && isLater(validUntil, limitsOf(maker, id).validUntil)) {
-          throw new AppError('forbidden')
-        }
+        if (isLater(validUntil, limitsOf(maker, id).validUntil)) throw new AppError('forbidden')
         const after = await updateKey(tx, { ...before, ...changes })
         return { body: after, changes: Object.keys(changes) }
       }),
@@ -231,8 +229,6 @@ function requireFuture({ validUntil, createdAt }: MadeKey): void {
 
 /** What differs from the key as it is; a session is not prolonged. */
 function changesOf(before: Key, given: KeyChanges): KeyChanges {
-  const { validUntil } = given
-  const isProlonged = validUntil !== undefined && isLater(validUntil, before.validUntil)
-  if (before.kind !== 'session' || !isProlonged) return differing(before, given)
-  return differing(before, { ...given, validUntil: before.validUntil })
+  const prolongsSession = before.kind === 'session' && isLater(given.validUntil, before.validUntil)
+  return differing(before, prolongsSession ? { ...given, validUntil: before.validUntil } : given)
 }

@@ -89,9 +89,9 @@ export function limitsOf({ kind, userId, permissions, validUntil }: Maker, owner
   return { permissions, validUntil: kind === 'api' ? validUntil : null }
 }
 
-/** Whether an end, or none, comes later than another. */
-export function isLater(end: string | null, other: string | null): boolean {
-  if (other === null) return false
+/** Whether an end, where one was given, comes later than another; null: it never comes. */
+export function isLater(end: string | null | undefined, other: string | null): boolean {
+  if (end === undefined || other === null) return false
   return end === null || Date.parse(end) > Date.parse(other)
 }
 
