@@ -62,6 +62,9 @@ export const documented = <T>(schema: Schema<T>, json: JsonSchema): Schema<T> =>
   json: { ...schema.json, ...json },
 })
 
+/** Normalising takes time by the square of the length: text of more UTF-16 units is refused. */
+export const maxNormalizedLength = 1024
+
 /** Any text. */
 export const anyTextSchema = rule({ type: 'string' }, 'must be text', (value) =>
   typeof value === 'string' ? value : undefined,

@@ -621,9 +621,28 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/rules.ts',
-    text: 'if (length < minLength || length > maxLength) {',
-    replacement: 'if (value.length < minLength || length > maxLength) {',
+    text: 'if (length < minLength || length > maxLength)',
+    replacement: 'if (value.length < minLength || length > maxLength)',
     meaning: 'four emoji are a password',
+  },
+  {
+    file: 'src/passwords/rules.ts',
+    text: 'if (value.length > maxNormalizedLength) {',
+    replacement: 'if (value.length > 16_384) {',
+    meaning: 'one password holds up everybody',
+  },
+  {
+    file: 'src/users/rules.ts',
+    text: 'if (trimmed.length > maxNormalizedLength) {',
+    replacement: 'if (trimmed.length > 16_384) {',
+    meaning: 'one address holds up everybody',
+  },
+  {
+    file: 'src/users/rules.ts',
+    text: `  if (levels === 0) return false
+`,
+    replacement: '',
+    meaning: 'metadata overflow the stack',
   },
   {
     file: 'src/passwords/rules.ts',

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { locks } from '../src/database/codes.ts'
+import { createSecret } from '../src/keys/format.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { bootstrap } from '../src/users/first-admin.ts'
 import {
@@ -476,4 +477,52 @@ test('the key that the service makes for its first admin is for its account alon
   const outcomes = await Promise.all([bootstrap(own.db, admin), bootstrap(own.db, admin)])
   assert.deepEqual(outcomes.sort(), [false, true])
   assert.equal(statSync(keyFile).mode & 0o777, 0o600)
+})
+
+test('no text is normalised that is much longer than what is allowed', async (t) => {
+  const lengths: number[] = []
+  const { normalize } = String.prototype
+  t.mock.method(String.prototype, 'normalize', function (this: string, form?: string) {
+    lengths.push(this.length)
+    return normalize.call(this, form)
+  })
+  const slow = 'a' + '\u0345'.repeat(1900) + '\u0334'.repeat(1900)
+  const { key } = await app.user()
+  const resetToken = { token: createSecret('ust'), password: slow }
+  for (const [method, path, body] of [
+    ['POST', '/users', { email: 'a@b', password: slow }],
+    ['POST', '/users', { email: `${slow}@b`, password }],
+    ['POST', '/users', { email: `${slow}@b`, password: slow }],
+    ['PATCH', '/users/me', { password: slow, currentPassword: password }],
+    ['PATCH', '/users/me', { password, currentPassword: slow }],
+    ['PATCH', '/users/me', { email: `${slow}@b` }],
+    ['POST', '/users/sessions', { email: `${slow}@b`, password: slow }],
+    ['POST', '/users/passwords', resetToken],
+    ['POST', `/users/${nobody}/tokens`, { purpose: 'email', email: `${slow}@b` }],
+  ] as const) {
+    const answer = await app.request(method, path, {
+      key: path.endsWith('tokens') ? admin.key : key,
+      body,
+    })
+    assert.equal(answer.status, 400, `${method} ${path}`)
+  }
+  const bare = 'é'.repeat(1000)
+  for (const name of ['email', 'search']) {
+    const path = `/users?${name}=${encodeURIComponent(bare)}`
+    assert.equal((await app.request('GET', path, { key: admin.key })).status, 400, name)
+  }
+  assert.ok(Math.max(...lengths) <= 1024, `${Math.max(...lengths)}`)
+})
+
+test('metadata of any depth is stored or refused', async () => {
+  const user = await app.user()
+  const body = (levels: number) =>
+    `{"email":"deep@example.org","password":"${password}","metadata":` +
+    `{"a":${'['.repeat(levels)}${']'.repeat(levels)}}}`
+  for (const levels of [2048, 3000, 5000, 6500, 8000]) {
+    for (const sender of [{}, { key: user.key }, { key: admin.key }]) {
+      const answer = await app.request('POST', '/users', { ...sender, body: body(levels) })
+      assert.deepEqual(brief(answer), { status: 400, code: 'invalid_body' }, `${levels}`)
+    }
+  }
 })

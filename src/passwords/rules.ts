@@ -1,6 +1,13 @@
 import { readFileSync } from 'node:fs'
 
-import { anyTextSchema, documented, refined, text, type Schema } from '../schema.ts'
+import {
+  anyTextSchema,
+  documented,
+  maxNormalizedLength,
+  refined,
+  text,
+  type Schema,
+} from '../schema.ts'
 
 const sample = 'correct horse battery staple'
 const maxLength = 128
@@ -25,12 +32,15 @@ export const normalPassword = (password: string): string => password.normalize('
  * the address is a rule of users.
  */
 export function newPassword(minLength: number): Schema<string> {
+  const wrongLength = `must have ${minLength} to ${maxLength} characters`
   function refine(value: string, wrong: (message: string) => void) {
+    if (value.length > maxNormalizedLength) {
+      wrong(wrongLength)
+      return value.slice(0, maxNormalizedLength)
+    }
     const password = normalPassword(value)
     const length = [...password].length
-    if (length < minLength || length > maxLength) {
-      wrong(`must have ${minLength} to ${maxLength} characters`)
-    }
+    if (length < minLength || length > maxLength) wrong(wrongLength)
     if (!value.isWellFormed()) wrong('must be well-formed text')
     if (commonPasswords.has(password.toLowerCase())) {
       wrong('must not be one of the most common passwords')

@@ -7,6 +7,7 @@ import {
   instantSchema,
   integer,
   isObject,
+  maxNormalizedLength,
   object,
   oneOf,
   omittable,
@@ -21,6 +22,7 @@ import {
 const maxEmailLength = 254
 const maxMetadataBytes = 4096
 const sample = 'ada@example.org'
+const tooLong = `must have at most ${maxEmailLength} characters`
 
 /**
  * The form in which addresses are compared. Lower case may undo NFC, which is applied again.
@@ -41,9 +43,14 @@ const blank =
 export const emailSchema = refined(
   anyTextSchema,
   (value, wrong) => {
-    const address = value.trim().normalize('NFC')
+    const trimmed = value.trim()
+    if (trimmed.length > maxNormalizedLength) {
+      wrong(tooLong)
+      return trimmed.slice(0, maxNormalizedLength)
+    }
+    const address = trimmed.normalize('NFC')
     if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
-    if ([...address].length > maxEmailLength) wrong('must have at most 254 characters')
+    if ([...address].length > maxEmailLength) wrong(tooLong)
     if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) {
       wrong('must not have white space or control characters')
     }
@@ -75,12 +82,18 @@ export function refuseEmailAsPassword(password: string, email: string): void {
   if (isSameAsEmail(password, email)) throw faultIn('invalid_password', 'password', emailAsPassword)
 }
 
-/** Whether PostgreSQL can store this as JSON without changing it. */
-function isStorable(value: unknown): boolean {
+/**
+ * Whether PostgreSQL can store this as JSON without changing it. 4 KiB hold half as many levels;
+ * many more would overflow the stack.
+ */
+function isStorable(value: unknown, levels = maxMetadataBytes / 2): boolean {
   if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0')
   if (typeof value === 'number') return Number.isFinite(value)
   if (typeof value !== 'object' || value === null) return true
-  return Object.entries(value).every(([name, member]) => isStorable(name) && isStorable(member))
+  if (levels === 0) return false
+  return Object.entries(value).every(
+    ([name, member]) => isStorable(name) && isStorable(member, levels - 1),
+  )
 }
 
 /** One JSON object that means something to other services. */
