@@ -187,15 +187,8 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         const isApi = old.kind === 'api'
         if (!isApi && old.id !== caller.keyId) throw new AppError('forbidden')
         if (overlapSeconds > 0 && isApi) await requireRoom(tx, params.id, keysPerUser)
-        const { kind, name, address, agent } = old
-        const made = await insertKey(tx, {
-          userId: params.id,
-          kind,
-          name,
-          address,
-          agent,
-          ...powersOfRotated(maker, params.id, old),
-        })
+        const powers = powersOfRotated(maker, params.id, old)
+        const made = await insertKey(tx, { ...old, userId: params.id, ...powers })
         if (overlapSeconds > 0) await endKeyIn(tx, old.id, overlapSeconds)
         else await deleteKey(tx, params.id, old.id)
         if (!isApi && sessionsPerUser > 0) {
