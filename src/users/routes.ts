@@ -37,7 +37,7 @@ import {
   userMembers,
   type User,
 } from './rules.ts'
-import { payload, reply, userOf } from './view.ts'
+import { etag, payload, reply, userOf } from './view.ts'
 
 const user = titled('User', { ...userMembers, apiKeys: list(keyTextSchema, 0) })
 const createdUser = titled('CreatedUser', { ...userMembers, apiKeys: list(keyTextSchema, 1) })
@@ -94,8 +94,8 @@ export const userRoutes = (deps: UserDeps): Route[] => [
           keyId,
           origin,
         })
-        const answer = reply(created, [key])
-        return { ...answer, headers: { ...answer.headers, Location: `users/${created.id}` } }
+        const headers = { ETag: etag(created), Location: `users/${created.id}` }
+        return { body: payload(created, [key]), headers }
       })
     },
   }),
@@ -123,7 +123,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       200: pageOf('Ids or, with `view=full`, users', userOrId),
     },
     async handle({ query }) {
-      const show = query.view === 'full' ? (row: User) => payload(row) : (row: User) => row.id
+      const show = (row: User) => (query.view === 'full' ? payload(row) : row.id)
       if (query.email === undefined) {
         return paged(query, (page) => listUsers(deps.db, page), show)
       }

@@ -96,11 +96,8 @@ function isStorable(value: unknown, levels = maxMetadataBytes / 2): boolean {
   )
 }
 
-/** One JSON object that means something to other services. */
-export type Metadata = Record<string, unknown>
-
-/** Any JSON object of at most 4 KiB. */
-export const metadataSchema = rule<Metadata>(
+/** Any JSON object of at most 4 KiB, which means something to other services. */
+const metadataSchema = rule(
   { type: 'object', description: 'At most 4 KiB of JSON', examples: [{ plan: 'free' }] },
   'must be a JSON object of at most 4 KiB, without NUL',
   (value) => {

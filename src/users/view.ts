@@ -40,7 +40,7 @@ export const payload = (shown: User, apiKeys: string[] = []) => ({
 })
 
 /** An answer that shows a user. */
-export const reply = (shown: User, apiKeys?: string[]): Reply => ({
-  body: payload(shown, apiKeys),
+export const reply = (shown: User): Reply => ({
+  body: payload(shown),
   headers: { ETag: etag(shown) },
 })
