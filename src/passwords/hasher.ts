@@ -161,14 +161,14 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
     async verify(password, find, client) {
       const { found, known, parameters, computed } = await scrypt(password, client, async () => {
         const found = await find()
-        const known = found.passwordHash === null ? null : parseHash(found.passwordHash)
+        const known = parseHash(found.passwordHash ?? '')
         return { found, known, parameters: known ?? newParameters() }
       })
       const isEqual = timingSafeEqual(computed, parameters.hash)
       return {
         found,
         isRight: isEqual && known !== null,
-        renew: known !== null && isWeaker(known),
+        renew: isWeaker(parameters),
       }
     },
     load: () => ({ inFlight: threads.size - idle.size, queued: queue.length() }),
