@@ -10,9 +10,7 @@ import { userRoutes, type UserDeps } from './users/routes.ts'
 
 /** What the rooms need to answer requests. */
 export interface Deps
-  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {
-  basePath: string
-}
+  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {}
 
 /** The whole API surface. */
 export const allRoutes = (deps: Deps): Route[] => [
