@@ -18,7 +18,9 @@ export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
 /** What is done, for the audit. */
 export interface Act {
   action: Action
-  call: { caller: Caller; origin: Origin; params: { id: string; keyId?: string } }
+  caller: Caller
+  origin: Origin
+  params: { id: string; keyId?: string }
 }
 
 /** What came of it. */
@@ -34,10 +36,9 @@ export interface Done {
 /** Does `work`, which may return nothing, and writes its event in one transaction. */
 export function audited(
   db: Database,
-  { action, call }: Act,
+  { action, caller, origin, params }: Act,
   work: (tx: Db, maker: Maker) => Promise<Done | void>,
 ): Promise<Reply> {
-  const { caller, origin, params } = call
   return db.transaction(async (tx) => {
     const maker = await requireStill(tx, caller)
     const { body, keyId, changes } = (await work(tx, maker)) ?? {}

@@ -110,7 +110,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
     },
     fails: ['user_not_found', 'too_many_keys'],
     handle: ({ body: { name, ...wish }, ...call }) =>
-      audited(db, { action: 'key.created', call }, async (tx, maker) => {
+      audited(db, { action: 'key.created', ...call }, async (tx, maker) => {
         const userId = call.params.id
         const powers = powersOfNew(maker, userId, wish)
         await requireRoom(tx, userId, keysPerUser)
@@ -137,7 +137,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
     replies: { 200: { says: 'The key', body: key } },
     fails: ['key_not_found', 'authentication_needed'],
     handle: ({ body, ...call }) =>
-      audited(db, { action: 'key.changed', call }, async (tx, maker) => {
+      audited(db, { action: 'key.changed', ...call }, async (tx, maker) => {
         const { id, keyId } = call.params
         const before = await lockStoredKey(tx, id, keyId)
         const changes = changesOf(before, body)
@@ -158,7 +158,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
     replies: { 204: { says: 'It is refused from now on' } },
     fails: ['key_not_found'],
     handle: (call) =>
-      audited(db, { action: 'key.deleted', call }, async (tx) => {
+      audited(db, { action: 'key.deleted', ...call }, async (tx) => {
         await deleteKey(tx, call.params.id, call.params.keyId)
       }),
   }),
@@ -179,7 +179,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
     },
     fails: ['user_not_found', 'key_not_found', 'too_many_keys'],
     handle: ({ body: { overlapSeconds = 0 }, ...call }) =>
-      audited(db, { action: 'key.rotated', call }, async (tx, maker) => {
+      audited(db, { action: 'key.rotated', ...call }, async (tx, maker) => {
         const { caller, origin, params } = call
         await lockOwner(tx, params.id)
         const old = await lockStoredKey(tx, params.id, params.keyId)

@@ -91,8 +91,8 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
     handle({ caller, origin }) {
       const { keyKind, keyId, userId: id } = caller
       if (keyKind === 'api') throw new AppError('not_a_session')
-      const call = { caller, origin, params: { id, keyId } }
-      return audited(deps.db, { action: 'session.ended', call }, async (tx) => {
+      const act = { action: 'session.ended', caller, origin, params: { id, keyId } } as const
+      return audited(deps.db, act, async (tx) => {
         await deleteKey(tx, id, keyId)
       })
     },
@@ -113,7 +113,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
     replies: { 204: { says: 'The sessions have ended' } },
     fails: ['user_not_found'],
     handle: ({ query, ...call }) =>
-      audited(deps.db, { action: 'sessions.ended', call }, async (tx) => {
+      audited(deps.db, { action: 'sessions.ended', ...call }, async (tx) => {
         const { id } = call.params
         await lockUser(tx, id)
         await deleteSessions(tx, id, query.others === 'true' ? call.caller.keyId : undefined)

@@ -63,7 +63,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       if (isReset && email !== undefined) {
         throw faultIn('invalid_body', 'email', 'is for the purpose email alone')
       }
-      return audited(deps.db, { action: 'token.created', call }, async (tx) => {
+      return audited(deps.db, { action: 'token.created', ...call }, async (tx) => {
         const user = await lockUser(tx, call.params.id)
         if (email !== undefined) await requireFree(tx, email, user.id)
         const made = await insertToken(tx, {
@@ -84,7 +84,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
     replies: { 204: { says: 'The tokens have ended' } },
     fails: ['user_not_found'],
     handle: (call) =>
-      audited(deps.db, { action: 'tokens.ended', call }, async (tx) => {
+      audited(deps.db, { action: 'tokens.ended', ...call }, async (tx) => {
         await lockUser(tx, call.params.id)
         await deleteTokens(tx, call.params.id)
       }),

@@ -198,7 +198,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
     replies: { 204: { says: 'It is gone' } },
     fails: ['user_not_found', 'last_admin', 'stale_version'],
     handle: (call) =>
-      audited(deps.db, { action: 'user.deleted', call }, async (tx) => {
+      audited(deps.db, { action: 'user.deleted', ...call }, async (tx) => {
         const deleted = await lockVersion(tx, call.params.id, call.headers)
         if (deleted.role === 'admin' && deleted.enabled) await requireAnotherAdmin(tx, deleted.id)
         await deleteUser(tx, deleted)
