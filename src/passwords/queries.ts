@@ -34,14 +34,21 @@ export const lockGuesses = (tx: Db, clientHash: number, accountHash: number): Pr
     accountHash,
   ])
 
+/** Counters as a table, whose columns are the values of `columnsOf`. */
+const wanted = 'unnest($1::bytea[], $2::text[], $3::int[]) as wanted (account, client, free)'
+const columnsOf = (counters: Counter[]) => [
+  counters.map(({ account }) => account),
+  counters.map(({ client }) => client),
+  counters.map(({ free }) => free),
+]
+
 /** The longest wait in seconds that these rows impose, 0 for none. */
 export async function findWait(db: Db, counters: Counter[]): Promise<number> {
   const { seconds } = await one<{ seconds: number }>(db, {
     text: `select coalesce(ceil(extract(epoch from max(wait_until) - now()))::int, 0) as seconds
-     from unnest($1::bytea[], $2::text[]) as wanted (account, client)
-       join login_failures using (account, client)
+     from ${wanted} join login_failures using (account, client)
      where wait_until > now() and ${quietSeconds} > -${maxClockSkewSeconds}`,
-    values: [counters.map(({ account }) => account), counters.map(({ client }) => client)],
+    values: columnsOf(counters),
   })
   return seconds
 }
@@ -55,15 +62,10 @@ export const addFailure = (tx: Db, counters: Counter[]): Promise<unknown> =>
      from (
        select account, client, free,
          least(coalesce(${remembered}, 0) + 1, free + ${maxDoublings}) as count
-       from unnest($1::bytea[], $2::text[], $3::int[]) as wanted (account, client, free)
-         left join login_failures using (account, client)) as counted
+       from ${wanted} left join login_failures using (account, client)) as counted
      on conflict (account, client) do update set failures = excluded.failures,
        wait_until = excluded.wait_until, updated_at = now()`,
-    [
-      counters.map(({ account }) => account),
-      counters.map(({ client }) => client),
-      counters.map(({ free }) => free),
-    ],
+    columnsOf(counters),
   )
 
 /** Deletes a guess's row, and takes its failures off those of its client at `anyAccount`. */
