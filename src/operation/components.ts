@@ -23,8 +23,12 @@ function asAnswered(schema: JsonSchema): JsonSchema {
   })
 }
 
-function closed(title: string, properties: Record<string, JsonSchema>) {
-  const required = Object.keys(properties)
+/** An object with these members and no others. */
+function closed(
+  title: string,
+  properties: Record<string, JsonSchema>,
+  required = Object.keys(properties),
+) {
   return { title, type: 'object', properties, required, unevaluatedProperties: false }
 }
 
@@ -39,16 +43,17 @@ const code: JsonSchema = {
 }
 
 /** Every failure. `code` is no closed list: a client must survive one that it does not know. */
-export const failureSchema: JsonSchema = {
-  ...closed('Failure', {
+export const failureSchema: JsonSchema = closed(
+  'Failure',
+  {
     requestId,
     status: oneOf('ERROR').json,
     details: { ...sentence, description: 'A sentence for people, which may be reworded' },
     code,
     errors: { type: 'array', maxItems: 1000, items: fault },
-  }),
-  required: ['requestId', 'status', 'details', 'code'],
-}
+  },
+  ['requestId', 'status', 'details', 'code'],
+)
 
 /** The same value with each titled schema replaced by a reference, and added to `schemas`. */
 export function extract<T>(document: T, schemas: Record<string, object>): T {
