@@ -29,9 +29,14 @@ export type MadeKey = Key & { key: string }
  * `user_not_found`.
  */
 export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
-  const { kind, key = createKey(), scope = 'all', factors = 1 } = options
-  // PostgreSQL replaces the text `now` by its own clock.
-  const { authenticatedAt = kind === 'session' ? 'now' : null } = options
+  const {
+    kind,
+    key = createKey(),
+    scope = 'all',
+    factors = 1,
+    // PostgreSQL replaces the text `now` by its own clock.
+    authenticatedAt = kind === 'session' ? 'now' : null,
+  } = options
   const made = await one<Key>(db, {
     text: `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
        authenticated_at, valid_until, address, agent)
