@@ -19,12 +19,12 @@ await command({
   synopsis: 'create EMAIL | key EMAIL | generate',
   usage,
   pattern: /^ (generate|(create|key) \S+)$/,
-  async run({ positionals: [action, email = ''], env }) {
+  async run({ positionals: [action, email = ''] }) {
     if (action === 'generate') {
       console.log(createKey())
       return
     }
-    const config = readCommandDatabase(env, 'user_service_manager')
+    const config = readCommandDatabase('user_service_manager')
     const key = await withDatabase(config, async (db) => {
       await checkSchema(db)
       if (action === 'key') return addKey(db, email)

@@ -11,8 +11,8 @@ await command({
   synopsis: 'prune DAYS --yes',
   usage,
   pattern: /^ prune [1-9]\d{0,4} --yes$/,
-  async run({ positionals: [, days], env }) {
-    const config = readCommandDatabase(env, 'user_service_admin')
+  async run({ positionals: [, days] }) {
+    const config = readCommandDatabase('user_service_admin')
     const { count } = await withDatabase(config, (db) =>
       one<{ count: string }>(db, {
         text: `with deleted as (

@@ -29,11 +29,11 @@ await command({
   synopsis: '[list [--max-age 1h]] [--quiet] [--timeout 15m]',
   usage,
   pattern: /^( list( --max-age)?)?( --quiet)?( --timeout)?$/,
-  async run({ values, positionals, env }) {
+  async run({ values, positionals }) {
     const maxAgeMs = readDuration(values['max-age'])
     stopAfter(readDuration(values.timeout) ?? 900_000)
     const print: Print = values.quiet ? () => {} : console.log
-    const places = readPlaces(env, 'user_service_user')
+    const places = readPlaces('user_service_user')
     if (positionals.length > 0) await list(places, print, maxAgeMs)
     else await whileLocked(places.database, () => backUp(places, print))
   },

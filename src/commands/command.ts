@@ -10,7 +10,7 @@ import {
   privateDatabase,
   readDatabase,
   type DatabaseConfig,
-  type Env,
+  type Reader,
 } from '../config.ts'
 import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
@@ -42,8 +42,8 @@ const options = {
 
 const readCall = () => parseArgs({ options, allowPositionals: true })
 
-/** The arguments and options of a command, and its environment. */
-type Call = ReturnType<typeof readCall> & { env: Env }
+/** The arguments and options of a command. */
+type Call = ReturnType<typeof readCall>
 
 interface Command {
   name: string
@@ -77,7 +77,7 @@ export async function command({ name, synopsis, usage, pattern, run }: Command):
       return
     }
     if (!pattern.test(spell(call))) throw misuse(header)
-    await Promise.race([run({ ...call, env: process.env }), failWhenStuck()])
+    await Promise.race([run(call), failWhenStuck()])
   } catch (error) {
     exitWith(name, findFailure(error))
   }
@@ -85,7 +85,7 @@ export async function command({ name, synopsis, usage, pattern, run }: Command):
   setTimeout(() => process.exit(), 1000).unref()
 }
 
-function spell({ positionals, values }: ReturnType<typeof readCall>): string {
+function spell({ positionals, values }: Call): string {
   const names = Object.keys(values).sort()
   return ['', ...positionals, ...names.map((name) => `--${name}`)].join(' ')
 }
@@ -104,14 +104,21 @@ function findFailure(error: unknown): unknown {
 }
 
 /** How to reach the database: as configured, else the private one of a running `npm start`. */
-export function readCommandDatabase(env: Env, user: string): DatabaseConfig {
-  const reader = createReader(env)
+export function readCommandDatabase(user: string): DatabaseConfig {
+  const reader = createReader(process.env)
   const configured = readDatabase(reader, user)
   reader.finish()
   if (configured !== null) return configured
   const found = findPrivatePostgres(localDirectory)
   if (found !== null) return privateDatabase(found, user)
   throw new ExitError('no database: set DATABASE_URL or DATABASE_HOST, or keep npm start running')
+}
+
+/** Reads the settings; the database is on localhost unless they name another host. */
+export function createLocalReader(): Reader {
+  const reader = createReader(process.env)
+  reader.set('DATABASE_HOST', reader.text('DATABASE_HOST') ?? 'localhost')
+  return reader
 }
 
 const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }

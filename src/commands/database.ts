@@ -1,6 +1,6 @@
-import { createReader, readDatabase } from '../config.ts'
+import { readDatabase } from '../config.ts'
 import { createDatabase, dropDatabase } from '../database/setup.ts'
-import { command } from './command.ts'
+import { command, createLocalReader } from './command.ts'
 
 const usage = `  create  roles with ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PASSWORD, the database
           and its schema; safe to repeat
@@ -14,9 +14,8 @@ await command({
   synopsis: 'create | drop NAME --yes',
   usage,
   pattern: /^ (create|drop \S+ --yes)$/,
-  async run({ positionals: [action, dropped = ''], env }) {
-    const host = env['ENV_DATABASE_HOST'] || 'localhost'
-    const reader = createReader({ ...env, ENV_DATABASE_HOST: host })
+  async run({ positionals: [action, dropped = ''] }) {
+    const reader = createLocalReader()
     const named = reader.text('DATABASE_NAME')
     const server = readDatabase(reader, 'postgres')!
     // The URL of a server mostly names the database postgres.

@@ -16,13 +16,13 @@ await command({
   synopsis: 'up [--timeout 10m] | down [N] --yes [--timeout 10m] | status',
   usage,
   pattern: /^ (up( --timeout)?|status|down( [1-9]\d{0,3})?( --timeout)? --yes)$/,
-  async run({ positionals, values, env }) {
+  async run({ positionals, values }) {
     const [action = '', count = '1'] = positionals
     const options: MigrateOptions = {
       timeoutMs: readDuration(values.timeout) ?? Infinity,
       say: (line) => console.error(`migrate: ${line}`),
     }
-    const database = readCommandDatabase(env, 'user_service_admin')
+    const database = readCommandDatabase('user_service_admin')
     const lines = await withDatabase(database, async (db) => {
       if (action === 'status') {
         const migrations = await readStatus(db)

@@ -4,7 +4,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createReader, type Env } from '../config.ts'
+import { createReader } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
 import { runProgram } from './programs.ts'
@@ -19,8 +19,8 @@ Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy or misuse, 
 
 await command({ name: 'monitor', synopsis: '', usage, pattern: /^$/, run: monitor })
 
-async function monitor({ env }: { env: Env }): Promise<void> {
-  const { url, name, cooldownMs } = readSettings(env)
+async function monitor(): Promise<void> {
+  const { url, name, cooldownMs } = readSettings()
   stopAfter(280_000, 2)
   const failure = await watch(url, 3)
   if (failure === null) return
@@ -29,7 +29,7 @@ async function monitor({ env }: { env: Env }): Promise<void> {
     throw new ExitError(`${sick}: a restart would not help, look at PostgreSQL`, 2)
 
   const id = await findContainer(name, sick)
-  if (!claimRestart(env, name, cooldownMs))
+  if (!claimRestart(name, cooldownMs))
     throw new ExitError(`${sick}, but was restarted a short while ago`, 2)
   const log = await readLog(id)
   console.error(`${sick}, it is restarted. Its last log lines:\n${log}`)
@@ -57,8 +57,8 @@ async function blaming<T>(sick: string, status: number, work: Promise<T>): Promi
   }
 }
 
-function readSettings(env: Env) {
-  const reader = createReader(env)
+function readSettings() {
+  const reader = createReader(process.env)
   const port = reader.integer('SERVICE_PORT', 80, 1, 65_535)
   const host = reachable(reader.text('SERVER_HOST') ?? '')
   const base = `http://${host}:${port}/${reader.text('SERVICE_ENDPOINT') ?? 'v1'}`
@@ -137,8 +137,8 @@ async function readLog(id: string): Promise<string> {
 }
 
 /** Claims the restart: the directory after the last one, which only one monitor can make. */
-function claimRestart(env: Env, name: string, cooldownMs: number): boolean {
-  const state = env['XDG_STATE_HOME'] || join(homedir(), '.local/state')
+function claimRestart(name: string, cooldownMs: number): boolean {
+  const state = process.env['XDG_STATE_HOME'] || join(homedir(), '.local/state')
   const directory = join(state, 'user-service', name)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const last = Math.max(0, ...readdirSync(directory).map(Number))

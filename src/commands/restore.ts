@@ -56,11 +56,11 @@ await command({
   synopsis: 'NAME|latest [--yes | --check]',
   usage,
   pattern: /^ \S+( --check| --yes)?$/,
-  async run({ values: { yes = false, check }, positionals: [wanted = ''], env }) {
+  async run({ values: { yes = false, check }, positionals: [wanted = ''] }) {
     if (wanted !== 'latest' && parseDumpName(wanted) === null)
       throw misuse('The argument must be latest or the name of a dump')
     stopAfter(86_400_000)
-    const places = readPlaces(env, 'user_service_admin')
+    const places = readPlaces('user_service_admin')
     const { database } = places
     const foreign = check ? [] : await withDatabase(database, (db) => findLosses(db, yes))
     const name = wanted === 'latest' ? await findLatest(places) : wanted

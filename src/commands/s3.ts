@@ -1,5 +1,6 @@
 // The bucket that holds the dumps, reached with the AWS CLI, which retries what may succeed later.
-import { createReader, readDatabase, type DatabaseConfig, type Env } from '../config.ts'
+import { readDatabase, type DatabaseConfig } from '../config.ts'
+import { createLocalReader } from './command.ts'
 import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
 import { runProgram } from './programs.ts'
 
@@ -24,9 +25,8 @@ export interface Places {
 }
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
-export function readPlaces(env: Env, user: string): Places {
-  const host = env['ENV_DATABASE_HOST'] || 'localhost'
-  const reader = createReader({ ...env, ENV_DATABASE_HOST: host })
+export function readPlaces(user: string): Places {
+  const reader = createLocalReader()
   const database = readDatabase(reader, user)!
   const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
   const [, name, folder] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
@@ -36,7 +36,7 @@ export function readPlaces(env: Env, user: string): Places {
   const profile = reader.text('IAM_ROLE')
   if (profile) options.push(`--profile=${profile}`)
   // Also as an option, since the CLI of Debian 12 (2.9.19) ignores the variables.
-  const endpoint = env['AWS_ENDPOINT_URL_S3'] || env['AWS_ENDPOINT_URL']
+  const endpoint = process.env['AWS_ENDPOINT_URL_S3'] || process.env['AWS_ENDPOINT_URL']
   if (endpoint) options.push(`--endpoint-url=${endpoint}`)
 
   async function aws(what: string, ...args: string[]): Promise<string> {
