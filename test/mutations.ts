@@ -1179,17 +1179,15 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/pool.ts',
-    text: `close = codeOf(error) === 'database_unavailable'`,
-    replacement: 'close = false',
+    text: 'let close = true',
+    replacement: 'let close = false',
     meaning: 'a dead connection goes back to the pool',
     tests: ['faults'],
   },
   {
     file: 'src/database/pool.ts',
-    text: `if (codeOf(error) !== 'database_unavailable') await query('rollback')
-    throw error`,
-    replacement: `if (codeOf(error) !== 'database_unavailable') await query('commit')
-    throw error`,
+    text: `await query('rollback')`,
+    replacement: `await query('commit')`,
     meaning: 'a failed transaction is committed',
     tests: ['users', 'faults'],
   },

@@ -12,6 +12,9 @@ export interface DatabaseError extends Error {
   position?: string
 }
 
+/** The code of an error, if it has one. */
+export const codeOf = (error: unknown): string => (error as { code?: string }).code ?? ''
+
 /** The database's own error behind a `database_unavailable`; any other error itself. */
 export function causeOf(error: unknown): DatabaseError {
   const { cause } = error as Error

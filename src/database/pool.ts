@@ -6,7 +6,7 @@ import pg, { type Client, type Query } from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { AppError, type Code } from '../errors.ts'
-import { sqlState, type DatabaseError } from './codes.ts'
+import { causeOf, codeOf, sqlState, type DatabaseError } from './codes.ts'
 import { commandSettings, prepareSession, serviceSettings } from './session.ts'
 
 /** What runs statements: the pool, or one open transaction. */
@@ -105,12 +105,10 @@ export function openDatabase(
       const mayBeCut = repeatable && used.has(client)
       used.add(client)
       try {
-        const { rows } = await client.query<Row>(statement)
-        return { client, rows }
+        return { client, rows: await run<Row>(client, statement) }
       } catch (error) {
-        const failure = toFailure(error)
-        client.release(codeOf(failure) === 'database_unavailable')
-        if (!mayBeCut || !isCut(error)) throw failure
+        client.release(codeOf(error) === 'database_unavailable')
+        if (!mayBeCut || !isCut(causeOf(error))) throw error
       }
     }
   }
@@ -121,33 +119,39 @@ export function openDatabase(
     return rows
   }
 
-  async function askByName<Row>(text: string, values: unknown[]): Promise<Row[]> {
-    // The statement's name is a hash of its text: behind a pooler, a session may be shared with
-    // another release that prepared different SQL.
-    const name = hash('sha256', text, 'base64url')
-    try {
-      return await ask<Row>({ text, values, name }, true)
-    } catch (error) {
-      if (!unprepared.includes(codeOf(error))) throw error
-      prepares = false
-      return ask<Row>({ text, values }, true)
-    }
-  }
-
   function query<Row>(text: string, values: unknown[] = [], prepared = false): Promise<Row[]> {
-    if (prepared && prepares) return retryLostRaces(() => askByName<Row>(text, values))
     const repeatable = prepared || /^\s*select\b/.test(text)
-    return retryLostRaces(() => ask<Row>({ text, values }, repeatable))
+    return retryLostRaces(async () => {
+      if (!prepared || !prepares) return ask<Row>({ text, values }, repeatable)
+      // The statement's name is a hash of its text: behind a pooler, a session may be shared with
+      // another release that prepared different SQL.
+      const name = hash('sha256', text, 'base64url')
+      try {
+        return await ask<Row>({ text, values, name }, repeatable)
+      } catch (error) {
+        if (!unprepared.includes(codeOf(error))) throw error
+        prepares = false
+        return ask<Row>({ text, values }, repeatable)
+      }
+    })
   }
 
-  /** Runs a transaction once; its connection is closed if it can no longer be trusted. */
+  /** Runs a transaction once; closes its connection unless the transaction is known to be over. */
   async function transact<T>(work: (tx: Db) => Promise<T>): Promise<T> {
     const { client } = await start({ text: 'begin isolation level read committed' }, true)
-    let close = false
+    const query: Db['query'] = (text, values = []) => run(client, { text, values })
+    let close = true
     try {
-      return await finishTransaction(client, work)
+      const result = await work({ query })
+      await query('commit')
+      close = false
+      return result
     } catch (error) {
-      close = codeOf(error) === 'database_unavailable'
+      // A lost connection is closed, which rolls back too, and without waiting for an answer.
+      if (codeOf(error) !== 'database_unavailable') {
+        await query('rollback')
+        close = false
+      }
       throw error
     } finally {
       client.release(close)
@@ -172,27 +176,14 @@ function addressOf({ hosts, ssl }: DatabaseConfig, index: number) {
   return { host, ssl: host.startsWith('/') ? (false as const) : ssl }
 }
 
-/** Runs `work` in the transaction that was begun, and commits; rolls back if it throws. */
-async function finishTransaction<T>(client: Client, work: (tx: Db) => Promise<T>): Promise<T> {
-  async function query<Row>(text: string, values: unknown[] = []): Promise<Row[]> {
-    try {
-      const { rows } = await client.query<Row>({ text, values })
-      return rows
-    } catch (error) {
-      throw toFailure(error)
-    }
-  }
-
-  let result: T
+/** Runs a statement; throws `database_unavailable`, or the server's error. */
+async function run<Row>(client: Client, statement: Query): Promise<Row[]> {
   try {
-    result = await work({ query })
+    const { rows } = await client.query<Row>(statement)
+    return rows
   } catch (error) {
-    // A lost connection is closed, which rolls back too, and without waiting for an answer.
-    if (codeOf(error) !== 'database_unavailable') await query('rollback')
-    throw error
+    throw toFailure(error)
   }
-  await query('commit')
-  return result
 }
 
 async function retryLostRaces<T>(work: () => Promise<T>): Promise<T> {
@@ -204,8 +195,6 @@ async function retryLostRaces<T>(work: () => Promise<T>): Promise<T> {
     }
   }
 }
-
-const codeOf = (error: unknown): string => (error as { code?: string }).code ?? ''
 
 /**
  * Timestamps come as the ISO text that the API sends. Going through `Date` costs more than the
@@ -300,7 +289,6 @@ const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof m
 const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
 
 /** Whether the connection was ended, rather than the statement cancelled. */
-function isCut(error: unknown): boolean {
-  const { code = '', message } = error as DatabaseError
+function isCut({ code = '', message }: DatabaseError): boolean {
   return cuts.includes(code) || /^Connection terminated|not queryable/.test(message)
 }

@@ -18,6 +18,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
+import { codeOf } from './codes.ts'
 import {
   fetchPrograms,
   findPostgresBin,
@@ -142,7 +143,7 @@ function makeDirectory(directory: string, link: string): void {
   } catch (error) {
     if (error instanceof ExitError) throw error
     // mkdir tells ENOENT of a file system that is read-only.
-    const code = (error as { code?: string }).code?.replace('ENOENT', 'EROFS')
+    const code = codeOf(error).replace('ENOENT', 'EROFS')
     throw new ExitError(
       `Cannot write to ${directory} (${code}), where the private database would lie: start from ` +
         'a checkout of your own, or set DATABASE_URL or DATABASE_HOST to another database',

@@ -10,6 +10,7 @@ import { pipeline } from 'node:stream/promises'
 
 import type { Env } from '../environment.ts'
 import { ExitError } from '../errors.ts'
+import { codeOf } from './codes.ts'
 
 /** How PostgreSQL's programs run: as which account, from where, in which environment. */
 export type RunAs = typeof ourselves
@@ -205,7 +206,7 @@ async function feed(stdin: Writable, input: AsyncIterable<string | Buffer> | [])
     await pipeline(input, stdin)
   } catch (error) {
     // A program that fails may not have read everything. Its own reason counts then.
-    const isOfPipe = (error as { code?: string }).code !== undefined
+    const isOfPipe = codeOf(error) !== ''
     if (!isOfPipe) throw error
   }
 }

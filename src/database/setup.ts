@@ -4,7 +4,7 @@ import pg from 'pg'
 
 import type { DatabaseConfig } from '../config.ts'
 import { ExitError } from '../errors.ts'
-import { sqlState } from './codes.ts'
+import { codeOf, sqlState } from './codes.ts'
 import { findHistory } from './migrate.ts'
 import { one, withDatabase, type Db } from './pool.ts'
 import { rights } from './grants.ts'
@@ -161,7 +161,7 @@ async function unless(code: string, work: () => Promise<unknown>): Promise<boole
     await work()
     return true
   } catch (error) {
-    if ((error as { code?: string }).code !== code) throw error
+    if (codeOf(error) !== code) throw error
     return false
   }
 }
