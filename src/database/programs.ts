@@ -5,7 +5,8 @@ import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
-import type { Readable, Writable } from 'node:stream'
+import type { Writable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import { pipeline } from 'node:stream/promises'
 
 import type { Env } from '../environment.ts'
@@ -169,7 +170,7 @@ export function startProgram(called: Program) {
     setTimeout(kill, 3000, 'SIGKILL').unref()
   })
   async function waitForEnd(): Promise<string> {
-    const stderr = collect(child.stderr)
+    const stderr = text(child.stderr)
     try {
       await once(child, 'close')
     } catch {
@@ -191,7 +192,7 @@ export function startProgram(called: Program) {
 /** Runs a program to its end; returns what it wrote, or throws what it wrote on stderr. */
 export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
   const { child, ended } = startProgram(called)
-  const output = collect(child.stdout)
+  const output = text(child.stdout)
   const fed = feed(child.stdin, called.input ?? [])
   // Both have ended before either is reported; what `input` threw comes first.
   await Promise.allSettled([fed, ended])
@@ -209,15 +210,6 @@ async function feed(stdin: Writable, input: AsyncIterable<string | Buffer> | [])
     const isOfPipe = codeOf(error) !== ''
     if (!isOfPipe) throw error
   }
-}
-
-async function collect(stream: Readable): Promise<string> {
-  let text = ''
-  stream.setEncoding('utf8').on('data', (chunk: string) => {
-    text += chunk
-  })
-  await once(stream, 'close')
-  return text
 }
 
 function hasVersion(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
