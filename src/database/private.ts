@@ -117,10 +117,18 @@ async function prepare({ directory, say, signal }: Options): Promise<Place> {
   if (major === '') {
     await makeWhole(join(home, 'postgres'), async (path) => {
       fs.chownSync(path, as.uid, as.gid)
-      const encoding = ['--encoding=UTF8', '--locale=C']
-      if (process.platform === 'linux') encoding.push('--lc-ctype=C.UTF-8')
-      const access = ['-U', 'postgres', '--auth-local=trust', '--auth-host=reject']
-      const args = ['-D', path, ...access, ...encoding, '--data-checksums']
+      const args = [
+        '-D',
+        path,
+        '-U',
+        'postgres',
+        '--auth-local=trust',
+        '--auth-host=reject',
+        '--encoding=UTF8',
+        '--locale=C',
+        '--data-checksums',
+      ]
+      if (process.platform === 'linux') args.push('--lc-ctype=C.UTF-8')
       await runProgram({ program: join(bin, 'initdb'), args, as, signal })
     })
   }
@@ -180,7 +188,8 @@ function accountOf(data: string): RunAs {
   const owner = fs.statSync(data, { throwIfNoEntry: false })
   if (owner?.uid) return { ...ourselves, uid: owner.uid, gid: owner.gid }
   const entry = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd'))
-  return { ...ourselves, uid: Number(entry?.[1] ?? 65534), gid: Number(entry?.[2] ?? 65534) }
+  const [, uid = 65534, gid = 65534] = entry ?? []
+  return { ...ourselves, uid: Number(uid), gid: Number(gid) }
 }
 
 // Becomes PostgreSQL, and leaves behind a guard that waits for the end of the owner's pipe, then
