@@ -82,11 +82,12 @@ async function whileLocked(database: DatabaseConfig, work: () => Promise<void>):
 async function backUp({ database, bucket }: Places, print: Print): Promise<void> {
   const file = join(makeDirectory(), 'dump.bck')
   const env = postgresEnv(database)
-  const dumping = { what: 'pg_dump failed', program: 'pg_dump', env }
+  const dump = (...args: string[]) =>
+    runProgram({ what: 'pg_dump failed', program: 'pg_dump', args, env })
   const { foreign, snapshot } = await withDatabase(database, (db) =>
     db.transaction(async (tx) => {
       const { id, excluded, ...snapshot } = await readSnapshot(tx)
-      const args = [
+      await dump(
         '--format=custom',
         '--schema=user_service_schema',
         ...excluded.map((table) => `--exclude-table=${table}`),
@@ -94,18 +95,17 @@ async function backUp({ database, bucket }: Places, print: Print): Promise<void>
         '--lock-wait-timeout=60s',
         '--no-password',
         `--file=${file}`,
-      ]
-      await runProgram({ ...dumping, args })
+      )
       return { foreign: await findForeign(tx), snapshot }
     }),
   )
   // Reads every byte; --list would look at the table of contents alone.
-  const reading = { what: 'the dump cannot be read back', program: 'pg_restore', env }
-  await runProgram({ ...reading, args: ['--file=/dev/null', file] })
-  const version = await runProgram({ ...dumping, args: ['--version'] })
+  const what = 'the dump cannot be read back'
+  await runProgram({ what, program: 'pg_restore', args: ['--file=/dev/null', file], env })
+  const { stdout: version } = await dump('--version')
   const name = dumpName(database.name, new Date(snapshot.at))
   const { size } = statSync(file)
-  const pgDump = /\d[\d.]*/.exec(version.stdout)?.[0] ?? 'unknown'
+  const pgDump = /\d[\d.]*/.exec(version)?.[0] ?? 'unknown'
   const manifest: Manifest = { ...snapshot, name, size, sha256: await hashFile(file), pgDump }
   writeFileSync(`${file}.json`, JSON.stringify(manifest, null, 2))
   await bucket.put(file, name)
