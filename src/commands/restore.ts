@@ -68,7 +68,7 @@ await command({
     const manifest = await download(places, name, file)
     const rows = Object.entries(manifest.rows).map(([table, count]) => `${table} ${count}`)
     if (check) {
-      await withScratch(database.name, (scratch) => restore(file, manifest, scratch))
+      await drill(file, manifest)
       console.log(`${name} can be restored: ${rows.join(', ')}`)
       return
     }
@@ -144,7 +144,7 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
     yield* withoutTimeout(reading.child.stdout)
     await reading.ended
     const checks = checkCounts(manifest.rows)
-    yield [grantStatements(Object.keys(manifest.rows)), ...checks, ending].join('\n')
+    yield [grantStatements, ...checks, ending].join('\n')
   }
   const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
   await runProgram({ what, program: 'psql', args, env, input: input() })
@@ -179,15 +179,13 @@ function checkCounts(rows: Manifest['rows']): string[] {
   )
 }
 
-/** Runs `work` against a temporary PostgreSQL where only database.js create has run. */
-async function withScratch(
-  name: string,
-  work: (database: DatabaseConfig) => Promise<unknown>,
-): Promise<void> {
+/** Restores a dump into a temporary PostgreSQL where only database.js create has run. */
+async function drill(file: string, manifest: Manifest): Promise<void> {
+  const { database: name } = manifest
   const server = await startPrivatePostgres({ directory: makeDirectory(), say: () => {} })
   try {
     await createDatabase(privateDatabase(server, 'postgres', name))
-    await work(privateDatabase(server, 'user_service_admin', name))
+    await restore(file, manifest, privateDatabase(server, 'user_service_admin', name))
   } finally {
     await server.stop()
   }

@@ -130,30 +130,27 @@ async function createSchema(db: Db) {
     -- A service that used the database before may have left some: the audit is append-only.
     alter default privileges for role user_service_admin
       revoke all on tables from public, user_service_manager, user_service_user`)
-  const tables = await db.query<{ name: string }>(
-    `select tablename as name from pg_tables where schemaname = 'user_service_schema'`,
-  )
-  await db.query(grantStatements(tables.map(({ name }) => name)))
+  await db.query(grantStatements)
 }
 
-/** Grants the service and the backup what they need, where these tables are in the schema. */
-export function grantStatements(tables: string[]): string {
-  const grants = Object.entries(rights).map(([name, privileges]) => {
-    if (!tables.includes(name)) return ''
-    const table = `user_service_schema.${name}`
-    return `
-      revoke all on ${table} from public, user_service_manager;
-      grant select on ${table} to user_service_user;
-      grant ${privileges.join(', ')} on ${table} to user_service_manager;`
-  })
+const tableGrants = Object.entries(rights).map(([name, privileges]) => {
+  const table = `user_service_schema.${name}`
   return `
+      if to_regclass('${table}') is not null then
+        revoke all on ${table} from public, user_service_manager;
+        grant select on ${table} to user_service_user;
+        grant ${privileges.join(', ')} on ${table} to user_service_manager;
+      end if;`
+})
+
+/** Grants the service and the backup what they need, on each table that is in the schema. */
+export const grantStatements = `
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
     alter default privileges for role user_service_admin in schema user_service_schema
       revoke all on tables from public, user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
       grant select on tables to user_service_user;
-    ${grants.join('')}`
-}
+    do $$ begin ${tableGrants.join('')} end $$;`
 
 /** Runs `work`; returns false if it fails with this SQLSTATE, since there is nothing to do. */
 async function unless(code: string, work: () => Promise<unknown>): Promise<boolean> {
