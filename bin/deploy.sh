@@ -99,8 +99,7 @@ become_healthy() { # CONTAINER
   return 1
 }
 start() { # CONTAINER
-  docker start "$1" >/dev/null || return 1
-  become_healthy "$1"
+  docker start "$1" >/dev/null && become_healthy "$1"
 }
 
 # Undoes user-service-new: rolls its migrations back, and starts what it replaced, if anything.
@@ -179,10 +178,10 @@ deploy() {
 
 # The commands that cron runs are those of the version that serves.
 renew_commands() {
-  rm -rf "$commands/new" || return 1
-  docker cp user-service:/app "$commands/new" >/dev/null || return 1
-  rm -rf "$commands/app" || return 1
-  mv "$commands/new" "$commands/app"
+  rm -rf "$commands/new" &&
+    docker cp user-service:/app "$commands/new" >/dev/null &&
+    rm -rf "$commands/app" &&
+    mv "$commands/new" "$commands/app"
 }
 program() { # COMMAND: the functions and settings, and COMMAND, for a shell on the instance
   declare -p words config commands wait migrate_wait
@@ -194,9 +193,9 @@ renew_program() {
   {
     echo '#!/usr/bin/env bash'
     program restricted
-  } >"$commands/deploy.new" || return 1
-  chmod 700 "$commands/deploy.new" || return 1
-  mv "$commands/deploy.new" "$commands/deploy"
+  } >"$commands/deploy.new" &&
+    chmod 700 "$commands/deploy.new" &&
+    mv "$commands/deploy.new" "$commands/deploy"
 }
 
 check_settings() {
