@@ -46,18 +46,14 @@ export function createBatch<Item, Answer>(
     const batch: Waiting<Item, Answer>[] = []
     while (batch.length < limits.items && queue.length() > 0) batch.push(queue.take()!)
     schedule()
-    await answer(batch)
-    running--
-    schedule()
-  }
-
-  async function answer(batch: Waiting<Item, Answer>[]) {
     try {
       const answers = await run(batch.map(({ item }) => item))
       for (const [index, { resolve }] of batch.entries()) resolve(answers[index])
     } catch (error) {
       for (const { reject } of batch) reject(error)
     }
+    running--
+    schedule()
   }
 
   return (item, client) =>

@@ -22,24 +22,8 @@ const fix = 'Run: node bin/database.js create'
  * Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
-  const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await readFacts(db)
-  if (encoding !== 'UTF8')
-    throw new ExitError(
-      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
-    )
-  if (mayUse === false)
-    throw new ExitError(`${role} may not use the schema user_service_schema. ${fix}`)
-  await checkTables(db, role)
-  const warnings: string[] = []
-  if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
-  if (isReadOnly && hosts.length === 1)
-    warnings.push('the database is read-only: every change will fail')
-  return warnings
-}
-
-/** From the catalogue alone, for which no privilege is needed; what is not there is null. */
-const readFacts = (db: Db) =>
-  one<{
+  // From the catalogue alone, for which no privilege is needed; what is not there is null.
+  const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await one<{
     role: string
     encoding: string
     isReadOnly: boolean
@@ -55,6 +39,19 @@ const readFacts = (db: Db) =>
       from (values (to_regnamespace('user_service_schema'))) as ours (oid)
       left join pg_class on relnamespace = ours.oid and relname = 'audit_events'`,
   })
+  if (encoding !== 'UTF8')
+    throw new ExitError(
+      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
+    )
+  if (mayUse === false)
+    throw new ExitError(`${role} may not use the schema user_service_schema. ${fix}`)
+  await checkTables(db, role)
+  const warnings: string[] = []
+  if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
+  if (isReadOnly && hosts.length === 1)
+    warnings.push('the database is read-only: every change will fail')
+  return warnings
+}
 
 async function checkTables(db: Db, role: string): Promise<void> {
   const tables = await db.query<{ name: string; lacking: string[]; isFiltered: boolean }>(

@@ -56,13 +56,6 @@ interface Place {
   log: string
 }
 
-/** A PostgreSQL that we started. */
-interface Server {
-  pid: number | undefined
-  hasEnded(): boolean
-  stop(): Promise<void>
-}
-
 /**
  * Starts the private PostgreSQL of a directory; makes the data and fetches the programs where there
  * are none. Throws when another process owns it, or with the last lines of what failed.
@@ -70,7 +63,7 @@ interface Server {
 export async function startPrivatePostgres(options: Options): Promise<PrivatePostgres> {
   const { directory, settings, signal } = options
   const place = await prepare(options)
-  let server: Server | undefined
+  let server: ReturnType<typeof launch> | undefined
   try {
     const deadline = Date.now() + 60_000
     let strangerSince: number | undefined
@@ -215,7 +208,7 @@ const guarded = `
   exec "$@" 3<&-`
 
 /** Starts PostgreSQL; `lastPid`: the process that postmaster.pid still names. */
-function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): Server {
+function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}) {
   // Short, as a socket's path must be, and within reach of every account.
   const socketDirectory = fs.mkdtempSync('/tmp/user-service-')
   fs.chownSync(socketDirectory, as.uid, as.gid)
@@ -229,12 +222,17 @@ function launch({ as, bin, data, log }: Place, lastPid: string, settings = {}): 
     log_checkpoints: 'off',
     ...settings,
   }
-  const args = Object.entries(all).map(([name, value]) => `--${name}=${value}`)
+  const args = [
+    join(data, 'postmaster.pid'),
+    socketDirectory,
+    join(bin, 'postgres'),
+    '-D',
+    data,
+    ...Object.entries(all).map(([name, value]) => `--${name}=${value}`),
+  ]
   fs.writeFileSync(log, '', { mode: 0o600 })
   const output = fs.openSync(log, 'a')
-  const files = [join(data, 'postmaster.pid'), socketDirectory]
-  const program = [...files, join(bin, 'postgres'), '-D', data, ...args]
-  const child = spawn('sh', ['-c', guarded, ...program], {
+  const child = spawn('sh', ['-c', guarded, ...args], {
     ...as,
     // PostgreSQL refuses to start if the pid in postmaster.pid is alive, unless it is its parent or
     // grandparent. After a crash that pid may be somebody else's, so we name it as grandparent. It

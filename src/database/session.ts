@@ -4,7 +4,8 @@ import type { Client } from 'pg'
 
 type Settings = Record<string, string>
 
-const assumed: Settings = {
+/** What our SQL takes for granted. Commands may take any time. */
+export const commandSettings: Settings = {
   search_path: 'user_service_schema',
   client_encoding: 'UTF8',
   datestyle: 'ISO',
@@ -23,11 +24,13 @@ const assumed: Settings = {
   transaction_timeout: '0',
   idle_session_timeout: '0',
   lock_timeout: '0',
+  statement_timeout: '0',
+  idle_in_transaction_session_timeout: '0',
 }
 
 /** For the service, whose statements find a few rows by an index within 1.9 s. */
 export const serviceSettings: Settings = {
-  ...assumed,
+  ...commandSettings,
   // Shorter than the service's own timeout; otherwise a statement waiting for a lock would outlive
   // its request and hold the session.
   statement_timeout: '1800ms',
@@ -38,13 +41,6 @@ export const serviceSettings: Settings = {
   // deleted, a look-up took 0.6 s.
   enable_seqscan: 'off',
   jit: 'off',
-}
-
-/** For commands, which may take any time. */
-export const commandSettings: Settings = {
-  ...assumed,
-  statement_timeout: '0',
-  idle_in_transaction_session_timeout: '0',
 }
 
 /** Applies the settings that the server knows; returns whether it accepts writes. */
