@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { localDirectory, privateDatabase, type Config, type DatabaseConfig } from './config.ts'
 import { explain, isHopeless } from './database/explain.ts'
-import { checkSchema, migrateUp } from './database/migrate.ts'
+import { checkSchema, migrate } from './database/migrate.ts'
 import { openDatabase, ping, withDatabase, type Database } from './database/pool.ts'
 import { startPrivatePostgres } from './database/private.ts'
 import { checkRights } from './database/grants.ts'
@@ -124,7 +124,7 @@ async function startPrivately(undo: Undo, signal: AbortSignal): Promise<Database
   undo.push(() => postgres.stop())
   const as = (user: string) => privateDatabase(postgres, user)
   await createDatabase(as('postgres'))
-  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+  await withDatabase(as('user_service_admin'), (db) => migrate(db, 'up'))
   return as('user_service_manager')
 }
 

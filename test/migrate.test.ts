@@ -6,13 +6,7 @@ import { test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 
 import { locks } from '../src/database/codes.ts'
-import {
-  checkSchema,
-  migrateDown,
-  migrateUp,
-  readMigrations,
-  readStatus,
-} from '../src/database/migrate.ts'
+import { checkSchema, migrate, readMigrations, readStatus } from '../src/database/migrate.ts'
 import { type Database, openDatabase, withDatabase } from '../src/database/pool.ts'
 import { checkRights, rights } from '../src/database/grants.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
@@ -63,23 +57,23 @@ test('up applies every file once, however many do so at once', async () => {
   const others = Array.from({ length: 7 }, () =>
     openDatabase(connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin'), () => {}),
   )
-  const all = await Promise.all([db, ...others].map((each) => migrateUp(each)))
+  const all = await Promise.all([db, ...others].map((each) => migrate(each, 'up')))
   assert.deepEqual(all.flat().sort(), names)
-  assert.deepEqual(await migrateUp(db), [])
+  assert.deepEqual(await migrate(db, 'up'), [])
   await checkSchema(db)
   await Promise.all(others.map((each) => each.stop()))
 })
 
 test('up, down and up again gives the same schema', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   const first = await describeSchema(db)
-  assert.deepEqual(await migrateDown(db, 1), [names.at(-1)])
-  assert.deepEqual(await migrateDown(db, 100), names.slice(0, -1).reverse())
+  assert.deepEqual(await migrate(db, 'down'), [names.at(-1)])
+  assert.deepEqual(await migrate(db, 'down', { count: 100 }), names.slice(0, -1).reverse())
   const [left] = await db.query<{ n: number }>(`select count(*)::int as n from pg_class
     where relnamespace = 'user_service_schema'::regnamespace and relname !~ '^schema_migrations'`)
   assert.equal(left!.n, 0)
-  await migrateUp(db)
+  await migrate(db, 'up')
   assert.equal(await describeSchema(db), first)
 })
 
@@ -104,7 +98,7 @@ const expectedRights = [
 
 test('the service’s role can do its work and no more, the backup’s can read all', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   assert.deepEqual(await readRights(db), expectedRights)
   assert.deepEqual(
     [rights['audit_events'], rights['schema_migrations']],
@@ -141,12 +135,14 @@ test('an empty database is behind, and the message names the command', async () 
 
 test('a database that knows more than the code is ahead, and refused', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   const older = readMigrations().slice(0, -1)
   for (const message of await Promise.all(
-    [migrateUp(db, { all: older }), migrateDown(db, 1, { all: older }), checkSchema(db, older)].map(
-      failure,
-    ),
+    [
+      migrate(db, 'up', { all: older }),
+      migrate(db, 'down', { all: older }),
+      checkSchema(db, older),
+    ].map(failure),
   )) {
     assert.match(message, RegExp(`^The database is ahead: ${names.at(-1)} is not known`))
   }
@@ -154,13 +150,13 @@ test('a database that knows more than the code is ahead, and refused', async () 
 
 test('a file that was edited after it was applied is refused', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   const [first, ...rest] = readMigrations()
   const edited = [{ ...first!, hash: 'other' }, ...rest]
   for (const message of await Promise.all(
     [
-      migrateUp(db, { all: edited }),
-      migrateDown(db, 1, { all: edited }),
+      migrate(db, 'up', { all: edited }),
+      migrate(db, 'down', { all: edited }),
       checkSchema(db, edited),
     ].map(failure),
   )) {
@@ -170,7 +166,7 @@ test('a file that was edited after it was applied is refused', async () => {
 
 test('status lists the applied, pending, edited and unknown, even where up refuses', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   const [first, second, ...rest] = readMigrations()
   const more = { ...first!, name: '9999_more' }
   const all = [{ ...first!, hash: 'other' }, ...rest, more]
@@ -201,9 +197,9 @@ test('addresses are compared by their bytes, and getting there rewrites no table
       join pg_collation on pg_collation.oid = attcollation
       where (attrelid, attname) in (('users'::regclass, 'email_lower'),
         ('login_failures'::regclass, 'client')) order by 1`)
-  await migrateUp(db, { all: readMigrations().slice(0, 2) })
+  await migrate(db, 'up', { all: readMigrations().slice(0, 2) })
   const before = await fileOf()
-  await migrateUp(db)
+  await migrate(db, 'up')
   assert.deepEqual(await fileOf(), before)
   assert.deepEqual(await collation(), [
     { table: 'login_failures', collation: 'C' },
@@ -228,8 +224,8 @@ test('a database of another service is left alone, and the message says what to 
   for (const message of await Promise.all(
     [
       createDatabase(connectTo(name, 'postgres'), passwords),
-      migrateUp(db),
-      migrateDown(db, 1),
+      migrate(db, 'up'),
+      migrate(db, 'down'),
       readStatus(db),
       checkSchema(db),
     ].map(failure),
@@ -256,7 +252,7 @@ test('a role that may create roles and databases is enough to create and to drop
   try {
     for (const count of [names.length, 0]) {
       await createDatabase(config)
-      const applied = await withDatabase(owner, (db) => migrateUp(db))
+      const applied = await withDatabase(owner, (db) => migrate(db, 'up'))
       assert.equal(applied.length, count)
     }
   } finally {
@@ -272,8 +268,8 @@ test('default privileges that somebody left give the service no more than it nee
     alter default privileges grant all on tables to user_service_manager, public;
     alter default privileges in schema user_service_schema
       grant all on tables to user_service_manager`)
-  await migrateUp(db, { all: readMigrations().slice(0, 2) })
-  await migrateUp(db)
+  await migrate(db, 'up', { all: readMigrations().slice(0, 2) })
+  await migrate(db, 'up')
   assert.deepEqual(await readRights(db), expectedRights)
 })
 
@@ -286,7 +282,7 @@ test('the start names what the role may not or should not do, and what command h
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')
   assert.deepEqual(await readWarnings('user_service_manager'), [])
-  await migrateUp(db)
+  await migrate(db, 'up')
   assert.deepEqual(await readWarnings('user_service_manager'), [])
   for (const user of ['user_service_admin', 'postgres'])
     assert.deepEqual(await readWarnings(user), [
@@ -344,7 +340,7 @@ test('the start refuses a database in another encoding', async () => {
 
 test('a migration that waits says for whom, and gives up in time', async () => {
   const db = await createEmpty()
-  await migrateUp(db)
+  await migrate(db, 'up')
   const all = [
     ...readMigrations(),
     { name: '9999_more', hash: 'more', up: 'lock table users', down: '' },
@@ -353,7 +349,7 @@ test('a migration that waits says for whom, and gives up in time', async () => {
   const options = { all, timeoutMs: 6500, say: (line: string) => void told.push(line) }
   const gaveUp = await db.transaction(async (tx) => {
     await tx.query('select from users')
-    return failure(migrateUp(db, options))
+    return failure(migrate(db, 'up', options))
   })
   const who = /pid \d+ \(user_service_admin, user-service, in a transaction for [5-9] s\)$/
   assert.equal(told.length, 1)
@@ -361,7 +357,7 @@ test('a migration that waits says for whom, and gives up in time', async () => {
   assert.match(gaveUp, RegExp(`^Gave up after 6.5 s: waited for ${who.source}`))
   const behindAnother = await db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock($1)', [locks.migrations])
-    return failure(migrateUp(db, { all, timeoutMs: 100 }))
+    return failure(migrate(db, 'up', { all, timeoutMs: 100 }))
   })
   assert.match(behindAnother, /^Gave up after 0.1 s: waited for pid \d+ \(user_service_admin/)
 })
@@ -376,7 +372,7 @@ test('a file that fails is named with its line, and leaves nothing behind', asyn
     up: 'create table left_over ();\n\nselect nonsense;',
   }
   assert.match(
-    await failure(migrateUp(db, { all: [first!, broken] })),
+    await failure(migrate(db, 'up', { all: [first!, broken] })),
     /^sql\/0002_broken, line 3: column "nonsense" does not exist/,
   )
   assert.deepEqual(await db.query(`select to_regclass('user_service_schema.left_over') as it`), [
@@ -393,13 +389,13 @@ test('a migration may take longer than a request', async () => {
   const [first] = readMigrations()
   const slow = { ...first!, up: `${first!.up}; select pg_sleep(2.5);` }
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_admin')
-  assert.deepEqual(await withDatabase(config, (db) => migrateUp(db, { all: [slow] })), [
+  assert.deepEqual(await withDatabase(config, (db) => migrate(db, 'up', { all: [slow] })), [
     '0001_users',
   ])
 })
 
 test('a migration that waits for the end of a dump holds up no request', async () => {
-  await migrateUp(await createEmpty())
+  await migrate(await createEmpty(), 'up')
   const open = (user: string, timeoutMs?: number) => {
     const opened = openDatabase(
       connectTo(`test_migrate_${process.pid}_${made}`, user),
@@ -421,7 +417,7 @@ test('a migration that waits for the end of a dump holds up no request', async (
   let migrating
   await backup.transaction(async (dump) => {
     await dump.query('select from users')
-    migrating = migrateUp(owner, { all: [...readMigrations(), more] })
+    migrating = migrate(owner, 'up', { all: [...readMigrations(), more] })
     const waiting = `select from pg_locks where relation = 'users'::regclass and not granted`
     await until('the migration waits', async () => (await backup.query(waiting)).length > 0)
     await service.query('select from users')

@@ -1,4 +1,4 @@
-import { migrateDown, migrateUp, readStatus, type MigrateOptions } from '../database/migrate.ts'
+import { migrate, readStatus, type MigrateOptions } from '../database/migrate.ts'
 import { withDatabase } from '../database/pool.ts'
 import { command, readCommandDatabase, readDuration } from './command.ts'
 
@@ -17,7 +17,7 @@ await command({
   usage,
   pattern: /^ (up( --timeout)?|status|down( [1-9]\d{0,3})?( --timeout)? --yes)$/,
   async run({ positionals, values }) {
-    const [action = '', count = '1'] = positionals
+    const [action, count = 1] = positionals
     const options: MigrateOptions = {
       timeoutMs: readDuration(values.timeout) ?? Infinity,
       say: (line) => console.error(`migrate: ${line}`),
@@ -29,10 +29,10 @@ await command({
         return migrations.map(({ name, state }) => `${name} ${state}`)
       }
       if (action === 'down') {
-        const names = await migrateDown(db, Number(count), options)
+        const names = await migrate(db, 'down', { ...options, count: Number(count) })
         return names.map((name) => `${name} rolled back`)
       }
-      const names = await migrateUp(db, options)
+      const names = await migrate(db, 'up', options)
       return names.map((name) => `${name} applied`)
     })
     console.log(lines.join('\n') || 'Nothing to do')

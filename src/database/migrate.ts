@@ -40,35 +40,31 @@ export function readMigrations(from = folder): Migration[] {
 /** How migrations are applied or rolled back. */
 export interface MigrateOptions {
   all?: Migration[]
+  /** How many; by default all that are pending, or the last one. */
+  count?: number
   /** How long one may wait for locks, before it is given up. */
   timeoutMs?: number
   /** Called once for each that waits for more than five seconds. */
   say?(line: string): void
 }
 
+type Way = 'up' | 'down'
+
 /**
- * Applies what is pending and returns the names; throws when the history was changed, in a database
- * of another service, and when locks were not to be had in time.
+ * Applies what is pending, or rolls back the last migrations, the last one first, and returns the
+ * names; throws when the history was changed, in a database of another service, and when locks were
+ * not to be had in time.
  */
-export const migrateUp = (db: Database, options: MigrateOptions = {}): Promise<string[]> =>
-  repeat(Infinity, () => takeStep(db, 'up', options))
-
-/** Rolls back the last `count` migrations, the last one first; throws as `migrateUp` does. */
-export const migrateDown = (db: Database, count: number, options: MigrateOptions = {}) =>
-  repeat(count, () => takeStep(db, 'down', options))
-
-/** Takes `count` steps, or as many as there are. */
-async function repeat(count: number, step: () => Promise<string | null>): Promise<string[]> {
+export async function migrate(db: Database, way: Way, options: MigrateOptions = {}) {
+  const { count = way === 'up' ? Infinity : 1 } = options
   const done: string[] = []
   while (done.length < count) {
-    const name = await step()
+    const name = await takeStep(db, way, options)
     if (name === null) break
     done.push(name)
   }
   return done
 }
-
-type Way = 'up' | 'down'
 
 /** Applies or rolls back one migration, as soon as its locks are free; null: there is none. */
 async function takeStep(db: Database, way: Way, options: MigrateOptions): Promise<string | null> {

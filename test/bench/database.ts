@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { createKey, digestKey } from '../../src/keys/format.ts'
 import { privateDatabase, type DatabaseConfig, type Env } from '../../src/config.ts'
 import { startPrivatePostgres } from '../../src/database/private.ts'
-import { migrateUp } from '../../src/database/migrate.ts'
+import { migrate } from '../../src/database/migrate.ts'
 import { type Database, withDatabase } from '../../src/database/pool.ts'
 import { createDatabase } from '../../src/database/setup.ts'
 
@@ -51,7 +51,7 @@ export async function fillDatabase(
   const name = `bench_${users}`
   const as = (user: string) => privateDatabase({ socketDirectory, port }, user, name)
   await createDatabase(as('postgres'))
-  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+  await withDatabase(as('user_service_admin'), (db) => migrate(db, 'up'))
   const known = await withDatabase(as('postgres'), (db) =>
     fill(db, users, Math.min(knownCount, users)),
   )

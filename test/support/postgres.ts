@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { privateDatabase } from '../../src/config.ts'
 import { startPrivatePostgres } from '../../src/database/private.ts'
-import { migrateUp } from '../../src/database/migrate.ts'
+import { migrate } from '../../src/database/migrate.ts'
 import { withDatabase } from '../../src/database/pool.ts'
 import { createDatabase } from '../../src/database/setup.ts'
 import { familyOf } from './process.ts'
@@ -55,7 +55,7 @@ export async function startOwnPostgres(settings: Record<string, string> = {}, pa
 
   const as = (user: string) => privateDatabase({ socketDirectory: host, port: 5432 }, user)
   await createDatabase(as('postgres'))
-  await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+  await withDatabase(as('user_service_admin'), (db) => migrate(db, 'up'))
 
   return {
     directory,

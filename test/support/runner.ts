@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 
 import { privateDatabase } from '../../src/config.ts'
-import { migrateUp } from '../../src/database/migrate.ts'
+import { migrate } from '../../src/database/migrate.ts'
 import { withDatabase } from '../../src/database/pool.ts'
 import { startPrivatePostgres } from '../../src/database/private.ts'
 import { createDatabase } from '../../src/database/setup.ts'
@@ -19,7 +19,7 @@ export async function startServer(directory: string) {
   const as = (user: string) => privateDatabase(postgres, user, 'template_user_service')
   try {
     await createDatabase(as('postgres'))
-    await withDatabase(as('user_service_admin'), (db) => migrateUp(db))
+    await withDatabase(as('user_service_admin'), (db) => migrate(db, 'up'))
   } catch (error) {
     await postgres.stop()
     throw error
