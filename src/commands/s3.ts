@@ -44,43 +44,45 @@ export function readPlaces(user: string): Places {
     return stdout
   }
 
-  async function put(file: string, name: string): Promise<void> {
-    const target = `${url}/${name}`
-    await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
-  }
+  const bucket: Bucket = {
+    url,
+    async put(file, name) {
+      const target = `${url}/${name}`
+      await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
+    },
 
-  async function get(name: string, file: string): Promise<void> {
-    const source = `${url}/${name}`
-    await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
-  }
+    async get(name, file) {
+      const source = `${url}/${name}`
+      await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
+    },
 
-  async function list(database: string): Promise<StoredDump[]> {
-    const prefix = `${folder}/`.slice(1)
-    const text = await aws(
-      `cannot list ${url}`,
-      's3api',
-      'list-objects-v2',
-      `--bucket=${name}`,
-      `--prefix=${prefix}${dumpPrefix(database)}`,
-      '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
-      '--output=json',
-    )
-    const objects: { key: string; size: number; storedAt: string }[] =
-      JSON.parse(text || 'null') ?? []
-    objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
-    const keys = new Set(objects.map(({ key }) => key))
-    const dumps: StoredDump[] = []
-    for (const { key, size } of objects) {
-      const name = key.slice(prefix.length)
-      const at = parseDumpName(name)
-      // The dumps of `app` are listed with those of `app_dump_old`.
-      if (at === null || name !== dumpName(database, at)) continue
-      const ageMs = Date.now() - at.getTime()
-      const whole = ageMs < -skewMs ? 'IN THE FUTURE' : 'complete'
-      dumps.push({ name, ageMs, size, state: keys.has(`${key}.json`) ? whole : 'INCOMPLETE' })
-    }
-    return dumps
+    async list(database) {
+      const prefix = `${folder}/`.slice(1)
+      const text = await aws(
+        `cannot list ${url}`,
+        's3api',
+        'list-objects-v2',
+        `--bucket=${name}`,
+        `--prefix=${prefix}${dumpPrefix(database)}`,
+        '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
+        '--output=json',
+      )
+      const objects: { key: string; size: number; storedAt: string }[] =
+        JSON.parse(text || 'null') ?? []
+      objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
+      const keys = new Set(objects.map(({ key }) => key))
+      const dumps: StoredDump[] = []
+      for (const { key, size } of objects) {
+        const name = key.slice(prefix.length)
+        const at = parseDumpName(name)
+        // The dumps of `app` are listed with those of `app_dump_old`.
+        if (at === null || name !== dumpName(database, at)) continue
+        const ageMs = Date.now() - at.getTime()
+        const whole = ageMs < -skewMs ? 'IN THE FUTURE' : 'complete'
+        dumps.push({ name, ageMs, size, state: keys.has(`${key}.json`) ? whole : 'INCOMPLETE' })
+      }
+      return dumps
+    },
   }
-
-  return { database, bucket: { url, put, get, list } }
+  return { database, bucket }
 }
