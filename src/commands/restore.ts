@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { startPrivatePostgres } from '../database/private.ts'
-import { createDatabase, grantStatements, roles } from '../database/setup.ts'
+import { createDatabase, grantStatements } from '../database/setup.ts'
 import { ExitError } from '../errors.ts'
 import { command, misuse, stopAfter } from './command.ts'
 import { countRows, hashFile, parseDumpName, parseManifest, type Manifest } from './dumps.ts'
@@ -45,6 +45,10 @@ const ending = `
   end $$;
   commit;
 `
+
+/** Grants to a role that is not ours: on a new server it may not exist. */
+const foreignGrant =
+  /^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO (?!(user_service_(admin|manager|user)|PUBLIC);$)/
 
 const undone =
   'Sessions and tokens were deleted: everybody logs in again.\n' +
@@ -148,14 +152,7 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
   }
   const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
   await runProgram({ what, program: 'psql', args, env, input: input() })
-  return findForeignGrants(schema.stdout)
-}
-
-/** The grants to roles that are not ours: on a new server they may not exist. */
-function findForeignGrants(schema: string): string[] {
-  const ours = [...roles, 'PUBLIC'].join('|')
-  const foreign = new RegExp(`^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO (?!(${ours});$)`)
-  return schema.split('\n').filter((line) => foreign.test(line))
+  return schema.stdout.split('\n').filter((line) => foreignGrant.test(line))
 }
 
 /** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */
