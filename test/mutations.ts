@@ -1186,8 +1186,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/pool.ts',
-    text: `await query('rollback')`,
-    replacement: `await query('commit')`,
+    text: `await tx.query('rollback')`,
+    replacement: `await tx.query('commit')`,
     meaning: 'a failed transaction is committed',
     tests: ['users', 'faults'],
   },

@@ -119,19 +119,19 @@ export function openDatabase(
     return rows
   }
 
-  function query<Row>(text: string, values: unknown[] = [], prepared = false): Promise<Row[]> {
+  const query: Db['query'] = (text, values = [], prepared = false) => {
     const repeatable = prepared || /^\s*select\b/.test(text)
     return retryLostRaces(async () => {
-      if (!prepared || !prepares) return ask<Row>({ text, values }, repeatable)
+      if (!prepared || !prepares) return ask({ text, values }, repeatable)
       // The statement's name is a hash of its text: behind a pooler, a session may be shared with
       // another release that prepared different SQL.
       const name = hash('sha256', text, 'base64url')
       try {
-        return await ask<Row>({ text, values, name }, repeatable)
+        return await ask({ text, values, name }, repeatable)
       } catch (error) {
         if (!unprepared.includes(codeOf(error))) throw error
         prepares = false
-        return ask<Row>({ text, values }, repeatable)
+        return ask({ text, values }, repeatable)
       }
     })
   }
@@ -139,17 +139,17 @@ export function openDatabase(
   /** Runs a transaction once; closes its connection unless the transaction is known to be over. */
   async function transact<T>(work: (tx: Db) => Promise<T>): Promise<T> {
     const { client } = await start({ text: 'begin isolation level read committed' }, true)
-    const query: Db['query'] = (text, values = []) => run(client, { text, values })
+    const tx: Db = { query: (text, values = []) => run(client, { text, values }) }
     let close = true
     try {
-      const result = await work({ query })
-      await query('commit')
+      const result = await work(tx)
+      await tx.query('commit')
       close = false
       return result
     } catch (error) {
       // A lost connection is closed, which rolls back too, and without waiting for an answer.
       if (codeOf(error) !== 'database_unavailable') {
-        await query('rollback')
+        await tx.query('rollback')
         close = false
       }
       throw error
