@@ -112,9 +112,8 @@ undo() {
     say "the migrations of $image were not rolled back"
     status=1
   fi
-  if ! exists user-service; then
-    docker rename user-service-previous user-service 2>/dev/null || true
-  fi
+  # Fails where that name is taken.
+  docker rename user-service-previous user-service 2>/dev/null || true
   if exists user-service; then
     start user-service || status=1
   fi
