@@ -46,8 +46,8 @@ export function explain(error: unknown): string {
 /** Explains on stderr why a command or a start failed, and sets the exit status. */
 export function exitWith(name: string, error: unknown): void {
   const isDebug = (process.env['LOG_LEVEL'] || process.env['ENV_LOG_LEVEL']) === 'debug'
-  process.stderr.write(`${name}: ${explain(error)}\n`)
-  if (isDebug) process.stderr.write(`${(error as Error).stack}\n`)
+  console.error(`${name}: ${explain(error)}`)
+  if (isDebug) console.error((error as Error).stack)
   process.exitCode = error instanceof ExitError ? error.status : 1
 }
 

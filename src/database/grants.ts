@@ -36,7 +36,7 @@ export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
         current_setting('transaction_read_only') = 'on' as "isReadOnly",
         has_schema_privilege(ours.oid, 'usage') as "mayUse",
         has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayChangeAudit"
-      from (values (to_regnamespace('user_service_schema'))) as ours (oid)
+      from to_regnamespace('user_service_schema') as ours (oid)
       left join pg_class on relnamespace = ours.oid and relname = 'audit_events'`,
   })
   if (encoding !== 'UTF8')

@@ -79,10 +79,10 @@ async function takeStep(db: Database, way: Way, options: MigrateOptions): Promis
       if (causeOf(error).code !== sqlState.lockTimeout) throw error
     }
     const waitedMs = performance.now() - start
-    if (waitedMs >= timeoutMs) {
-      const blocker = await findBlocker(db)
-      throw new ExitError(`Gave up after ${timeoutMs / 1000} s: waited for ${blocker}`)
-    }
+    if (waitedMs >= timeoutMs)
+      throw new ExitError(
+        `Gave up after ${timeoutMs / 1000} s: waited for ${await findBlocker(db)}`,
+      )
     if (waitedMs >= 5000 && !hasWarned) {
       say?.(`Waiting for ${await findBlocker(db)}`)
       hasWarned = true
@@ -200,7 +200,7 @@ export async function findHistory(db: Db): Promise<boolean> {
       select string_agg(relname, ', ' order by relname) as names,
         coalesce(bool_or(relname = 'schema_migrations' and attname is not null), false) as "isOurs"
       from pg_class left join pg_attribute on attrelid = pg_class.oid and attname = 'hash'
-      where relnamespace = (select oid from pg_namespace where nspname = 'user_service_schema')
+      where relnamespace = to_regnamespace('user_service_schema')
         and relkind in ('r', 'p')`,
   })
   if (names !== null && !isOurs)

@@ -27,7 +27,13 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
     const existing = await db.query('select from pg_database where datname = $1', [config.name])
     if (existing.length > 0) await withDatabase(config, findHistory)
     for (const role of roles) await createRole(db, role, passwords[role])
-    await joinOwner(db)
+    // Only a member may make an owner of a role.
+    await db.query(`
+      do $$ begin
+        if not pg_has_role('user_service_admin', 'usage') then
+          grant user_service_admin to current_user;
+        end if;
+      end $$`)
     await createEmptyDatabase(db, pg.escapeIdentifier(config.name))
   })
   await withDatabase(config, createSchema)
@@ -40,7 +46,23 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
  */
 export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    const { exists, mayDropRoles, present } = await readDropFacts(db, config.name)
+    const { exists, mayDropRoles, present } = await one<{
+      exists: boolean
+      mayDropRoles: boolean
+      present: Role[]
+    }>(db, {
+      text: `
+        -- Since PostgreSQL 16 a role is dropped only by its administrators.
+        select rolsuper or rolcreaterole and (
+            current_setting('server_version_num')::int < 160000 or not exists (
+              select from pg_roles as role where role.rolname = any($2)
+                and not pg_has_role(current_user, role.oid, 'member with admin option')))
+            as "mayDropRoles",
+          exists (select from pg_database where datname = $1) as exists,
+          array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present
+        from pg_roles where rolname = current_user`,
+      values: [config.name, roles],
+    })
     if (!mayDropRoles)
       throw new ExitError(
         `${config.user} may not drop the database and its roles: connect as a superuser, or as ` +
@@ -62,21 +84,6 @@ export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
   })
 }
 
-const readDropFacts = (db: Db, name: string) =>
-  one<{ exists: boolean; mayDropRoles: boolean; present: Role[] }>(db, {
-    text: `
-      -- Since PostgreSQL 16 a role is dropped only by its administrators.
-      select rolsuper or rolcreaterole and (
-          current_setting('server_version_num')::int < 160000 or not exists (
-            select from pg_roles as role where role.rolname = any($2)
-              and not pg_has_role(current_user, role.oid, 'member with admin option')))
-          as "mayDropRoles",
-        exists (select from pg_database where datname = $1) as exists,
-        array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present
-      from pg_roles where rolname = current_user`,
-    values: [name, roles],
-  })
-
 /** Throws in a database without our schema, and in one of another service. */
 async function checkOurs(db: Db): Promise<void> {
   const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
@@ -94,15 +101,6 @@ async function createRole(db: Db, role: Role, password: string | undefined) {
   // The verifier instead of the password, so that a server that logs statements cannot log it.
   await db.query(`alter role ${role} password '${verifier(password)}'`)
 }
-
-/** Only a member may make an owner of a role. */
-const joinOwner = (db: Db) =>
-  db.query(`
-    do $$ begin
-      if not pg_has_role('user_service_admin', 'usage') then
-        grant user_service_admin to current_user;
-      end if;
-    end $$`)
 
 async function createEmptyDatabase(db: Db, name: string) {
   await unless(sqlState.duplicateDatabase, () =>
