@@ -329,6 +329,33 @@ test('CONNECT is cut', async () => {
   )
 })
 
+test('after an Upgrade nothing more of its connection is taken for a request', async () => {
+  const smuggled = `GET /v1/livez HTTP/1.1\r\n${h}X-Request-Id: smuggled\r\n\r\n`
+  const upgrade = `GET /v1/livez HTTP/1.1\r\n${h}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n`
+  const { answers, closed } = await raw('', {
+    send(socket) {
+      socket.write(`${upgrade}${post}Content-Length: ${smuggled.length}\r\n\r\n`)
+      socket.once('data', () => socket.write(smuggled))
+    },
+  })
+  assert.deepEqual(
+    answers.map(({ status, headers }) => [status, headers['connection']]),
+    [[200, 'close']],
+  )
+  assert.ok(closed)
+})
+
+test('two Authorization headers are no key, whichever of them would be one', async () => {
+  for (const more of [
+    auth.replace(/X-Api-Key: /i, 'Authorization: Bearer '),
+    'Authorization: x\r\n',
+  ]) {
+    const twice = `${auth.replace(/X-Api-Key: /i, 'Authorization: Bearer ')}${more}`
+    const { answers } = await raw(`GET /v1/users/auth HTTP/1.1\r\n${h}${close}${twice}\r\n`)
+    assert.deepEqual(answers.map(brief), [[401, 'key_invalid']])
+  }
+})
+
 test('pipelined requests are answered in order, slow ones among them', async () => {
   const login = JSON.stringify({ email: user.email, password })
   const requests = Array.from({ length: 20 }, (_, i) => {

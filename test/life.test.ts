@@ -182,6 +182,33 @@ test('what is no token is refused without a hash', async () => {
   assert.deepEqual(brief(await post('/users/passwords', good)), noContent)
 })
 
+for (const [what, method, path, body] of [
+  ['a key', 'POST', '/users/me/keys', { name: 'survivor' }],
+  ['a key that is rotated', 'POST', '/users/me/keys/KEY/rotate', {}],
+  ['a key for another', 'POST', '/users/OTHER/keys', { name: 'survivor' }],
+  ['a user', 'POST', '/users', { email: 'survivor@example.org', role: 'admin' }],
+  ['a change of another', 'PATCH', '/users/OTHER', { role: 'admin' }],
+  ['a token', 'POST', '/users/me/tokens', { purpose: 'password-reset' }],
+  ['a token for another', 'POST', '/users/OTHER/tokens', { purpose: 'password-reset' }],
+  ['the end of another', 'DELETE', '/users/OTHER', undefined],
+] as const) {
+  test(`a key that ends with a reset makes no more of it: ${what}`, async () => {
+    const other = await app.user()
+    const thief = await app.user({ role: 'admin' })
+    const { details: keys } = await app.request('GET', '/users/me/keys', { key: thief.key })
+    const to = path.replace('OTHER', other.id).replace('KEY', keys[0].id)
+    const token = await makeReset(thief.id)
+    const act = () => app.request(method, to, { key: thief.key, ...(body && { body }) })
+    const [done, late] = await collide(app.db, {
+      lock: `select from users where id = '${thief.id}' for update`,
+      requests: [() => reset(token, { endKeys: true }), act],
+      inTurn: true,
+    })
+    assert.deepEqual(brief(done!), noContent)
+    assert.deepEqual(brief(late!), { status: 401, code: 'key_invalid' })
+  })
+}
+
 test('of four who present one token at once, one wins', async () => {
   for (const [purpose, present] of [
     ['password-reset', reset],

@@ -351,7 +351,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/routes.ts',
-    text: `if (isProlonged || enabled === true) requireFresh(call.caller, freshSeconds)
+    text: `if (isRevived) requireFresh(call.caller, freshSeconds)
 `,
     replacement: '',
     meaning: 'an old session revives disabled keys',
@@ -370,16 +370,28 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/routes.ts',
-    text: 'if ((await countKeys(tx, userId)) >= limit)',
-    replacement: 'if ((await countKeys(tx, userId)) > limit)',
+    text: '(await countKeys(tx, userId)) >= limit)',
+    replacement: '(await countKeys(tx, userId)) > limit)',
     meaning: 'a user has a key more than the limit',
   },
   {
-    file: 'src/keys/routes.ts',
-    text: `  await lockOwner(tx, userId)
-  if ((await`,
-    replacement: '  if ((await',
+    file: 'src/keys/acting.ts',
+    text: '    await lockOwner(tx, params.id)\n',
+    replacement: '',
     meaning: 'racing requests make more keys than the limit',
+  },
+  {
+    file: 'src/keys/acting.ts',
+    text: '  await holdOwner(tx, caller.userId)\n',
+    replacement: '',
+    meaning: 'a key that ends meanwhile makes another that does not',
+  },
+  {
+    file: 'src/keys/routes.ts',
+    text: `        if (isRevived && !mayRevive(maker, id, before)) throw new AppError('forbidden')
+`,
+    replacement: '',
+    meaning: 'a narrow key switches on a wide one',
   },
   {
     file: 'src/sessions/routes.ts',

@@ -146,6 +146,34 @@ test('an API key prolongs no key of its user beyond its own end, nor itself', as
   assert.equal((await change(ending.id, user.key, null)).status, 200)
 })
 
+test('a key switches on and prolongs no key of its user that may do more', async () => {
+  const user = await app.user({ role: 'admin', permissions: ['a', 'b'] })
+  const narrow = await make(user, { permissions: ['a'] })
+  const session = await makeSession(user)
+  const change = (id: string, key: string, body: object) =>
+    app.request('PATCH', `/users/me/keys/${id}`, { key, body })
+  for (const [wide, key] of [
+    [{}, narrow.key],
+    [{ permissions: ['b'] }, narrow.key],
+    [{ factors: 2 }, session.key],
+  ] as const) {
+    const { id } = await make(user, { ...wide, validUntil: inSeconds(60) } as Partial<NewKey>)
+    assert.deepEqual(brief(await change(id, key, { validUntil: inSeconds(90) })), forbidden)
+    assert.deepEqual(brief(await change(id, key, { validUntil: null })), forbidden)
+    assert.equal((await change(id, key, { enabled: false })).status, 200)
+    assert.deepEqual(brief(await change(id, key, { enabled: true })), forbidden)
+  }
+  const own = await make(user, { permissions: ['a'] })
+  for (const enabled of [false, true]) {
+    assert.equal((await change(own.id, narrow.key, { enabled })).status, 200)
+  }
+  const other = await app.user()
+  await app.db.query('update api_keys set enabled = false where id = $1', [other.keyId])
+  const path = `/users/${other.id}/keys/${other.keyId}`
+  const on = await app.request('PATCH', path, { key: user.key, body: { enabled: true } })
+  assert.equal(on.status, 200)
+})
+
 test('a rotated key has the lesser of what the old and the calling key have', async () => {
   const user = await app.user({ permissions: ['a', 'b', 'c'] })
   const validUntil = inSeconds(3600)

@@ -55,7 +55,10 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
 
   function handle(res: ServerResponse) {
     const fault = findFault(res.req)
-    if (isClosing || fault !== undefined) res.shouldKeepAlive = false
+    // After an upgrade that nobody makes, Node's parser drops what it has read of the next request,
+    // and would take the rest of that for a request.
+    const isUpgrade = res.req.headers.upgrade !== undefined
+    if (isClosing || isUpgrade || fault !== undefined) res.shouldKeepAlive = false
     void pipeline(res.req, res, fault)
   }
 

@@ -104,6 +104,7 @@ function createServer(tls: TlsFiles | null): http.Server | https.Server {
     keepAliveTimeout: 65_000,
     connectionsCheckingInterval: 1000,
     maxHeaderSize: 16 * 1024,
+    joinDuplicateHeaders: true, // by default, the first of two Authorization counts
     requireHostHeader: false, // findFault refuses that, with an envelope
   }
   const server =

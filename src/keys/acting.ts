@@ -4,11 +4,16 @@ import { insertEvent, type Action } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
-import { findMaker } from './queries.ts'
+import { findMaker, holdOwner, lockOwner } from './queries.ts'
 import type { Maker } from './rules.ts'
 
-/** Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more. */
+/**
+ * Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more. A
+ * change of the caller's account, such as a reset of its password, comes before that or afterwards:
+ * what the key makes does not outlive it.
+ */
 export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
+  await holdOwner(tx, caller.userId)
   const maker = await findMaker(tx, caller.keyId)
   if (maker === null) throw new AppError('key_invalid')
   if (caller.role === 'admin' && maker.role !== 'admin') throw new AppError('forbidden')
@@ -33,13 +38,16 @@ export interface Done {
   changes?: string[]
 }
 
-/** Does `work`, which may return nothing, and writes its event in one transaction. */
+/**
+ * Locks the user, does `work`, which may return nothing, and writes its event in one transaction.
+ */
 export function audited(
   db: Database,
   { action, caller, origin, params }: Act,
   work: (tx: Db, maker: Maker) => Promise<Done | void>,
 ): Promise<Reply> {
   return db.transaction(async (tx) => {
+    await lockOwner(tx, params.id)
     const maker = await requireStill(tx, caller)
     const { body, keyId, changes } = (await work(tx, maker)) ?? {}
     if (changes?.length !== 0) {

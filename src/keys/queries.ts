@@ -62,13 +62,13 @@ export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
   return { ...made, key }
 }
 
-/** Locks a user, so that its keys can be counted and made one by one; throws `user_not_found`. */
-export const lockOwner = (tx: Db, userId: string): Promise<unknown> =>
-  one(tx, {
-    text: 'select from users where id = $1::uuid for no key update',
-    values: [userId],
-    orThrow: 'user_not_found',
-  })
+/** Locks a user, so that what changes it and its keys comes one by one; null: there is none. */
+export const lockOwner = (tx: Db, userId: string): Promise<{ id: string } | null> =>
+  first(tx, 'select id from users where id = $1::uuid for update', [userId])
+
+/** Keeps others from changing a user, while any number may hold this lock. */
+export const holdOwner = (tx: Db, userId: string): Promise<unknown> =>
+  tx.query('select from users where id = $1::uuid for key share', [userId])
 
 /** How many API keys a user has, disabled and ended ones too. */
 export async function countKeys(db: Db, userId: string): Promise<number> {

@@ -39,6 +39,7 @@ import {
   kindSchema,
   permissionsSchema,
   limitsOf,
+  mayRevive,
   powersOfNew,
   powersOfRotated,
   scopeSchema,
@@ -142,8 +143,9 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
         const before = await lockStoredKey(tx, id, keyId)
         const changes = changesOf(before, body)
         const { enabled, validUntil } = changes
-        const isProlonged = isLater(validUntil, before.validUntil)
-        if (isProlonged || enabled === true) requireFresh(call.caller, freshSeconds)
+        const isRevived = enabled === true || isLater(validUntil, before.validUntil)
+        if (isRevived) requireFresh(call.caller, freshSeconds)
+        if (isRevived && !mayRevive(maker, id, before)) throw new AppError('forbidden')
         if (isLater(validUntil, limitsOf(maker, id).validUntil)) throw new AppError('forbidden')
         const after = await updateKey(tx, { ...before, ...changes })
         return { body: after, changes: Object.keys(changes) }
@@ -181,7 +183,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
     handle: ({ body: { overlapSeconds = 0 }, ...call }) =>
       audited(db, { action: 'key.rotated', ...call }, async (tx, maker) => {
         const { caller, origin, params } = call
-        await lockOwner(tx, params.id)
+        if ((await lockOwner(tx, params.id)) === null) throw new AppError('user_not_found')
         const old = await lockStoredKey(tx, params.id, params.keyId)
         if (old.hasEnded) throw new AppError('key_not_found')
         const isApi = old.kind === 'api'
@@ -206,11 +208,9 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
   }),
 ]
 
-/** Throws `too_many_keys` if a user has as many API keys as it may; locks the user. */
+/** Throws `too_many_keys` if a user, who is locked, has as many API keys as it may. */
 async function requireRoom(tx: Db, userId: string, limit: number): Promise<void> {
-  if (limit === 0) return
-  await lockOwner(tx, userId)
-  if ((await countKeys(tx, userId)) >= limit) throw new AppError('too_many_keys')
+  if (limit > 0 && (await countKeys(tx, userId)) >= limit) throw new AppError('too_many_keys')
 }
 
 /** Throws `invalid_body`, which rolls back, if a new key has ended by the database's clock. */

@@ -95,6 +95,12 @@ export function isLater(end: string | null | undefined, other: string | null): b
   return end === null || Date.parse(end) > Date.parse(other)
 }
 
+/** Whether `maker` may switch on or prolong a key of a user: none that may do more than itself. */
+export function mayRevive(maker: Maker, ownerId: string, { permissions, factors }: Key): boolean {
+  if (maker.userId !== ownerId) return true
+  return isSubset(permissions, maker.permissions) && factors <= maker.factors
+}
+
 /** The powers of a key that `maker` makes for a user; a wider wish throws `forbidden`. */
 export function powersOfNew(maker: Maker, ownerId: string, wish: Wish): Powers {
   const limits = limitsOf(maker, ownerId)

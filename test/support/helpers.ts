@@ -113,23 +113,36 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 }
 
 /**
- * The answers to requests that all read before one of them writes: the table is locked against
- * writing until each of them waits, for that or for another of them.
+ * The answers to requests that come while something is locked, until all of them wait for that or
+ * for another of them: with `table`, they have read before one of them writes to it.
  */
 export async function collide<T>(
   db: Database,
-  { table, requests }: { table: string; requests: (() => Promise<T>)[] },
+  { table, lock = `lock table ${table} in share mode`, requests, inTurn = false }: Collision<T>,
 ): Promise<T[]> {
+  const waiting = `select from pg_stat_activity where datname = current_database()
+    and wait_event_type = 'Lock' and query not like '%last_used_at = %'`
   const started = await db.transaction(async (tx) => {
-    await tx.query(`lock table ${table} in share mode`)
-    const answers = requests.map((request) => request())
-    const waiting = `select from pg_stat_activity where datname = current_database()
-      and wait_event_type = 'Lock' and query not like '%last_used_at = %'`
+    await tx.query(lock)
+    const answers: Promise<T>[] = []
     const allWait = async () => (await db.query(waiting)).length >= answers.length
-    await until('all of them wait', allWait)
+    for (const request of requests) {
+      answers.push(request())
+      if (inTurn) await until('the request waits', allWait)
+    }
+    await until('all requests wait', allWait)
     return { answers }
   })
   return Promise.all(started.answers)
+}
+
+interface Collision<T> {
+  table?: string
+  /** The statement that locks. */
+  lock?: string
+  requests: (() => Promise<T>)[]
+  /** Each comes when the one before waits. */
+  inTurn?: boolean
 }
 
 export { undo }
