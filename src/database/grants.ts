@@ -22,22 +22,18 @@ const fix = 'Run: node bin/database.js create'
  * Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
-  // From the catalogue alone, for which no privilege is needed; what is not there is null.
-  const { role, encoding, mayUse, mayChangeAudit, isReadOnly } = await one<{
+  // From the catalogue alone, for which no privilege is needed; null where there is no schema.
+  const { role, encoding, mayUse, isReadOnly } = await one<{
     role: string
     encoding: string
     isReadOnly: boolean
     mayUse: boolean | null
-    mayChangeAudit: boolean | null
   }>(db, {
     text: `
       select current_user::text as role,
         current_setting('server_encoding') as encoding,
         current_setting('transaction_read_only') = 'on' as "isReadOnly",
-        has_schema_privilege(ours.oid, 'usage') as "mayUse",
-        has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayChangeAudit"
-      from to_regnamespace('user_service_schema') as ours (oid)
-      left join pg_class on relnamespace = ours.oid and relname = 'audit_events'`,
+        has_schema_privilege(to_regnamespace('user_service_schema'), 'usage') as "mayUse"`,
   })
   if (encoding !== 'UTF8')
     throw new ExitError(
@@ -45,17 +41,21 @@ export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
     )
   if (mayUse === false)
     throw new ExitError(`${role} may not use the schema user_service_schema. ${fix}`)
-  await checkTables(db, role)
-  const warnings: string[] = []
-  if (mayChangeAudit) warnings.push(`${role} may change the audit: connect as user_service_manager`)
+  const warnings = await checkTables(db, role)
   if (isReadOnly && hosts.length === 1)
     warnings.push('the database is read-only: every change will fail')
   return warnings
 }
 
-async function checkTables(db: Db, role: string): Promise<void> {
-  const tables = await db.query<{ name: string; lacking: string[]; isFiltered: boolean }>(
+async function checkTables(db: Db, role: string): Promise<string[]> {
+  const tables = await db.query<{
+    name: string
+    lacking: string[]
+    isFiltered: boolean
+    mayRewrite: boolean
+  }>(
     `select name, row_security_active(pg_class.oid) as "isFiltered",
+       has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayRewrite",
        array(select privilege from json_array_elements_text(privileges) as privilege
          where not has_table_privilege(pg_class.oid, privilege)) as lacking
      from json_each($1) as wanted (name, privileges)
@@ -63,7 +63,8 @@ async function checkTables(db: Db, role: string): Promise<void> {
      order by name`,
     [JSON.stringify(rights)],
   )
-  for (const { name, lacking, isFiltered } of tables) {
+  const warnings: string[] = []
+  for (const { name, lacking, isFiltered, mayRewrite } of tables) {
     if (lacking.length > 0)
       throw new ExitError(
         `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
@@ -74,5 +75,8 @@ async function checkTables(db: Db, role: string): Promise<void> {
         `Row-level security hides rows of the table ${name} from ${role}. ` +
           `Run: alter table user_service_schema.${name} disable row level security`,
       )
+    if (name === 'audit_events' && mayRewrite)
+      warnings.push(`${role} may change the audit: connect as user_service_manager`)
   }
+  return warnings
 }
