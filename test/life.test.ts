@@ -209,6 +209,21 @@ for (const [what, method, path, body] of [
   })
 }
 
+test('of two resets of a user at once one wins, without a deadlock', async () => {
+  const { database } = app
+  // A deadlock is not resolved before the statements' own time is over.
+  await app.db.query(`alter database ${database.name} set deadlock_timeout = '1min'`)
+  const own = await startTestApp({}, database)
+  const { id } = await app.user()
+  const tokens = [await makeReset(id), await makeReset(id)]
+  const requests = tokens.map((token) => () => {
+    return own.request('POST', '/users/passwords', { body: { token, password: next } })
+  })
+  const lock = `select from users where id = '${id}' for update`
+  const answers = await collide(app.db, { lock, requests })
+  assert.deepEqual(answers.map(({ status }) => status).sort(), [204, 401])
+})
+
 test('of four who present one token at once, one wins', async () => {
   for (const [purpose, present] of [
     ['password-reset', reset],

@@ -898,8 +898,10 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/tokens/queries.ts',
-    text: 'delete from tokens using users where ${live}\n     returning user_id as "userId", tokens.email',
-    replacement: 'select user_id as "userId", tokens.email from tokens, users where ${live}',
+    text: `delete from tokens using holder where digest = $1::bytea and user_id = holder.id
+     returning user_id as "userId", email`,
+    replacement: `select user_id as "userId", email from tokens, holder
+     where digest = $1::bytea and user_id = holder.id`,
     meaning: 'a token works twice',
   },
   {

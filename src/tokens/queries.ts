@@ -42,12 +42,16 @@ export interface Taken {
   email: string | null
 }
 
-/** Uses a live token up and returns whose it was; null for all but the first that tries. */
+/**
+ * Uses a live token up and returns whose it was; null for all but the first that tries. Locks the
+ * user first, as everything does that ends the user's tokens.
+ */
 export const takeToken = (tx: Db, token: string, purpose: Purpose): Promise<Taken | null> =>
   first(
     tx,
-    `delete from tokens using users where ${live}
-     returning user_id as "userId", tokens.email`,
+    `with holder as (select users.id from tokens, users where ${live} for update of users)
+     delete from tokens using holder where digest = $1::bytea and user_id = holder.id
+     returning user_id as "userId", email`,
     [digestKey(token), purpose],
   )
 
