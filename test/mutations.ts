@@ -21,7 +21,7 @@ const rooms: Record<string, string[]> = {
   'src/sessions/': ['sessions', 'access', 'powers', 'life'],
   'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'life', 'abuse'],
   'src/users/': ['users', 'access', 'life', 'powers', 'sessions', 'commands', 'faults'],
-  'src/tokens/': ['life', 'users', 'access'],
+  'src/tokens/': ['life', 'users', 'access', 'powers'],
   'src/audit/': ['sessions', 'life', 'users', 'access'],
   'src/http/': ['http', 'access', 'powers', 'users', 'throttle', 'tls', 'abuse', 'faults'],
   'src/database/': ['migrate', 'users', 'faults'],
