@@ -1,6 +1,6 @@
 // What operators need: health for monitors and balancers, metrics for Prometheus, and the document
 // of the API with the page that shows it.
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -169,7 +169,7 @@ function fileRoute({ path, type, headers, make, ...spec }: FileSpec): Route {
   })
 }
 
-const hashOf = (text: string) => createHash('sha256').update(text).digest('base64')
+const hashOf = (text: string) => hash('sha256', text, 'base64')
 
 /** One file, and the policy that names its one script and its one style by their hashes. */
 function makePage() {

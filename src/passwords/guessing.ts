@@ -5,7 +5,7 @@
 // One failure is forgotten per 15 min, so a stranger at one address, who then gets one try per 15
 // min, never reaches the limit of an account from anywhere and cannot keep its owner out elsewhere.
 // Addresses that nobody has are counted like accounts.
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
@@ -28,7 +28,7 @@ export const accountOfAddress = (folded: string): Buffer => digest(`address ${fo
 const anyAccount = digest('any account')
 
 function digest(name: string): Buffer {
-  return createHash('sha256').update(name).digest()
+  return hash('sha256', name, 'buffer')
 }
 
 /** The rows in which a guess is counted. */
