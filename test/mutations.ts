@@ -645,8 +645,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/rules.ts',
-    text: 'if (trimmed.length > maxNormalizedLength) {',
-    replacement: 'if (trimmed.length > 16_384) {',
+    text: 'trimmed.slice(0, maxNormalizedLength)',
+    replacement: 'trimmed',
     meaning: 'one address holds up everybody',
   },
   {

@@ -479,6 +479,31 @@ test('the key that the service makes for its first admin is for its account alon
   assert.equal(statSync(keyFile).mode & 0o777, 0o600)
 })
 
+test('a log-in and a search take an address as a sign-up took it', async () => {
+  // In NFC it has 122 characters, as it is written here 342.
+  const email = ` ${'e\u0323\u0302'.repeat(110)}@example.org`
+  const account = { email, password }
+  assert.equal((await app.request('POST', '/users', { body: account })).status, 201)
+  assert.equal((await app.request('POST', '/users/sessions', { body: account })).status, 201)
+  for (const name of ['email', 'search']) {
+    const path = `/users?${name}=${encodeURIComponent(email)}`
+    const found = await app.request('GET', path, { key: admin.key })
+    assert.deepEqual([found.status, found.details?.length], [200, 1], name)
+  }
+  const wrong = { body: { email: 1, password } }
+  const refused = await app.request('POST', '/users/sessions', wrong)
+  assert.deepEqual(refused.body.errors, [{ field: 'email', message: 'must be text' }])
+})
+
+test('a blank in an address of a query is a plus that was not encoded', async () => {
+  for (const name of ['email', 'search']) {
+    const answer = await app.request('GET', `/users?${name}=ada+b@example.org`, { key: admin.key })
+    assert.deepEqual(brief(answer), { status: 400, code: 'invalid_query' })
+    const message = 'must not have a blank: write + as %2B'
+    assert.deepEqual(answer.body.errors, [{ field: name, message }])
+  }
+})
+
 test('no text is normalised that is much longer than what is allowed', async (t) => {
   const lengths: number[] = []
   const { normalize } = String.prototype

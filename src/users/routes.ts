@@ -29,11 +29,11 @@ import {
   requireAnotherAdmin,
 } from './queries.ts'
 import {
-  anyEmailSchema,
   emailSchema,
   reservedDefaults,
   reservedMembers,
   signUpSchema,
+  soughtEmailSchema,
   userMembers,
   type User,
 } from './rules.ts'
@@ -108,10 +108,10 @@ export const userRoutes = (deps: UserDeps): Route[] => [
       {},
       {
         ...pageQuery,
-        email: documented(anyEmailSchema, {
+        email: documented(soughtEmailSchema, {
           description: 'The user who has this address, whatever its case',
         }),
-        search: documented(anyEmailSchema, {
+        search: documented(soughtEmailSchema, {
           description:
             'The beginning of an address, or @ and its whole domain, whatever their case',
           examples: ['@example.org'],

@@ -13,7 +13,6 @@ import {
   omittable,
   refined,
   rule,
-  text,
   uuidSchema,
   type Members,
   type Schema,
@@ -22,7 +21,6 @@ import {
 const maxEmailLength = 254
 const maxMetadataBytes = 4096
 const sample = 'ada@example.org'
-const tooLong = `must have at most ${maxEmailLength} characters`
 
 /**
  * The form in which addresses are compared. Lower case may undo NFC, which is applied again.
@@ -39,18 +37,22 @@ const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
   '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f' +
   '\\u3000\\ufeff\\ufff9-\\ufffb'
-/** An address as it is kept: trimmed, NFC. */
+/** An address as it is kept: trimmed, NFC, of at most 254 characters. */
+function keptForm(value: string, wrong: (message: string) => void): string {
+  const trimmed = value.trim()
+  const address = trimmed.slice(0, maxNormalizedLength).normalize('NFC')
+  if (trimmed.length > maxNormalizedLength || [...address].length > maxEmailLength) {
+    wrong(`must have at most ${maxEmailLength} characters`)
+  }
+  return address
+}
+
+/** An address that a user may have. */
 export const emailSchema = refined(
   anyTextSchema,
   (value, wrong) => {
-    const trimmed = value.trim()
-    if (trimmed.length > maxNormalizedLength) {
-      wrong(tooLong)
-      return trimmed.slice(0, maxNormalizedLength)
-    }
-    const address = trimmed.normalize('NFC')
+    const address = keptForm(value, wrong)
     if (!/^[^@]+@[^@]+$/.test(address)) wrong('must have one @ with something on both sides')
-    if ([...address].length > maxEmailLength) wrong(tooLong)
     if (/[\s\p{Cc}\p{Cf}\p{Zs}]/u.test(address)) {
       wrong('must not have white space or control characters')
     }
@@ -68,8 +70,16 @@ export const emailSchema = refined(
   },
 )
 
-/** An address, or its beginning, that somebody may have: what a log-in or a search takes. */
-export const anyEmailSchema = text({ max: maxEmailLength, example: sample })
+/** An address that somebody may have: what a log-in takes. */
+export const anyEmailSchema = refined(anyTextSchema, keptForm, {
+  json: { maxLength: maxEmailLength, examples: [sample] },
+})
+
+/** An address, or its beginning, in a query. */
+export const soughtEmailSchema = refined(anyEmailSchema, (address, wrong) => {
+  if (/\s/.test(address)) wrong('must not have a blank: write + as %2B')
+  return address
+})
 
 /** Whether a password, which is in NFKC by now, is the address. */
 const isSameAsEmail = (password: string, email: string) =>
