@@ -215,6 +215,7 @@ function parseUrl(given: string): Env | undefined {
   const isUnderstood =
     /^postgres(ql)?:$/.test(protocol) &&
     /^(disable|require|verify-full|undefined)$/.test(String(sslmode)) &&
+    new Set(searchParams.keys()).size === searchParams.size &&
     Object.keys(others).every((name) => ignoredParameters.includes(name)) &&
     parseHosts(hosts) !== undefined
   if (!isUnderstood) return undefined

@@ -81,6 +81,8 @@ test('DATABASE_URL is understood as providers hand it out', () => {
   for (const hosts of ['postgres://u:p@a,b/d', 'postgres://u:p@c/d?host=a,b']) {
     assert.deepEqual(read({ DATABASE_URL: hosts })?.hosts, ['a', 'b'])
   }
+  const twice = { DATABASE_URL: 'postgres://u:p@c/d?host=a&host=b' }
+  assert.match(failure(twice).message, /: DATABASE_URL must be /)
 })
 
 test('the password may lie in a file, without the line’s end', () => {

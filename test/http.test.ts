@@ -380,6 +380,7 @@ test('metrics tell of files and of a loop that is late, to any number of scraper
 
 test('metrics are for admins and label requests by the route table alone', async () => {
   await app.request('GET', '/made/up/path')
+  await app.request('PROPFIND', '/users')
   await app.request('GET', '/users/0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f', { key })
   await app.request('POST', '/users/sessions', { body: { email: 'a@b', password } })
   const { text, headers } = await app.request('GET', '/metrics', { key })
@@ -395,7 +396,8 @@ test('metrics are for admins and label requests by the route table alone', async
   assert.match(text, /^user_service_failures_total\{code="invalid_credentials"\} 1$/m)
   assert.match(text, /^user_service_failures_total\{code="last_admin"\} 0$/m)
   assert.match(text, /^user_service_build_info\{version="1\.0\.0",commit="unknown"\} 1$/m)
-  assert.ok(!text.includes('made/up'))
+  assert.match(text, /^http_requests_total\{method="other",route="none",status="405"\} 1$/m)
+  assert.ok(!/made\/up|PROPFIND/.test(text))
   const numbers = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
   for (const line of numbers) assert.match(line, /^[a-z_]+(\{.*\})? -?\d+(\.\d+)?(e[+-]?\d+)?$/)
   const { key: plain } = await app.user()

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { hash } from 'node:crypto'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -187,6 +188,20 @@ test('a checkout with other line ends has the same files', () => {
     writeFileSync(join(directory, file), text)
   }
   assert.deepEqual(readMigrations(pathToFileURL(`${directory}/`)), readMigrations())
+})
+
+test('a database that 1.0 migrated from a checkout with CRLF goes up and down', async () => {
+  const db = await createEmpty()
+  const all = readMigrations().map((migration) => {
+    const up = migration.up.replaceAll('\n', '\r\n')
+    return { ...migration, hash: hash('sha256', up) }
+  })
+  await migrate(db, 'up', { all: all.slice(0, -1) })
+  const names = all.map(({ name }) => name)
+  assert.deepEqual(await migrate(db, 'up'), names.slice(-1))
+  await checkSchema(db)
+  const down = await migrate(db, 'down', { count: names.length })
+  assert.deepEqual(down, names.toReversed())
 })
 
 test('addresses are compared by their bytes, and getting there rewrites no table', async () => {

@@ -177,7 +177,7 @@ test('refuses a second owner and leaves the first alone', async () => {
   const first = await start(directory)
   await assert.rejects(
     start(directory),
-    /another `npm start` runs PostgreSQL \(process \d+\) in .*second/,
+    /another `npm start` runs PostgreSQL \(process (\d+)\) in .*second.*; if .*: kill -INT \1$/,
   )
   assert.equal(await ask(first, 'select 1 as answer'), 1)
   await first.stop()

@@ -137,6 +137,13 @@ test('every answer tells browsers to stay with HTTPS, even one to what is no req
     assert.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `))
     const said = answer.match(/^strict-transport-security: .*$/gim)
     assert.deepEqual(said, ['Strict-Transport-Security: max-age=31536000'], answer)
+    for (const header of ['Referrer-Policy: no-referrer', 'X-Frame-Options: DENY']) {
+      assert.ok(answer.includes(`\r\n${header}\r\n`), header)
+    }
+    assert.match(
+      answer,
+      /\r\nContent-Security-Policy: default-src 'none'; .*frame-ancestors 'none'/,
+    )
   }
   const plain = await startTestApp({}, database)
   assert.equal(

@@ -107,12 +107,11 @@ async function tryStep(tx: Db, way: Way, all: Migration[]): Promise<string | nul
   const migration = all.find(({ name }) => name === next?.name)
   if (migration === undefined) return null
   await runFile(tx, migration.name, migration[way])
-  const note =
-    way === 'up'
-      ? `insert into ${table} (name, hash) values ($1, $2)`
-      : `delete from ${table} where name = $1 and hash = $2`
-  await tx.query(note, [migration.name, migration.hash])
-  return migration.name
+  const { name, hash } = migration
+  if (way === 'up')
+    await tx.query(`insert into ${table} (name, hash) values ($1, $2)`, [name, hash])
+  else await tx.query(`delete from ${table} where name = $1`, [name])
+  return name
 }
 
 /** Describes the session with the longest transaction among those that hold locks of ours. */
@@ -150,12 +149,16 @@ export async function readStatus(db: Db, all = readMigrations()) {
     ? await db.query<{ name: string; hash: string }>(`select name, hash from ${table}`)
     : []
   const applied = new Map(history.map(({ name, hash }) => [name, hash]))
-  const known = new Map(all.map(({ name, hash }) => [name, hash]))
+  const known = new Map(all.map((migration) => [migration.name, migration]))
 
   function stateOf(name: string) {
-    if (!known.has(name)) return 'unknown'
-    if (!applied.has(name)) return 'pending'
-    return known.get(name) === applied.get(name) ? 'applied' : 'edited'
+    const migration = known.get(name)
+    const found = applied.get(name)
+    if (migration === undefined) return 'unknown'
+    if (found === undefined) return 'pending'
+    // Version 1.0 hashed a file with the line ends that its checkout had.
+    const onWindows = hash('sha256', migration.up.replaceAll('\n', '\r\n'))
+    return [migration.hash, onWindows].includes(found) ? 'applied' : 'edited'
   }
 
   const names = [...new Set([...known.keys(), ...applied.keys()])]

@@ -76,7 +76,8 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
         strangerSince ??= Date.now()
         if (Date.now() - strangerSince > 3000)
           throw new ExitError(
-            `another \`npm start\` runs PostgreSQL (process ${pid}) in ${directory}: stop it first`,
+            `another \`npm start\` runs PostgreSQL (process ${pid}) in ${directory}: ` +
+              `stop it first; if there is none: kill -INT ${pid}`,
           )
       }
       if (!isAlive && (server === undefined || server.hasEnded())) {

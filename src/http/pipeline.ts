@@ -100,9 +100,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const { req, start, origin, caller } = exchange
     const { code, cause }: Partial<AppError> = failure ?? {}
     const ms = performance.now() - start
-    const method = req.method ?? 'none'
+    const { method = 'none' } = req
     const route = exchange.route?.path ?? 'none'
-    metrics.request({ method, route, status, seconds: ms / 1000, code })
+    const label = usualMethods.has(method) ? method : 'other'
+    metrics.request({ method: label, route, status, seconds: ms / 1000, code })
     // Member by member: spreading objects took a tenth of the time of a request.
     const fields = {
       requestId: origin.requestId,
@@ -141,6 +142,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     record(exchange, status, failure)
   }
 }
+
+/** Those that metrics name, so that strangers make no series. */
+const usualMethods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'none'])
 
 /** The path and the query of a request target; a scheme and host are ignored. */
 const targetPattern = /^(?:https?:\/\/[^/?#]*)?([^?]*)\??(.*)$/i
@@ -219,13 +223,21 @@ function describeFailure(exchange: Exchange, failure: AppError): Reply {
   return { status, raw: { type: 'application/json', text: toLine(envelope) } }
 }
 
+/** With TLS, scanners look for these in answers to browsers. */
+const secured = {
+  'Strict-Transport-Security': 'max-age=31536000',
+  'Referrer-Policy': 'no-referrer',
+  'X-Frame-Options': 'DENY',
+  'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
+}
+
 /** Makes the one function that writes answers. */
 function createSend({ secure, corsOrigins }: PipelineOptions) {
   const common = {
     'Cache-Control': 'no-store',
     'X-Content-Type-Options': 'nosniff',
     ...(corsOrigins.length > 0 && { Vary: 'Origin' }),
-    ...(secure && { 'Strict-Transport-Security': 'max-age=31536000' }),
+    ...(secure && secured),
   }
 
   /** Returns the status, for the log: 499 if nobody is there to read the answer. */
