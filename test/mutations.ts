@@ -1289,7 +1289,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/migrate.ts',
-    text: `known.get(name) === applied.get(name) ? 'applied' : 'edited'`,
+    text: `[migration.hash, onWindows].includes(found) ? 'applied' : 'edited'`,
     replacement: `'applied'`,
     meaning: 'an edited migration is taken for the applied one',
     tests: ['migrate'],
