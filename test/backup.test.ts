@@ -205,6 +205,20 @@ test('a backup puts a dump into the bucket, and then what is in it', async () =>
   assert.equal(dumpName(env['DATABASE_NAME']!, new Date(at)), name)
 })
 
+test('a dump of which the bucket has only a part is no backup', async () => {
+  fake(
+    'pg_dump',
+    `for each; do case $each in --file=*) echo >"\${each#--file=}"; esac; done; echo 15`,
+  )
+  fake('pg_restore', '')
+  fakeAws('case $1 in s3api) echo 0; esac')
+  const { status, stdout, stderr } = await runCommand('backup', [], base)
+  for (const name of ['pg_dump', 'pg_restore']) rmSync(join(folder, name))
+
+  assert.deepEqual([status, stdout], [1, ''])
+  assert.match(stderr, /^backup: s3:\S+\.bck does not have the 1 bytes that were sent\n$/)
+})
+
 test('while a backup uploads it holds no snapshot, and a lost lock is no failure', async () => {
   fake(
     'pg_dump',
@@ -311,6 +325,18 @@ test('a database without our tables is not backed up, but an error', async () =>
       status: 1,
       stderr: 'backup: the database holds nothing: node bin/migrate.js up was never run\n',
     },
+  )
+})
+
+test('tables that belong to another role are named as what a backup would leave out', async () => {
+  const own = await createTestDatabase()
+  await own.db.query(`alter table users owner to postgres`)
+  const { status, stderr } = await runCommand('backup', [], { ...base, ...own.env })
+
+  assert.equal(status, 1)
+  assert.match(
+    stderr,
+    /^backup: the tables belong to postgres: .* owner to user_service_admin\)\n$/,
   )
 })
 

@@ -115,12 +115,21 @@ async function backUp({ database, bucket }: Places, print: Print): Promise<void>
   print(`Backed up ${users} users to ${bucket.url}/${name}: ${formatSize(size)}`)
 }
 
+/** Why there are no tables of ours. */
+async function explainNone(tx: Db): Promise<string> {
+  const [users] = await tx.query<{ owner: string }>(`select tableowner as owner from pg_tables
+    where schemaname = 'user_service_schema' and tablename = 'users'`)
+  return users === undefined
+    ? 'the database holds nothing: node bin/migrate.js up was never run'
+    : `the tables belong to ${users.owner}: a backup takes those of user_service_admin, so make ` +
+        'it their owner (alter table ... owner to user_service_admin)'
+}
+
 /** Exports a transaction's snapshot and counts the rows in it; throws if there are no tables. */
 async function readSnapshot(tx: Db) {
   await tx.query('set transaction isolation level repeatable read, read only')
   const rows = await countRows(tx)
-  if (!('users' in rows))
-    throw new ExitError('the database holds nothing: node bin/migrate.js up was never run')
+  if (!('users' in rows)) throw new ExitError(await explainNone(tx))
   // Of `excluded`, the relations that are not ours, we may not even read.
   const read = await one<{
     id: string

@@ -1,13 +1,17 @@
-// The bucket that holds the dumps, reached with the AWS CLI, which retries what may succeed later.
+// The bucket that holds the dumps, reached with the AWS CLI.
+import { statSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+
 import { readDatabase, type DatabaseConfig } from '../config.ts'
-import { createLocalReader } from './command.ts'
+import { ExitError } from '../errors.ts'
+import { createLocalReader, signal } from './command.ts'
 import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
 import { runProgram } from './programs.ts'
 
 /** Each of its functions throws when the AWS CLI fails, with its reason. */
 export interface Bucket {
   url: string
-  /** Uploads a file. */
+  /** Uploads a file, trying three times; throws unless the bucket then has all of it. */
   put(file: string, name: string): Promise<void>
   /** Downloads into a file. */
   get(name: string, file: string): Promise<void>
@@ -24,13 +28,26 @@ export interface Places {
   bucket: Bucket
 }
 
+/** Does `upload` up to three times, three seconds apart, unless S3 itself refuses it. */
+async function trying(upload: () => Promise<unknown>): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await upload()
+      return
+    } catch (error) {
+      if (tries === 3 || /An error occurred/.test((error as Error).message)) throw error
+    }
+    await sleep(3000, undefined, { signal })
+  }
+}
+
 /** Reads the database, on localhost unless another is named, and the bucket. */
 export function readPlaces(user: string): Places {
   const reader = createLocalReader()
   const database = readDatabase(reader, user)!
   const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
-  const [, name, folder] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
-  if (!name) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
+  const [, bucketName, folder] = /^s3:\/\/([a-z0-9][a-z0-9.-]+)((?:\/[\w.=+-]+)*)$/.exec(url) ?? []
+  if (!bucketName) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
   const options: string[] = []
   const profile = reader.text('IAM_ROLE')
@@ -44,11 +61,25 @@ export function readPlaces(user: string): Places {
     return stdout
   }
 
+  const prefix = `${folder}/`.slice(1)
   const bucket: Bucket = {
     url,
     async put(file, name) {
       const target = `${url}/${name}`
-      await aws(`cannot upload to ${target}`, 's3', 'cp', '--only-show-errors', file, target)
+      const copy = ['s3', 'cp', '--only-show-errors', file, target]
+      await trying(() => aws(`cannot upload to ${target}`, ...copy))
+      const stored = await aws(
+        `cannot look at ${target}`,
+        's3api',
+        'head-object',
+        `--bucket=${bucketName}`,
+        `--key=${prefix}${name}`,
+        '--query=ContentLength',
+        '--output=text',
+      )
+      const { size } = statSync(file)
+      if (Number(stored) !== size)
+        throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
     },
 
     async get(name, file) {
@@ -57,12 +88,11 @@ export function readPlaces(user: string): Places {
     },
 
     async list(database) {
-      const prefix = `${folder}/`.slice(1)
       const text = await aws(
         `cannot list ${url}`,
         's3api',
         'list-objects-v2',
-        `--bucket=${name}`,
+        `--bucket=${bucketName}`,
         `--prefix=${prefix}${dumpPrefix(database)}`,
         '--query=Contents[].{key:Key,size:Size,storedAt:LastModified}',
         '--output=json',

@@ -618,7 +618,7 @@ test('an S3 server that dies half-way fails the backup, and nothing counts', asy
 })
 
 test('an S3 server that comes back in time does not even fail the backup', async () => {
-  const { child, ended } = startCommand('backup', [], { ...slowly, AWS_MAX_ATTEMPTS: '10' })
+  const { child, ended } = startCommand('backup', [], slowly)
   await uploading(child.pid!)
   await sleep(1000)
   s3.kill()
