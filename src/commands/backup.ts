@@ -17,6 +17,8 @@ const usage = `Dumps the database into S3_BUCKET. list: the dumps there, newest 
   --max-age  exit status 4 when the newest complete dump is older, or there is none
   --quiet    print nothing when all is well
 
+Connects as user_service_user to DATABASE_URL, or to DATABASE_HOST (localhost); the password may be
+in ~/.pgpass.
 Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`

@@ -6,8 +6,10 @@ const usage = `  create  roles with ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PA
           and its schema; safe to repeat
   drop    the database NAME with all data, and the roles unless another database needs them
 
-Connects as postgres unless DATABASE_USER names another superuser, or a role that may create roles
-and databases. Exit status: 0 done, 1 failed, 2 misuse.`
+The database is DATABASE_NAME, or that of DATABASE_URL but for postgres, or db_user_service.
+Connects to localhost unless DATABASE_URL or DATABASE_HOST is set, as postgres unless DATABASE_USER
+names another superuser, or a role that may create roles and databases.
+Exit status: 0 done, 1 failed, 2 misuse.`
 
 await command({
   name: 'database',

@@ -10,12 +10,14 @@ import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
 import { runProgram } from './programs.ts'
 
 const usage = `Restarts the container when its health check fails three times in a row.
+Prints nothing when all is well.
 
 SERVICE_URL       default http://SERVER_HOST:SERVICE_PORT/SERVICE_ENDPOINT
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
 
-Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy or misuse, 3 docker failed.`
+Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped or misuse,
+3 docker failed.`
 
 await command({ name: 'monitor', synopsis: '', usage, pattern: /^$/, run: monitor })
 
