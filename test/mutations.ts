@@ -1189,7 +1189,7 @@ export const mutations: Mutation[] = [
     text: 'if (hosts.length > 1 && !acceptsWrites) throw',
     replacement: 'if (hosts.length > 5 && !acceptsWrites) throw',
     meaning: 'a standby is written to',
-    tests: ['faults'],
+    tests: ['system/failover'],
   },
   {
     file: 'src/database/pool.ts',
