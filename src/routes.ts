@@ -20,5 +20,6 @@ export const allRoutes = (deps: Deps): Route[] => [
   ...tokenRoutes(deps),
   ...gatewayRoutes(),
   ...auditRoutes(deps),
+  // Called when the document is asked for: it describes these routes, its own among them.
   ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
 ]

@@ -6,6 +6,7 @@ import { randomInt } from 'node:crypto'
 import http from 'node:http'
 import { test } from 'node:test'
 
+import { accountOfUser } from '../src/passwords/guessing.ts'
 import { createKey } from '../src/keys/format.ts'
 import { resolve as resolveIn } from './support/documented.ts'
 import { hashCheaply, startTestApp, undo } from './support/helpers.ts'
@@ -88,11 +89,11 @@ function mayHash(): boolean {
   hashed++
   return true
 }
-const waiting = (await app.user()).email
+const { id: waitingId, email: waiting } = await app.user()
 await app.db.query(
   `insert into login_failures (account, client, failures, wait_until)
-  values (sha256(convert_to($1, 'UTF8')), '127.0.0.1', 9, now() + interval '1 day')`,
-  [waiting],
+  values ($1, '127.0.0.1', 9, now() + interval '1 day')`,
+  [accountOfUser(waitingId)],
 )
 
 /** A value by its schema. */

@@ -127,7 +127,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/acting.ts',
-    text: 'if (changes?.length !== 0) {',
+    text: 'if (hasChanged) {',
     replacement: 'if (changes?.length === 1) {',
     meaning: 'changes leave no event in the audit',
   },

@@ -33,7 +33,7 @@ export async function countRows(db: Db): Promise<Manifest['rows']> {
   return one(db, { text: `select ${counts.join()}` })
 }
 
-/** How the names of a database's dumps begin, different for each: `my.db` is written `my.2edb`. */
+/** How the names of a database's dumps begin, unlike any other's: `my.db` gives `my.2edb_dump_`. */
 export function dumpPrefix(database: string): string {
   const name = database.replace(/^-|[^\w-]/gu, (character) =>
     Buffer.from(character).toString('hex').replace(/../g, '.$&'),
@@ -50,7 +50,9 @@ export function dumpName(database: string, at: Date): string {
 /** The instant in a dump's name, or null when it is no such name. */
 export function parseDumpName(name: string): Date | null {
   const pattern = /^(?!-)(?:[\w-]|\.[0-9a-f]{2})+_dump_(\d{4}-\d\d-\d\d)-(\d\d_\d\d_\d\d)\.bck$/
-  const [, day, time = ''] = pattern.exec(name) ?? []
+  const match = pattern.exec(name)
+  if (match === null) return null
+  const [, day, time = ''] = match
   const at = new Date(`${day}T${time.replaceAll('_', ':')}Z`)
   return Number.isNaN(at.getTime()) ? null : at
 }

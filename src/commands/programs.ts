@@ -40,7 +40,7 @@ const passed = new RegExp(
 )
 const cronPath = '/usr/bin:/bin'
 
-/** The environment of a program, without our passwords; where PATH is cron's, it has more. */
+/** A program's environment, without our passwords; to cron's PATH, /usr/local/bin is added. */
 function programEnv(): Env {
   const { PATH = cronPath } = process.env
   return {
@@ -73,8 +73,8 @@ export function postgresEnv(database: DatabaseConfig): Env {
 }
 
 /**
- * Makes a directory that only we can read, until the process ends. A process that is killed leaves
- * its directory behind: this removes those of dead ones.
+ * Makes a directory that only we can read, removed when the process ends. Also removes those that
+ * processes left behind when they were killed.
  */
 export function makeDirectory(): string {
   for (const name of readdirSync(tmpdir())) {

@@ -15,7 +15,7 @@ export interface Bucket {
   put(file: string, name: string): Promise<void>
   /** Downloads into a file. */
   get(name: string, file: string): Promise<void>
-  /** The dumps of a database, those that were stored last first. */
+  /** The dumps of a database; the one that was stored last comes first. */
   list(database: string): Promise<StoredDump[]>
 }
 
@@ -50,7 +50,7 @@ export function readPlaces(user: string): Places {
   if (!bucketName) reader.wrong('S3_BUCKET', 'must be s3://bucket or s3://bucket/prefix')
   reader.finish()
   const options: string[] = []
-  const profile = reader.text('IAM_ROLE')
+  const profile = reader.text('IAM_ROLE') // despite its name, a profile of the AWS CLI
   if (profile) options.push(`--profile=${profile}`)
   // Also as an option, since the CLI of Debian 12 (2.9.19) ignores the variables.
   const endpoint = process.env['AWS_ENDPOINT_URL_S3'] || process.env['AWS_ENDPOINT_URL']
@@ -61,7 +61,7 @@ export function readPlaces(user: string): Places {
     return stdout
   }
 
-  const prefix = `${folder}/`.slice(1)
+  const prefix = folder ? `${folder.slice(1)}/` : ''
   const bucket: Bucket = {
     url,
     async put(file, name) {
@@ -105,11 +105,16 @@ export function readPlaces(user: string): Places {
       for (const { key, size } of objects) {
         const name = key.slice(prefix.length)
         const at = parseDumpName(name)
-        // The dumps of `app` are listed with those of `app_dump_old`.
+        // The prefix of `app`, `app_dump_`, also begins the dumps of a database `app_dump_old`.
         if (at === null || name !== dumpName(database, at)) continue
         const ageMs = Date.now() - at.getTime()
-        const whole = ageMs < -skewMs ? 'IN THE FUTURE' : 'complete'
-        dumps.push({ name, ageMs, size, state: keys.has(`${key}.json`) ? whole : 'INCOMPLETE' })
+        const stateIfComplete = ageMs < -skewMs ? 'IN THE FUTURE' : 'complete'
+        dumps.push({
+          name,
+          ageMs,
+          size,
+          state: keys.has(`${key}.json`) ? stateIfComplete : 'INCOMPLETE',
+        })
       }
       return dumps
     },

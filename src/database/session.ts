@@ -28,7 +28,7 @@ export const commandSettings: Settings = {
   idle_in_transaction_session_timeout: '0',
 }
 
-/** For the service, whose statements find a few rows by an index within 1.9 s. */
+/** For the service: its statements find a few rows by an index, and it waits 1.9 s for each. */
 export const serviceSettings: Settings = {
   ...commandSettings,
   // Shorter than the service's own timeout; otherwise a statement waiting for a lock would outlive

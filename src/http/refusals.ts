@@ -12,7 +12,7 @@ const linesAtOnce = 20
 /** How many clients are named each second: those with the most refusals. */
 const maxNamed = 10
 
-/** Starts with no line used up. */
+/** Returns a log of which no client has used any line yet. */
 export function createRefusalLog(log: Log): RefusalLog {
   const limiter = createLimiter({ rate: linesPerSecond, burst: linesAtOnce })
   const omitted = new Map<string, number>()

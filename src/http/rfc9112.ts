@@ -4,11 +4,11 @@ import { AppError } from '../errors.ts'
 
 /**
  * How many header fields a request may have: 1,000 short ones cost as much as ten requests. Node
- * reads no further.
+ * stops collecting them soon after.
  */
 export const maxFields = 100
 
-/** What RFC 9112 or 9110 tells a server to refuse and Node accepts; undefined: nothing is wrong. */
+/** What Node accepts and RFC 9112, RFC 9110 or our limit refuses; undefined: nothing is wrong. */
 export function findFault(req: IncomingMessage): AppError | undefined {
   if (req.rawHeaders.length > 2 * maxFields) return new AppError('headers_too_large')
   const isSound = hasSoundHost(req) && hasSoundCoding(req) && hasSoundTarget(req)
@@ -24,6 +24,7 @@ const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})
 function hasSoundHost({ headersDistinct, httpVersion }: IncomingMessage): boolean {
   const hosts = headersDistinct['host'] ?? []
   if (hosts.length > 1) return false
+  // Node takes any version; what a Host may be is defined for these two.
   if (httpVersion !== '1.1' && httpVersion !== '1.0') return false
   if (hosts.length === 0) return httpVersion === '1.0'
   return hostPattern.test(hosts[0]!)

@@ -3,7 +3,7 @@ import type { Route } from './route.ts'
 /** What a method and a path lead to. */
 export interface Match {
   route?: Route
-  /** What the path takes, where it does not take this method; undefined: there is no such path. */
+  /** Without a route: the methods that the path takes; undefined where there is no such path. */
   allow?: string | undefined
   params: Record<string, string>
   /** Whether the request counts for the limiter. */
@@ -36,7 +36,7 @@ export function createRouter(routes: Route[], basePath: string): Router {
     }
     const wanted = method === 'HEAD' ? 'GET' : method
     const route = entry.routes.find((each) => each.method === wanted || each.method === 'ANY')
-    // A method that the path does not take counts like those that it does.
+    // A method that the path does not take is throttled as the path's first method is.
     const throttled = (route ?? entry.routes[0]!).throttled !== false
     if (route === undefined) return { allow: allowOf(entry.routes), params: {}, throttled }
     return { route, params: { ...entry.pattern.exec(path)?.groups }, throttled }

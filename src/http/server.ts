@@ -60,9 +60,9 @@ export async function listen(
     logRefusal(client, 'handshake failed', { address, failure: message })
     socket.destroy()
   })
-  let newest = 0
+  let newestAt = 0
   server.on('connection', () => {
-    newest = performance.now()
+    newestAt = performance.now()
   })
   await bind(server, host, port)
   const cutting = setInterval(() => connections.cutSlow(exchangeTimeoutMs), 1000).unref()
@@ -75,13 +75,12 @@ export async function listen(
     },
     async stop(seconds) {
       connections.close()
-      // A connection may still be in the listener's queue, and a request on its way on an idle one:
-      // both are answered, with Connection: close.
+      // A new connection may still wait to be accepted, and a request may be on its way on an idle
+      // connection: both are answered, with Connection: close.
       await sleep(lingerMs)
-      // Node accepts one connection a turn of its event loop, so a busy machine needs longer.
-      for (let tries = 0; tries < 3 && newest > performance.now() - lingerMs; tries++) {
-        await sleep(lingerMs)
-      }
+      // Node accepts one connection a turn of its event loop: while they come, this waits longer.
+      const isAccepting = () => newestAt > performance.now() - lingerMs
+      for (let tries = 0; tries < 3 && isAccepting(); tries++) await sleep(lingerMs)
       // Not http.Server's own close, which would cut connections that have just been made.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve))
       server.closeIdleConnections()
@@ -92,6 +91,7 @@ export async function listen(
       const deadline = setTimeout(() => server.closeAllConnections(), limitMs)
       await closed
       for (const timer of [sweeping, deadline, cutting]) clearTimeout(timer)
+      // Also ends http.Server's timer for slow requests, which NetServer's close leaves running.
       server.close().unref()
     },
   }
@@ -133,12 +133,12 @@ export function bind(server: NetServer, host: string | undefined, port: number):
 function nameOf(server: http.Server, host: string | undefined): string {
   const { address, port } = server.address() as AddressInfo
   if (host === undefined || address === '::' || address === '0.0.0.0') return `localhost:${port}`
-  return `${address.replace(/.*:.*/, '[$&]')}:${port}`
+  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
 }
 
 /**
- * Handles what Node's parser and time limits find: a malformed request, one that comes too slowly,
- * or a body that does. Valid requests before it get their answers first.
+ * Handles what Node's parser and time limits find: a request, or a body, that is malformed or comes
+ * too slowly. Valid requests before it get their answers first.
  */
 function createRefusal({ find }: Connections, pipeline: Pipeline) {
   /** Answers what never became a request as if it had. */
@@ -162,8 +162,8 @@ function createRefusal({ find }: Connections, pipeline: Pipeline) {
     }
     function finish() {
       // A request whose body goes wrong after its answer gets no second one.
-      const isMute = isInBody || error.code === 'ECONNRESET' || !socket.writable
-      if (isMute) socket.destroy()
+      const isUnanswerable = isInBody || error.code === 'ECONNRESET' || !socket.writable
+      if (isUnanswerable) socket.destroy()
       else refuse(socket, refusal)
     }
     if (connection === undefined || connection.waiting.size === 0) finish()

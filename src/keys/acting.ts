@@ -8,9 +8,9 @@ import { findMaker, holdOwner, lockOwner } from './queries.ts'
 import type { Maker } from './rules.ts'
 
 /**
- * Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more. A
- * change of the caller's account, such as a reset of its password, comes before that or afterwards:
- * what the key makes does not outlive it.
+ * Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more.
+ * From then on, a change of the caller's account waits for the transaction: a password reset, for
+ * example, then also finds what the key has made.
  */
 export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
   await holdOwner(tx, caller.userId)
@@ -50,7 +50,8 @@ export function audited(
     await lockOwner(tx, params.id)
     const maker = await requireStill(tx, caller)
     const { body, keyId, changes } = (await work(tx, maker)) ?? {}
-    if (changes?.length !== 0) {
+    const hasChanged = changes === undefined || changes.length > 0
+    if (hasChanged) {
       await insertEvent(tx, {
         action,
         actor: caller.userId,

@@ -15,7 +15,7 @@ const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const randomLength = 43
 const checksumLength = 6
 
-/** What a secret begins with: a key, which opens the API, or a token, which allows one act. */
+/** How a secret begins: `usk` is a key, which opens the API; `ust` a token, for a single act. */
 export type Prefix = 'usk' | 'ust'
 
 const totalLength = 4 + randomLength + checksumLength

@@ -51,7 +51,7 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
   }
 }
 
-/** A key with its own list has the role `user`, and the permissions that its user has, too. */
+/** A key with a list of its own acts as a `user`, with what is both in the list and its user's. */
 function narrowed(caller: Caller): Caller {
   const { keyPermissions } = caller
   if (keyPermissions === null) return caller

@@ -1,10 +1,10 @@
 import { deleteAll, one, type Db } from '../database/pool.ts'
 import { locks } from '../database/codes.ts'
 
-/** One failure is forgotten in this time. */
+/** Each time this much time has passed, one failure is forgotten. */
 const forgetSeconds = 15 * 60
 const maxWaitSeconds = 15 * 60
-/** With these the wait is `maxWaitSeconds`: there is nothing more to count. */
+/** After so many doublings the wait is `maxWaitSeconds`, and further failures change nothing. */
 const maxDoublings = Math.ceil(Math.log2(maxWaitSeconds))
 /** Rows that are further in the future were written before the clock was set back. */
 const maxClockSkewSeconds = 5 * 60
@@ -20,7 +20,7 @@ export interface Guess {
   client: string
 }
 
-/** A row that counts failures, and the number of them that cost nothing. */
+/** A row that counts failures; the failure of the number `free` is the first to cost a wait. */
 export interface Counter extends Guess {
   free: number
 }
@@ -68,7 +68,7 @@ export const addFailure = (tx: Db, counters: Counter[]): Promise<unknown> =>
     columnsOf(counters),
   )
 
-/** Deletes a guess's row, and takes its failures off those of its client at `anyAccount`. */
+/** Deletes a guess's row, and subtracts its failures from its client's row for `anyAccount`. */
 export const deleteFailures = (
   tx: Db,
   { account, client }: Guess,

@@ -1,5 +1,5 @@
-// Sessions: log-in and log-out. A session is a key that ends; its row lies with those
-// of the keys.
+// Sessions: log-in and log-out. A session is a key that a log-in makes; its row lies with those of
+// the keys.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
@@ -115,7 +115,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
     handle: ({ query, ...call }) =>
       audited(deps.db, { action: 'sessions.ended', ...call }, async (tx) => {
         const { id } = call.params
-        await lockUser(tx, id)
+        await lockUser(tx, id) // locked already: this throws `user_not_found`
         await deleteSessions(tx, id, query.others === 'true' ? call.caller.keyId : undefined)
       }),
   }),

@@ -40,6 +40,7 @@ const blank =
 /** An address as it is kept: trimmed, NFC, of at most 254 characters. */
 function keptForm(value: string, wrong: (message: string) => void): string {
   const trimmed = value.trim()
+  // A longer text is refused below; normalising all of it would take too long.
   const address = trimmed.slice(0, maxNormalizedLength).normalize('NFC')
   if (trimmed.length > maxNormalizedLength || [...address].length > maxEmailLength) {
     wrong(`must have at most ${maxEmailLength} characters`)
@@ -93,8 +94,8 @@ export function refuseEmailAsPassword(password: string, email: string): void {
 }
 
 /**
- * Whether PostgreSQL can store this as JSON without changing it. 4 KiB hold half as many levels;
- * many more would overflow the stack.
+ * Whether PostgreSQL can store this as JSON without changing it. 4 KiB of JSON have at most 2,048
+ * levels; many more would overflow the stack.
  */
 function isStorable(value: unknown, levels = maxMetadataBytes / 2): boolean {
   if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0')
@@ -165,7 +166,7 @@ export function signUpSchema(passwordMinLength: number, isByAdmin: boolean): Sch
     ? object({ email: emailSchema }, { password: omittable(passwordSchema), ...reservedMembers })
     : object({ email: emailSchema, password: passwordSchema }, reservedMembers)
   function refine(given: SignUp, wrong: (message: string, member: string) => void) {
-    // A member that is missing or broke its own rule is not there.
+    // Despite its type, `given` lacks members that were not sent or that broke their own rules.
     const { email, password } = given as Partial<SignUp>
     if (email !== undefined && password !== undefined && isSameAsEmail(password, email)) {
       wrong(emailAsPassword, 'password')

@@ -6,7 +6,7 @@ import type { User } from './rules.ts'
 export const etag = ({ version }: Pick<User, 'version'>): string => `"${version}"`
 
 /**
- * The user of a caller, unless its key has permissions of its own, which hide those of the user.
+ * The user of a caller whose key has no permissions of its own: those would hide the user's.
  * Member by member: spreading a row of `pg` would cost more than finding it.
  */
 export const userOf = (caller: Caller): User => ({
@@ -17,13 +17,13 @@ export const userOf = (caller: Caller): User => ({
   permissions: caller.permissions,
   metadata: caller.metadata ?? {},
   enabled: true,
-  secondFactor: false,
+  secondFactor: false, // not supported yet
   version: caller.version,
   createdAt: caller.createdAt,
   updatedAt: caller.updatedAt,
 })
 
-/** A user as it is shown; `apiKeys` is not empty only when the user is created. */
+/** A user as it is shown; `apiKeys` is empty, except in the answer to its creation. */
 export const payload = (shown: User, apiKeys: string[] = []) => ({
   id: shown.id,
   email: shown.email,

@@ -3,7 +3,7 @@ import type { OwnPostgres } from '../support/postgres.ts'
 import type { Proxy } from '../support/proxy.ts'
 import type { Slot } from './client.ts'
 
-/** Which instances may answer 503 while it is on, and what brings it about and takes it away. */
+/** The instances that may answer 503 during the fault, and what brings it about and ends it. */
 export type Fault = [troubled: Slot[], run: () => Promise<unknown>]
 
 interface Faulty {

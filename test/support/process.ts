@@ -86,7 +86,7 @@ export function runCommand(name: string, args: readonly string[], env: NodeJS.Pr
 
 /**
  * Waits until `isSo` returns something true, asking every few milliseconds, and returns that;
- * fails after `seconds`, and says of `what`.
+ * fails after `seconds`, with `what` in the message.
  */
 export async function until<T>(
   what: string | (() => string),
