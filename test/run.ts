@@ -2,7 +2,7 @@
 // `node --test` over test/*.test.ts, or over the files and folders that are named.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -11,6 +11,10 @@ import { compile, isNative, loaderOf, startServer } from './support/runner.ts'
 
 /** The test files of a folder, or the one file that is named. */
 function listTests(path: string): string[] {
+  if (!existsSync(path)) {
+    console.error(`test: there is no ${path}`)
+    process.exit(2)
+  }
   if (!statSync(path).isDirectory()) return [path]
   const names = readdirSync(path).filter((name) => name.endsWith('.test.ts'))
   return names.sort().map((name) => join(path, name))
@@ -20,6 +24,7 @@ const given = process.argv.slice(2)
 const firstName = given.findIndex((word) => !word.startsWith('-'))
 const flags = firstName === -1 ? given : given.slice(0, firstName)
 const named = firstName === -1 ? [join(root, 'test')] : given.slice(firstName)
+const files = named.flatMap(listTests)
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-test-'))
 try {
@@ -37,7 +42,7 @@ try {
       // Something that never comes is a failure, too.
       '--test-timeout=900000',
       ...flags,
-      ...named.flatMap(listTests),
+      ...files,
     ]
     const env = { ...process.env, ...server.env, TEST_LOADER: loader }
     const tests = spawn(process.execPath, args, { stdio: 'inherit', env })
