@@ -136,6 +136,29 @@ test('characters are counted as code points, after NFKC', async () => {
     body: { email: 'cp@example.org', password: '😀'.repeat(8) },
   })
   assert.equal(eight.status, 201)
+  for (const [given, status] of [
+    ['\u1e9b\u0323'.repeat(8), 201],
+    ['ﬁ'.repeat(4), 201],
+    ['\ufdfa'.repeat(8), 400],
+  ] as const) {
+    const body = { email: `${encodeURI(given).length}@example.org`, password: given }
+    assert.equal((await app.request('POST', '/users', { body })).status, status, given)
+  }
+})
+
+test('a password is the same in every form that NFKC makes one', async () => {
+  const { id, key, email } = await app.user()
+  const body = { password: 'ﬁne Ångström①', currentPassword: password }
+  assert.equal((await app.request('PATCH', `/users/${id}`, { key, body })).status, 200)
+  for (const [given, status] of [
+    ['fine A\u030angstro\u0308m1', 201],
+    ['fine \u212bngström①', 201],
+    ['fine Angstrom1', 401],
+  ] as const) {
+    const account = { email, password: given }
+    const answer = await app.request('POST', '/users/sessions', { body: account })
+    assert.equal(answer.status, status, given)
+  }
 })
 
 test('only an admin may give role, permissions and enabled', async () => {
