@@ -331,3 +331,46 @@ for (const { what, change } of [
     assert.equal(made, 401)
   })
 }
+
+test('who may call each route, and with which keys, is as it is written here', () => {
+  const found: Record<string, string[]> = {}
+  for (const route of allRoutes({ signup: 'open', basePath: '/v1' } as Deps)) {
+    const { method, path, access, scope, fresh, changesKeys, atRoot } = route
+    if (atRoot) continue
+    const marks = [scope && `scope ${scope}`, fresh && 'fresh', changesKeys && 'narrow keys, too']
+    const line = [`${method} ${path}`, ...marks.filter(Boolean)].join(', ')
+    found[access] = [...(found[access] ?? []), line].sort()
+  }
+  assert.deepEqual(found, {
+    anyone: [
+      'GET /docs',
+      'GET /healthcheck',
+      'GET /livez',
+      'GET /openapi.json',
+      'GET /users/healthcheck',
+      'POST /users/passwords',
+      'POST /users/sessions',
+      'POST /users/verifications',
+    ],
+    optional: ['POST /users'],
+    key: [
+      'ANY /users/auth, scope auth',
+      'ANY /users/auth/*, scope auth',
+      'DELETE /users/sessions',
+      'GET /audit',
+    ],
+    self: [
+      'DELETE /users/sessions/{id}',
+      'DELETE /users/{id}, fresh',
+      'DELETE /users/{id}/keys/{keyId}, narrow keys, too',
+      'DELETE /users/{id}/tokens',
+      'GET /users/{id}',
+      'GET /users/{id}/keys',
+      'PATCH /users/{id}',
+      'PATCH /users/{id}/keys/{keyId}, narrow keys, too',
+      'POST /users/{id}/keys, fresh, narrow keys, too',
+      'POST /users/{id}/keys/{keyId}/rotate, fresh, narrow keys, too',
+    ],
+    admin: ['GET /metrics, scope metrics', 'GET /users', 'POST /users/{id}/tokens, fresh'],
+  })
+})
