@@ -374,6 +374,25 @@ test('pipelined requests are answered in order, slow ones among them', async () 
   )
 })
 
+test('of pipelined requests one is handled a turn, so that others come between', async () => {
+  const named = (id: string) => `GET /v1/livez HTTP/1.1\r\n${h}X-Request-Id: ${id}\r\n\r\n`
+  const before = app.log.length
+  const other = open(app.url)
+  undo.push(() => other.destroy())
+  await once(other, 'connect')
+  const pipelined = Array.from({ length: 20 }, (_, i) => named(`p${i}`)).join('')
+  await raw('', {
+    count: 20,
+    send(socket) {
+      socket.write(pipelined)
+      socket.once('data', () => other.write(named('between')))
+    },
+  })
+  await until('the other is answered', () => app.log.some((line) => line.includes('"between"')))
+  const ids = app.log.slice(before).map((line) => JSON.parse(line).requestId)
+  assert.ok(ids.indexOf('between') < ids.indexOf('p19'), ids.join())
+})
+
 test('twenty requests may wait on one connection, and one that has more is cut', async () => {
   const waits = await raw(slow() + good.repeat(19), { count: 20, limitMs: hashMs })
   assert.deepEqual(new Set(waits.answers.slice(1).map(({ status }) => status)), new Set([200]))

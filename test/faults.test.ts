@@ -463,6 +463,8 @@ test('settings of the database and of the role change nothing', async () => {
     bytea_output: 'escape',
     standard_conforming_strings: 'off',
     intervalstyle: 'sql_standard',
+    lock_timeout: '1ms',
+    idle_in_transaction_session_timeout: '0',
     enable_indexscan: 'off',
   }
   const set = async (whom: string) => {
@@ -488,6 +490,15 @@ test('settings of the database and of the role change nothing', async () => {
     assert.deepEqual([status, details.id], [200, user.id])
     assert.match(details.createdAt, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
     assert.equal((await change()).status, 201)
+    const service = openDatabase(postgres.as('user_service_manager'), () => {})
+    const [session] = await service.query<object>(`select
+      current_setting('transaction_isolation') as isolation,
+      current_setting('statement_timeout') as statement,
+      current_setting('idle_in_transaction_session_timeout') as idle,
+      current_setting('lock_timeout') as lock`)
+    await service.stop()
+    const expected = { isolation: 'read committed', statement: '1800ms', idle: '10s', lock: '0' }
+    assert.deepEqual({ ...session }, expected)
     const demote = ({ id, key }: { id: string; key: string }) =>
       app.request('PATCH', `/users/${id}`, { key, body: { role: 'user' } })
     const demoted = await Promise.all([demote(one), demote(two)])
