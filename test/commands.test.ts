@@ -190,6 +190,23 @@ test('drop refuses a database without our schema, and a role that could not fini
   assert.deepEqual(await db.query('select count(*)::int as n from users'), [{ n: 0 }])
 })
 
+test('a service with the role of the backup or of the owner does not go unnoticed', async () => {
+  const database = await createTestDatabase()
+  await assert.rejects(startTestApp({ DATABASE_USER: 'user_service_user' }, database), /may not/)
+  const owner = await startTestApp({ DATABASE_USER: 'user_service_admin' }, database)
+  assert.ok(owner.log.some((line) => line.includes('may change the audit')))
+})
+
+test('a service does not start on a schema that is behind or ahead', async () => {
+  const database = await createTestDatabase()
+  const newest = names.at(-1)!
+  await database.db.query('delete from schema_migrations where name = $1', [newest])
+  await assert.rejects(startTestApp({}, database), /The database is behind/)
+  const rows = `insert into schema_migrations (name, hash) values ($1, ''), ('9999_later', '')`
+  await database.db.query(rows, [newest])
+  await assert.rejects(startTestApp({}, database), /9999_later is not known/)
+})
+
 test('a host that is not this one is a wrong setting, and not echoed', async () => {
   const database = await createTestDatabase()
   for (const SERVER_HOST of ['192.0.2.1', 'secret!!']) {

@@ -85,6 +85,21 @@ test('DATABASE_URL is understood as providers hand it out', () => {
   assert.match(failure(twice).message, /: DATABASE_URL must be /)
 })
 
+test('a proxy without a length of its network is one address', () => {
+  const { trustedProxies } = readConfig({ TRUSTED_PROXIES: '10.1.2.3, fd00::1' })
+  const trusted = ['10.1.2.3', '10.1.2.4', '10.9.9.9'].map((each) => trustedProxies!.check(each))
+  assert.deepEqual(trusted, [true, false, false])
+  const six = ['fd00::1', 'fd00::2'].map((each) => trustedProxies!.check(each, 'ipv6'))
+  assert.deepEqual(six, [true, false])
+})
+
+test('SIGNUP is open or admin, and nothing else', () => {
+  assert.equal(readConfig({ SIGNUP: 'admin' }).accounts.signup, 'admin')
+  for (const SIGNUP of ['closed', 'Admin', 'off', 'false']) {
+    assert.match(failure({ SIGNUP }).message, /SIGNUP must be/, SIGNUP)
+  }
+})
+
 test('the password may lie in a file, without the line’s end', () => {
   const path = join(directory, 'password')
   writeFileSync(path, ' p#/ss \n')

@@ -495,10 +495,21 @@ test('settings of the database and of the role change nothing', async () => {
       current_setting('transaction_isolation') as isolation,
       current_setting('statement_timeout') as statement,
       current_setting('idle_in_transaction_session_timeout') as idle,
-      current_setting('lock_timeout') as lock`)
+      current_setting('lock_timeout') as lock,
+      current_setting('enable_seqscan') as scan,
+      current_setting('plan_cache_mode') as plan`)
     await service.stop()
-    const expected = { isolation: 'read committed', statement: '1800ms', idle: '10s', lock: '0' }
-    assert.deepEqual({ ...session }, expected)
+    assert.deepEqual(
+      { ...session },
+      {
+        isolation: 'read committed',
+        statement: '1800ms',
+        idle: '10s',
+        lock: '0',
+        scan: 'off',
+        plan: 'force_generic_plan',
+      },
+    )
     const demote = ({ id, key }: { id: string; key: string }) =>
       app.request('PATCH', `/users/${id}`, { key, body: { role: 'user' } })
     const demoted = await Promise.all([demote(one), demote(two)])
@@ -518,6 +529,22 @@ test('a command may take longer than the database or its role lets statements ta
   )
   assert.deepEqual(await slept, [{ slept: '' }])
   await db.query('alter role user_service_admin reset statement_timeout')
+})
+
+test('a server that logs every statement does not log the password of a role', async () => {
+  await db.query(`alter system set log_statement = 'all'`)
+  await db.query('select pg_reload_conf()')
+  const logged = () => readFileSync(join(postgres.directory, 'postgres.log'), 'utf8')
+  await until('statements are logged', async () => {
+    await db.query('select 1 as probe')
+    return logged().includes('select 1 as probe')
+  })
+  await createDatabase(postgres.as('postgres'), { user_service_user: 'kept-out-of-the-log' })
+  await db.query('alter system reset log_statement')
+  await db.query('select pg_reload_conf()')
+  await db.query('alter role user_service_user password null')
+  assert.match(logged(), /alter role user_service_user password 'SCRAM-SHA-256/)
+  assert.doesNotMatch(logged(), /kept-out-of-the-log/)
 })
 
 test('a role’s password may have characters that nobody sees', async () => {

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 
 import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
-
+import { createLog } from '../src/log.ts'
 import { brief, password, startTestApp, undo, type Answer } from './support/helpers.ts'
 import { until } from './support/process.ts'
 
@@ -271,6 +271,23 @@ test('each request is one line of the log', async () => {
     address: '127.0.0.1',
   })
   assert.ok(time && ms >= 0 && user && keyId)
+})
+
+test('a log writes what its level asks for and what is worse', () => {
+  for (const [level, count] of [
+    ['error', 1],
+    ['warn', 2],
+    ['info', 3],
+    ['debug', 4],
+  ] as const) {
+    let text = ''
+    const log = createLog(level, (written) => {
+      text += written
+    })
+    for (const each of ['error', 'warn', 'info', 'debug'] as const) log(each, 'told')
+    log.flush()
+    assert.equal(text.split('\n').length - 1, count, level)
+  }
 })
 
 test('health checks and preflights that succeed are logged at level debug only', async () => {

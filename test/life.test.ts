@@ -209,6 +209,14 @@ for (const [what, method, path, body] of [
   })
 }
 
+test('a user with tokens can be deleted, and they end', async () => {
+  const { id } = await app.user()
+  const token = await makeReset(id)
+  const deleted = await app.request('DELETE', `/users/${id}`, { key: admin.key })
+  assert.deepEqual(brief(deleted), noContent)
+  assert.deepEqual(brief(await reset(token)), tokenInvalid)
+})
+
 test('of two resets of a user at once one wins, without a deadlock', async () => {
   const { database } = app
   // A deadlock is not resolved before the statements' own time is over.

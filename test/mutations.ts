@@ -1241,7 +1241,7 @@ export const mutations: Mutation[] = [
     text: `enable_seqscan: 'off',`,
     replacement: `enable_seqscan: 'on',`,
     meaning: 'a look-up of a key may scan the table',
-    tests: ['plans', 'migrate'],
+    tests: ['faults'],
   },
   {
     file: 'src/database/setup.ts',
@@ -1271,7 +1271,7 @@ export const mutations: Mutation[] = [
     text: `alter role \${role} password '\${verifier(password)}'`,
     replacement: `alter role \${role} password '\${password}'`,
     meaning: 'passwords are in the log of the database',
-    tests: ['migrate', 'commands'],
+    tests: ['faults'],
   },
   {
     file: 'src/database/grants.ts',
@@ -1381,7 +1381,7 @@ export const mutations: Mutation[] = [
 `,
     replacement: '',
     meaning: 'a useless or dangerous role is not noticed at the start',
-    tests: ['start'],
+    tests: ['commands'],
   },
   {
     file: 'src/app.ts',
@@ -1389,7 +1389,7 @@ export const mutations: Mutation[] = [
 `,
     replacement: '',
     meaning: 'a service starts on a schema it does not know',
-    tests: ['start', 'migrate'],
+    tests: ['commands'],
   },
   {
     file: 'src/app.ts',
@@ -1473,7 +1473,7 @@ export const mutations: Mutation[] = [
     replacement: `references user_service_schema.users,
   email text`,
     meaning: 'a user with a token cannot be deleted',
-    tests: ['users', 'migrate'],
+    tests: ['life'],
   },
   {
     file: 'sql/0004_account_life.up.sql',

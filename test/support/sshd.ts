@@ -9,8 +9,8 @@ import { join } from 'node:path'
 import { freePort, succeed, until } from './process.ts'
 
 /** The first that a connection to the port is sent, or the code of the error. */
-export async function ask(port: number): Promise<string> {
-  const socket = connect(port, '127.0.0.1')
+export async function ask(port: number, host = '127.0.0.1'): Promise<string> {
+  const socket = connect(port, host)
   try {
     const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(5000) })) as [Buffer]
     return chunk.toString()

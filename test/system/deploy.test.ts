@@ -106,6 +106,7 @@ async function findMaster(): Promise<number | null> {
 test('a tunnel opens, leads to the database, is opened once, and closes twice', async () => {
   const opened = await open()
   const answer = await ask(tunnelPort)
+  assert.equal(await ask(tunnelPort, '127.0.0.2'), 'ECONNREFUSED')
   const again = await open()
   const elsewhere = await open('localhost')
   const otherPort = await run('bin/ec2-open-db-tunnel.sh', ['127.0.0.1', join(folder, 'right')], {
