@@ -199,12 +199,11 @@ test('a service with the role of the backup or of the owner does not go unnotice
 
 test('a service does not start on a schema that is behind or ahead', async () => {
   const database = await createTestDatabase()
-  const newest = names.at(-1)!
-  await database.db.query('delete from schema_migrations where name = $1', [newest])
-  await assert.rejects(startTestApp({}, database), /The database is behind/)
-  const rows = `insert into schema_migrations (name, hash) values ($1, ''), ('9999_later', '')`
-  await database.db.query(rows, [newest])
+  await database.db.query(`insert into schema_migrations (name, hash) values ('9999_later', '')`)
   await assert.rejects(startTestApp({}, database), /9999_later is not known/)
+  const last = [names.at(-1), '9999_later']
+  await database.db.query('delete from schema_migrations where name = any($1)', [last])
+  await assert.rejects(startTestApp({}, database), /The database is behind/)
 })
 
 test('a host that is not this one is a wrong setting, and not echoed', async () => {
