@@ -104,7 +104,7 @@ test('the service has the metrics that alerts name, in a form that promtool like
   writeFileSync(file, text)
   await succeed('sh', ['-c', 'exec promtool check metrics <"$0"', file])
 
-  const named = readFileSync(rules, 'utf8').match(/\b\w+(?=\{job=)/g)!
+  const named = readFileSync(rules, 'utf8').match(/\b(user_service|http|process)_\w+(?=\{)/g)!
   assert.deepEqual(
     named.filter((name) => !text.includes(`\n${name}{`) && !text.includes(`\n${name} `)),
     [],
