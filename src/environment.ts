@@ -7,7 +7,8 @@ import { ExitError } from './errors.ts'
 /** The environment. */
 export type Env = Record<string, string | undefined>
 
-const ourPrefix = /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK)_|^(RATE_LIMIT|SESSION)/
+const ourPrefix =
+  /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK|REQUIRE|SECRETS)_|^(RATE_LIMIT|SESSION)/
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 

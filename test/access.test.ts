@@ -343,6 +343,7 @@ test('who may call each route, and with which keys, is as it is written here', (
   }
   assert.deepEqual(found, {
     anyone: [
+      'ANY /users/password-resets',
       'GET /docs',
       'GET /healthcheck',
       'GET /livez',

@@ -378,6 +378,9 @@ test('of a dump dated in the future no alarm is silent, and latest is refused', 
   const list = await runCommand('backup', ['list', '--max-age', '1h'], base)
   const young = await runCommand('backup', ['list', '--max-age', '3h', '--quiet'], base)
   const latest = await runCommand('restore', ['latest', '--yes'], base)
+  fakeAws(`echo '${listed([dumpOf(0), 1, hoursAgo(24)])}'`)
+  const come = await runCommand('backup', ['list', '--max-age', '1h'], base)
+  assert.deepEqual([come.status, come.stdout.split('\t')[1]], [4, '24.0 h'])
   fakeAws(`echo '${listed([ahead, 1, hoursAgo(0)])}'`)
   const alone = await runCommand('backup', ['list', '--max-age', '1h', '--quiet'], base)
 

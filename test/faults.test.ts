@@ -573,7 +573,7 @@ test('row-level security that somebody switched on is no 401', async () => {
   const { status } = await read()
   await assertUnavailable(check)
   await db.query('alter table api_keys disable row level security')
-  assert.equal(status, 500)
+  assert.equal(status, 503)
   await untilBack()
 })
 

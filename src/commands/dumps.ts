@@ -60,7 +60,7 @@ export function parseDumpName(name: string): Date | null {
 /** A dump in the bucket. */
 export interface StoredDump {
   name: string
-  /** How long ago it was made, by its name and our clock. */
+  /** How long ago it was made, by its name, or S3 got it, whichever is longer. */
   ageMs: number
   size: number
   /** Incomplete without its manifest; in the future if a clock was wrong. */

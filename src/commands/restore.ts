@@ -92,8 +92,9 @@ async function findLosses(db: Db, yes: boolean): Promise<string[]> {
   if (yes) return foreign
   const { schema_migrations, ...rows } = await countRows(db)
   const held = Object.keys(rows).find((table) => rows[table]! > 0)
+  const others = foreign.length > 0 ? `, and this would also drop ${foreign.join(', ')}` : ''
   if (held !== undefined)
-    throw new ExitError(`the database holds data (${held}): pass --yes to replace it`)
+    throw new ExitError(`the database holds data (${held})${others}: pass --yes to replace it`)
   const sessions = await db.query(`select from pg_stat_activity
     where datname = current_database() and usename = 'user_service_manager'`)
   if (sessions.length > 0)

@@ -102,13 +102,16 @@ export function readPlaces(user: string): Places {
       objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
       const keys = new Set(objects.map(({ key }) => key))
       const dumps: StoredDump[] = []
-      for (const { key, size } of objects) {
+      for (const { key, size, storedAt } of objects) {
         const name = key.slice(prefix.length)
         const at = parseDumpName(name)
         // The prefix of `app`, `app_dump_`, also begins the dumps of a database `app_dump_old`.
         if (at === null || name !== dumpName(database, at)) continue
-        const ageMs = Date.now() - at.getTime()
-        const stateIfComplete = ageMs < -skewMs ? 'IN THE FUTURE' : 'complete'
+        const isAhead = at.getTime() > Date.now() + skewMs
+        // Once a date in the future has come, S3 knows how old the dump is.
+        const madeAt = isAhead ? at.getTime() : Math.min(at.getTime(), Date.parse(storedAt))
+        const ageMs = Date.now() - madeAt
+        const stateIfComplete = isAhead ? 'IN THE FUTURE' : 'complete'
         dumps.push({
           name,
           ageMs,

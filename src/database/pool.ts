@@ -265,6 +265,7 @@ const lostClasses: string[] = [
   '25P03', // the transaction was idle for too long
   '25P04', // the transaction took too long
   '28', // access: a wrong password, no line of pg_hba.conf
+  '42501', // a right that was taken from the role
   '3D', // no such database
   '53', // out of connections, memory, disk
   '55', // no connections are accepted, the database is being dropped, a lock was not to be had

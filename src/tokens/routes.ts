@@ -41,8 +41,22 @@ export interface TokenDeps {
   verificationSeconds: number
 }
 
+/** Reserved for what asks for a token; it would else be the path of a user with a malformed id. */
+const noResets = route('ANY /users/password-resets', {
+  operationId: 'none',
+  tag: 'tokens',
+  access: 'anyone',
+  undocumented: true,
+  summary: 'None',
+  replies: {},
+  handle() {
+    throw new AppError('not_found')
+  },
+})
+
 /** The routes of tokens. */
 export const tokenRoutes = (deps: TokenDeps): Route[] => [
+  noResets,
   route('POST /users/{id}/tokens', {
     operationId: 'createToken',
     tag: 'tokens',
