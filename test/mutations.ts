@@ -387,6 +387,25 @@ export const mutations: Mutation[] = [
     meaning: 'a key that ends meanwhile makes another that does not',
   },
   {
+    file: 'src/keys/rules.ts',
+    text: 'Math.min(old.factors, maker.factors)',
+    replacement: 'maker.factors',
+    meaning: 'rotating by a key of two factors makes one of two of a key of one',
+  },
+  {
+    file: 'src/keys/rules.ts',
+    text: '  if (one === null || other === null) return null\n  return isLater(one, other) ? other : one',
+    replacement: '  return one ?? other',
+    meaning: 'rotating makes a proof later than it was',
+  },
+  {
+    file: 'src/users/routes.ts',
+    text: '          ...(maker !== null && powersOfNew(maker, created.id, {})),\n',
+    replacement: '',
+    meaning: 'the first key of a user has no proof of who made it',
+    tests: ['powers'],
+  },
+  {
     file: 'src/keys/routes.ts',
     text: `        if (isRevived && !mayRevive(maker, id, before)) throw new AppError('forbidden')
 `,

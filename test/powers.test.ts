@@ -146,6 +146,84 @@ test('an API key prolongs no key of its user beyond its own end, nor itself', as
   assert.equal((await change(ending.id, user.key, null)).status, 200)
 })
 
+const early = '2026-01-01T00:00:00.000Z'
+const held: [name: string, powers: Partial<NewKey>][] = [
+  ['everything', {}],
+  ['some permissions', { permissions: ['a', 'b'] }],
+  ['other permissions', { permissions: ['b', 'c'] }],
+  ['no permission', { permissions: [] }],
+  ['half an hour', { validUntil: inSeconds(1800) }],
+  ['an hour', { validUntil: inSeconds(3600) }],
+  ['two factors', { factors: 2 }],
+  ['a proof', { authenticatedAt: inSeconds(-60) }],
+  ['an early proof', { authenticatedAt: early, factors: 2 }],
+]
+
+type Held = Pick<NewKey, 'permissions' | 'factors' | 'authenticatedAt' | 'validUntil'>
+const heldBy = async (id: string) => {
+  const [row] = await app.db.query<Required<Held>>(
+    `select permissions, factors, authenticated_at as "authenticatedAt",
+       valid_until as "validUntil" from api_keys where id = $1`,
+    [id],
+  )
+  return row!
+}
+
+/** Fails if a key has anything that the other, where it has a limit, has not. */
+function assertWithin(inner: Required<Held>, outer: Held, what: string) {
+  const { permissions = null, factors = 1, authenticatedAt = null, validUntil = null } = outer
+  if (permissions !== null) {
+    assert.ok(
+      inner.permissions?.every((name) => permissions.includes(name)),
+      what,
+    )
+  }
+  assert.ok(inner.factors! <= factors, what)
+  if (validUntil !== null) assert.ok((inner.validUntil ?? '9') <= validUntil, what)
+  if (authenticatedAt === null) assert.equal(inner.authenticatedAt, null, what)
+  else if (inner.authenticatedAt !== null)
+    assert.ok(inner.authenticatedAt! <= authenticatedAt, what)
+}
+
+for (const [name, powers] of held) {
+  test(`a key with ${name} makes and rotates none that has more`, async () => {
+    const user = await app.user({ permissions: ['a', 'b', 'c'] })
+    const other = await app.user()
+    const { key } = await make(user, powers)
+    const body = { name: 'made' }
+    const made = await app.request('POST', '/users/me/keys', { key, body })
+    assert.equal(made.status, 201)
+    assertWithin(await heldBy(made.details.id), powers, 'made')
+    for (const [target, old] of held) {
+      const { id } = await make(user, old)
+      const rotated = await app.request('POST', `/users/me/keys/${id}/rotate`, { key })
+      assert.equal(rotated.status, 201, target)
+      const result = await heldBy(rotated.details.id)
+      assertWithin(result, powers, target)
+      assertWithin(result, old, target)
+      assert.equal(result.factors, Math.min(powers.factors ?? 1, old.factors ?? 1), target)
+    }
+    if (powers.permissions !== undefined) return
+
+    const boss = await app.user({ role: 'admin' })
+    const admins = await make(boss, powers)
+    const account = { email: `${admins.id}@example.org`, password }
+    const created = await app.request('POST', '/users', { key: admins.key, body: account })
+    const [first] = await app.db.query<{ id: string }>(
+      'select id from api_keys where user_id = $1',
+      [created.details.id],
+    )
+    const given = await app.request('POST', `/users/${other.id}/keys`, { key: admins.key, body })
+    for (const id of [first!.id, given.details.id]) {
+      const { factors, authenticatedAt } = await heldBy(id)
+      assert.deepEqual(
+        [factors, authenticatedAt],
+        [powers.factors ?? 1, powers.authenticatedAt ?? null],
+      )
+    }
+  })
+}
+
 test('a key switches on and prolongs no key of its user that may do more', async () => {
   const user = await app.user({ role: 'admin', permissions: ['a', 'b'] })
   const narrow = await make(user, { permissions: ['a'] })

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { scryptSync } from 'node:crypto'
 import { test } from 'node:test'
 
+import { causeOf } from '../src/database/codes.ts'
 import type { Hasher } from '../src/passwords/hasher.ts'
 import { formatHash } from '../src/passwords/hash.ts'
 import { checkPassword } from '../src/passwords/check.ts'
@@ -551,7 +552,7 @@ test('the service may add to the audit and read it, not change or delete', async
       })
       return 'done'
     } catch (error) {
-      return (error as { code: string }).code
+      return causeOf(error).code
     }
   }
   assert.deepEqual(
