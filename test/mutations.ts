@@ -385,6 +385,7 @@ export const mutations: Mutation[] = [
     text: '  await holdOwner(tx, caller.userId)\n',
     replacement: '',
     meaning: 'a key that ends meanwhile makes another that does not',
+    tests: ['life'],
   },
   {
     file: 'src/keys/rules.ts',
