@@ -978,7 +978,8 @@ test('answers queued for a client that hung up do not hold up a stop', async () 
   socket.resetAndDestroy()
   const start = performance.now()
   await other.stop()
-  assert.ok(performance.now() - start < 3000)
+  // Held up, it takes the thirty seconds; a busy machine takes some by itself.
+  assert.ok(performance.now() - start < 20_000)
 })
 
 test('two thousand idle connections leave room for requests', async () => {
