@@ -11,6 +11,7 @@ import {
   blank,
   countBranches,
   countMembers,
+  eitherOf,
   findCommaOperators,
   findFunctions,
   findInnerAssignments,
@@ -144,8 +145,11 @@ const lineRules: LineRule[] = [
   },
   {
     name: 'one statement a line',
-    pattern:
-      /; (const|let|return|throw|await|if|for|while)\b|^(?!\s*for ).*; [\w.]+\((?![^()]*\)[?:])|\{ (const|let|return|throw|await|if|for) /,
+    pattern: eitherOf(
+      /; (const|let|return|throw|await|if|for|while)\b/,
+      /^(?!\s*for ).*; [\w.]+\((?![^()]*\)[?:])/,
+      /\{ (const|let|return|throw|await|if|for) /,
+    ),
     of: 'code',
     bad: ['if (a) { return b }', 'a(); b()', 'for (; a; await b()) {', 'let a; const b = 1'],
     good: ['for (let i = 0; i < size(); i++) {', 'type A = { b: string; c(d: string): void }'],
@@ -173,8 +177,10 @@ const lineRules: LineRule[] = [
   },
   {
     name: 'no enum, namespace or parameter property',
-    pattern:
-      /^\s*((export|declare|const) )*(enum|namespace) |(constructor\(.*|^\s+)\b(public|private|protected) /,
+    pattern: eitherOf(
+      /^\s*((export|declare|const) )*(enum|namespace) /,
+      /(constructor\(.*|^\s+)\b(public|private|protected) /,
+    ),
     of: 'code',
     bad: ['enum A {', 'export const enum A {', 'constructor(a: A, private b: B) {', '  private b,'],
     good: ['constructor(a: A) {'],
@@ -273,9 +279,8 @@ for (const { name, find, bad, good } of codeRules) {
 }
 
 test('at most 100 columns, but for what cannot be broken', () => {
-  // A word of 80 characters, a pattern, a row or a link's address in a README.
-  const isUnbreakable = (line: string) =>
-    /\S{80}|^\s*\|.*\|$|^\[.*\]: |^\s*(\w+: )?\/[^*/].*\/[a-z]*,?$/.test(line)
+  // A word of 80 characters, a row or a link's address in a README.
+  const isUnbreakable = (line: string) => /\S{80}|^\s*\|.*\|$|^\[.*\]: /.test(line)
   const findWide = (path: string, text: string) => {
     let isFenced = false
     return findLines(path, text, (line) => {
@@ -284,15 +289,13 @@ test('at most 100 columns, but for what cannot be broken', () => {
     })
   }
   const wide = 'b '.repeat(51).trim()
-  for (const line of [wide, `/** ${wide} */`, `test('${wide}', async () => {`, `  '${wide}',`])
+  const call = `test('${wide}', async () => {`
+  for (const line of [wide, `/** ${wide} */`, call, `  '${wide}',`, `  /${wide}/i,`])
     assert.equal(findWide('a.ts', line).length, 1, line)
-  assert.deepEqual(findWide('a.ts', `  /${wide}/i,`), [])
   assert.deepEqual(findWide('a.md', `\`\`\`\n${wide}\n\`\`\`\n| ${wide} |`), [])
-  // Quotes other files.
-  const quotes = 'test/mutations.ts'
   // Applied as it is: another text would be another migration.
   const applied = 'sql/0001_users.up.sql'
-  const others = written.filter((path) => path !== quotes && path !== applied)
+  const others = written.filter((path) => path !== applied)
   hold('at most 100 columns', others, findWide)
 })
 
@@ -362,8 +365,10 @@ test('no any, said or implied', () => {
 })
 
 test('SQL is in queries, in commands and under src/database alone', () => {
-  const pattern =
-    /['"`]\s*(select|insert into|update \w+ set|delete from|with \w+ as|lock table|truncate|create (table|role)|alter|grant)\b/
+  const pattern = eitherOf(
+    /['"`]\s*(select|insert into|update \w+ set|delete from|with \w+ as)\b/,
+    /['"`]\s*(lock table|truncate|create (table|role)|alter|grant)\b/,
+  )
   const bad = ['query(`\n  select 1`)', `query('select')`, 'query("update a set b = 1")']
   for (const sample of bad) assert.match(sample, pattern)
   const allowed = /queries\.ts$|^src\/(database|commands)\//
@@ -397,8 +402,10 @@ test('each room opens with two lines that say what it owns', () => {
 })
 
 test('messages, comments and READMEs are in plain English', () => {
-  const words =
-    /\banew\b|\bfor want of\b|\bta(?:kes?|ken) (?:\w+ )*back\b|\btakes no words\b|\bsay --|\bgoes on without\b|\bgives? back\b/i
+  const words = eitherOf(
+    /\banew\b|\bfor want of\b|\bta(?:kes?|ken) (?:\w+ )*back\b/i,
+    /\btakes no words\b|\bsay --|\bgoes on without\b|\bgives? back\b/i,
+  )
   const beginning = String.raw`(?:^\s*(?:\/\/|--|#|\/?\*\*?) |[.:;] )`
   const headless = new RegExp(
     `${beginning}(?:Who|What)ever |${beginning}Who ` +

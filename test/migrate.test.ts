@@ -267,10 +267,8 @@ test('a database of another service is left alone, and the message says what to 
       checkSchema(db),
     ].map(failure),
   )) {
-    assert.match(
-      message,
-      /^The schema user_service_schema holds tables of another service \(api_user, schema_migrations\).*Moving over/,
-    )
+    assert.match(message, /^The schema user_service_schema holds tables of another service \(/)
+    assert.match(message, /service \(api_user, schema_migrations\).*Moving over/)
   }
   const changed = await server.query(
     `select from pg_db_role_setting join pg_database on pg_database.oid = setdatabase
@@ -325,10 +323,9 @@ test('the start names what the role may not or should not do, and what command h
     assert.deepEqual(await readWarnings(user), [
       `${user} may change the audit: connect as user_service_manager`,
     ])
-  assert.match(
-    await failure(readWarnings('user_service_user')),
-    /^user_service_user may not insert, update, delete in the table api_keys\. Connect as user_service_manager/,
-  )
+  const reason = await failure(readWarnings('user_service_user'))
+  assert.match(reason, /^user_service_user may not insert, update, delete in the table api_keys\. /)
+  assert.match(reason, /\. Connect as user_service_manager/)
   for (const [harm, message] of [
     ['revoke insert on audit_events from user_service_manager', /may not insert in .*audit_events/],
     ['revoke all on schema_migrations from user_service_manager', /may not select in/],
@@ -350,10 +347,10 @@ test('the start names what the role may not or should not do, and what command h
   ])
   await createDatabase(config)
   await db.query('alter table users enable row level security')
-  assert.match(
-    await failure(readWarnings('user_service_manager')),
-    /^Row-level security .* Run: alter table user_service_schema\.users disable row level security$/,
-  )
+  const filtered = await failure(readWarnings('user_service_manager'))
+  assert.match(filtered, /^Row-level security hides rows of the table users from /)
+  const fix = ' Run: alter table user_service_schema.users disable row level security'
+  assert.ok(filtered.endsWith(fix), filtered)
   await db.query('alter table users disable row level security')
   await db.query(`alter database ${config.name} set default_transaction_read_only = on`)
   assert.deepEqual(await readWarnings('user_service_manager'), [

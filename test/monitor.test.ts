@@ -126,10 +126,9 @@ describe('monitor', { concurrency: true }, () => {
     const machine = await startMachine(500)
     const { status, stdout, stderr } = await machine.run()
 
-    assert.match(
-      stdout,
-      /^user-service is not healthy \(status 500\) and was restarted; it is healthy again after \d s\n$/,
-    )
+    const sick = 'user-service is not healthy (status 500)'
+    const done = `${sick} and was restarted; it is healthy again after N s\n`
+    assert.equal(stdout.replace(/\d (?=s\n$)/, 'N '), done)
     assert.equal(
       stderr,
       'user-service is not healthy (status 500), it is restarted. Its last log lines:\n' +
@@ -243,10 +242,9 @@ describe('monitor', { concurrency: true }, () => {
     writeFileSync(machine.file('no-restart'), '')
     const { status, stderr } = await machine.run()
 
-    assert.match(
-      stderr,
-      /\nmonitor: user-service is not healthy \(status 500\), and docker restart failed: port is already allocated\n$/,
-    )
+    const failed = 'docker restart failed: port is already allocated'
+    const last = `monitor: user-service is not healthy (status 500), and ${failed}`
+    assert.equal(stderr.trim().split('\n').at(-1), last)
     assert.equal(status, 2)
   })
 

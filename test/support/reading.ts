@@ -1,8 +1,18 @@
 // Reads TypeScript as text, well enough for the rules of the house: the code is formatted, so that
 // indentation tells where a function ends.
 
-const piece =
-  /(?<comment>(?<![:\\'"`])\/\/.*|\/\*[\s\S]*?\*\/|^\s*#.*|(?<=\s|^)--\s.*|<!--[\s\S]*?-->)|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|[\p{L}\p{N}_$]+|=>|===|!==|\?\?=?|\?\.|&&|\|\||\.\.\.|[^\s\p{L}\p{N}_$]/gmu
+/** Matches what one of the patterns matches, with the flags of the first. */
+export const eitherOf = (...patterns: [RegExp, ...RegExp[]]): RegExp =>
+  new RegExp(patterns.map(({ source }) => source).join('|'), patterns[0].flags)
+
+const piece = eitherOf(
+  // Comments of TypeScript, shell, SQL and HTML.
+  /(?<comment>(?<![:\\'"`])\/\/.*|\/\*[\s\S]*?\*\/|^\s*#.*|(?<=\s|^)--\s.*|<!--[\s\S]*?-->)/gmu,
+  /'(?:\\.|[^'\\\n])*'/u,
+  /"(?:\\.|[^"\\\n])*"/u,
+  /[\p{L}\p{N}_$]+/u,
+  /=>|===|!==|\?\?=?|\?\.|&&|\|\||\.\.\.|[^\s\p{L}\p{N}_$]/u,
+)
 
 /** How many words and operators a text has outside comments; a quoted string is one word. */
 export function sizeOf(text: string): number {

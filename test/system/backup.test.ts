@@ -222,10 +222,10 @@ test('a backup of 100,000 users prints a line, and no process list has the passw
   const { status, stdout, stderr } = await ended
 
   assert.equal(stderr, '')
-  assert.match(
-    stdout,
-    /^Backed up 100000 users to s3:\/\/user-service-database-dumps\/db_user_service_dump_\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d\.bck: \d+\.\d\d MB\n$/,
-  )
+  const [line = '', target, name = ''] = /^.* (s3:\S+)\/(\S+): \d+\.\d\d MB\n$/.exec(stdout) ?? []
+  assert.match(line, /^Backed up 100000 users to s3:/)
+  assert.equal(target, 's3://user-service-database-dumps')
+  assert.match(name, /^db_user_service_dump_\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d\.bck$/)
   assert.equal(status, 0)
   first = /dumps\/(\S+\.bck)/.exec(stdout)![1]!
   const commands = [...seen].join('\n')
@@ -442,10 +442,8 @@ test('a wrong key and a bucket that is not there are said in one sentence', asyn
     key.stderr,
     /^backup: cannot upload to s3:\S+: An error occurred \(SignatureDoesNotMatch\).*\n$/,
   )
-  assert.match(
-    missing.stderr,
-    /^backup: cannot upload to s3:\/\/no-such-bucket\/here\/\S+: An error occurred \(NoSuchBucket\).*\n$/,
-  )
+  assert.match(missing.stderr, /^backup: cannot upload to s3:\/\/no-such-bucket\/here\/\S+: /)
+  assert.match(missing.stderr, /^\S+ \S+ \S+ \S+ \S+ An error occurred \(NoSuchBucket\).*\n$/)
   assert.match(
     list.stderr,
     /^backup: cannot list s3:\/\/no-such-bucket: An error occurred \(NoSuchBucket\).*\n$/,
@@ -784,10 +782,10 @@ test('a restore ends sessions, and keeps grants between our roles, not others’
   const over = await runCommand('restore', ['latest', '--yes'], { ...owns, ...elsewhere })
 
   assert.equal(backup.stderr, '')
-  assert.match(
-    backup.stdout,
-    /^Not backed up, since it is not ours: .*table user_service_schema\.scratch,.*\nBacked up .*\n$/,
-  )
+  const [foreign = '', ...others] = backup.stdout.split('\n')
+  assert.match(foreign, /^Not backed up, since it is not ours: /)
+  assert.match(foreign, / table user_service_schema\.scratch,/)
+  assert.match(others.join('\n'), /^Backed up .*\n$/)
   assert.deepEqual([drill.status, drill.stderr], [0, ''])
   assert.deepEqual([restored.status, restored.stderr], [0, ''])
   assert.match(restored.stdout, /\nGRANT SELECT ON TABLE user_service_schema\.users TO grafana;\n/)

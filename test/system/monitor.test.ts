@@ -77,14 +77,11 @@ describe('monitor', { concurrency: true }, () => {
     await docker('stop', '-t', '0', 'monitored-stopped')
     const { status, stdout, stderr } = await service.monitor()
 
-    assert.match(
-      stdout,
-      /^monitored-stopped is not healthy \(ECONNREFUSED\) and was restarted; it is healthy again after \d+ s\n$/,
-    )
-    assert.match(
-      stderr,
-      /^monitored-stopped is not healthy \(ECONNREFUSED\), it is restarted\. Its last log lines:\n\S+Z 1 says hello\n$/,
-    )
+    const sick = 'monitored-stopped is not healthy (ECONNREFUSED)'
+    const done = `${sick} and was restarted; it is healthy again after N s\n`
+    assert.equal(stdout.replace(/\d+ (?=s\n$)/, 'N '), done)
+    const told = `${sick}, it is restarted. Its last log lines:\nZ 1 says hello\n`
+    assert.equal(stderr.replace(/\n\S+(?=Z 1 )/, '\n'), told)
     assert.equal(status, 1)
     assert.equal((await service.monitor()).status, 0)
     assert.equal(await neighbour.startedAt(), before)
