@@ -7,8 +7,9 @@ import { ExitError } from './errors.ts'
 /** The environment. */
 export type Env = Record<string, string | undefined>
 
-const ourPrefix =
-  /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK|REQUIRE|SECRETS)_|^(RATE_LIMIT|SESSION)/
+const ourPrefix = /^(DATABASE|SERVER|BOOTSTRAP|CORS|TLS|TRUSTED|WEBHOOK)_|^(RATE_LIMIT|SESSION)/
+/** What later versions have: nobody should believe that it holds already. */
+const coming = /^(REQUIRE_FACTOR|SECRETS_KEY_FILE|TOKEN_(ISSUER|AUDIENCES)|UUID_KEYS|ADMIN_PAGE)$/
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 
@@ -108,7 +109,8 @@ export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] 
     const nearest = [...settings].reduce((best, setting) =>
       countEdits(name, setting) < countEdits(name, best) ? setting : best,
     )
-    if (countEdits(name, nearest) <= 2 || ourPrefix.test(name))
+    if (coming.test(name)) warnings.push(`${given} is no setting of this version and has no effect`)
+    else if (countEdits(name, nearest) <= 2 || ourPrefix.test(name))
       warnings.push(`${given} is no setting and has no effect; the nearest one is ${nearest}`)
   }
   return warnings

@@ -353,7 +353,14 @@ test('a restore touches neither data nor a connected service without --yes', asy
   await service.end()
   await db.query(`insert into audit_events (action) values ('x')`)
   const held = await runCommand('restore', ['latest'], base)
+  await db.query('create table notes ()')
+  const both = await runCommand('restore', ['latest'], base)
+  await db.query('drop table notes')
 
+  assert.match(
+    both.stderr,
+    /holds data \(audit_events\), and this would also drop table \S+\.notes:/,
+  )
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',

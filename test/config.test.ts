@@ -184,6 +184,21 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
   )
 })
 
+test('a setting of a later version is warned of', () => {
+  const names = ['REQUIRE_FACTOR', 'SECRETS_KEY_FILE', 'TOKEN_ISSUER', 'UUID_KEYS', 'ADMIN_PAGE']
+  assert.deepEqual(
+    readConfig(Object.fromEntries(names.map((name) => [name, 'x']))).warnings,
+    names.map((name) => `${name} is no setting of this version and has no effect`),
+  )
+})
+
+test('SESSION_IDLE_SECONDS is 0 or two minutes and more', () => {
+  assert.equal(readConfig({ SESSION_IDLE_SECONDS: '120' }).accounts.sessionIdleSeconds, 120)
+  for (const SESSION_IDLE_SECONDS of ['1', '119']) {
+    assert.match(failure({ SESSION_IDLE_SECONDS }).message, /must be 0 or at least 120/)
+  }
+})
+
 test('a .env that nobody reads is noticed', () => {
   const path = join(directory, '.env')
   writeFileSync(path, '# a comment\nSIGNUP=admin\nexport DATABASE_HOST=a\n')

@@ -241,6 +241,36 @@ test('of two resets of a user at once one wins, without a deadlock', async () =>
   assert.deepEqual(answers.map(({ status }) => status).sort(), [204, 401])
 })
 
+test('RESET_SECONDS and VERIFICATION_SECONDS are how long tokens are good', async () => {
+  const settings = { RESET_SECONDS: '600', VERIFICATION_SECONDS: '1200' }
+  const own = await startTestApp(settings, app.database)
+  const { id } = await app.user()
+  for (const [on, purpose, seconds] of [
+    [own, 'password-reset', 600],
+    [own, 'email', 1200],
+    [app, 'password-reset', 3600],
+    [app, 'email', 86_400],
+  ] as const) {
+    const before = Date.now()
+    const asked = { key: admin.key, body: { purpose } }
+    const { details } = await on.request('POST', `/users/${id}/tokens`, asked)
+    const end = Date.parse(details.validUntil) - seconds * 1000
+    assert.ok(end > before - 2000 && end < Date.now() + 2000, `${purpose} ${details.validUntil}`)
+  }
+})
+
+test('cleaning removes the tokens that have ended, and no other', async () => {
+  const { id } = await app.user()
+  const ended = await makeReset(id)
+  await app.db.query(`update tokens set valid_until = now() - interval '1 s'`)
+  const live = await makeReset(id)
+  await deleteEndedTokens(app.db)
+  const [left] = await app.db.query<{ count: number }>('select count(*)::int from tokens')
+  assert.equal(left!.count, 1)
+  assert.deepEqual(brief(await reset(ended)), tokenInvalid)
+  assert.deepEqual(brief(await reset(live)), noContent)
+})
+
 test('of four who present one token at once, one wins', async () => {
   for (const [purpose, present] of [
     ['password-reset', reset],
@@ -259,6 +289,7 @@ test('the present address is verified, and another change of it makes it unverif
   assert.deepEqual(brief(await verify(await makeToken(user.id, { purpose: 'email' }))), noContent)
   const verified = await read(user.id)
   assert.deepEqual([verified.emailVerified, verified.version], [true, version + 1])
+  assert.equal((await events(user.id)).at(-1), 'email.verified')
   const auth = await app.request('GET', '/users/auth?require-verified=true', { key: user.key })
   assert.equal(auth.headers.get('x-auth-user-email-verified'), 'true')
 

@@ -146,6 +146,16 @@ test('an API key prolongs no key of its user beyond its own end, nor itself', as
   assert.equal((await change(ending.id, user.key, null)).status, 200)
 })
 
+test('a key of scope read may HEAD; one of scope metrics is worth what its user is', async () => {
+  const user = await app.user()
+  const { key: reads } = await make(user, { scope: 'read' })
+  const head = await app.request('HEAD', '/users/me', { key: reads })
+  assert.equal(head.status, 200)
+  const { key: measures } = await make(user, { scope: 'metrics' })
+  const metrics = await app.request('GET', '/metrics', { key: measures })
+  assert.deepEqual(brief(metrics), forbidden)
+})
+
 const early = '2026-01-01T00:00:00.000Z'
 const held: [name: string, powers: Partial<NewKey>][] = [
   ['everything', {}],
