@@ -110,7 +110,7 @@ export async function startApp(
 }
 
 /** Throws when nothing can listen there, before anything is made. */
-async function checkPort({ host, port }: Config): Promise<void> {
+async function checkPort({ host, port }: Config) {
   const probe = createServer()
   await bind(probe, host, port)
   probe.close()
@@ -145,7 +145,7 @@ function openPools(database: DatabaseConfig, log: Log, undo: Undo): Pools {
  * Gives a database that starts at the same time as the service ten seconds. Throws at once where
  * waiting cannot help, and when `signal` aborts the start.
  */
-async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Promise<void> {
+async function waitForDatabase(db: Database, log: Log, signal: AbortSignal) {
   const tries = 10
   for (let count = 1; ; count++) {
     signal.throwIfAborted()
@@ -162,7 +162,7 @@ async function waitForDatabase(db: Database, log: Log, signal: AbortSignal): Pro
 }
 
 /** Deletes what has ended, every hour. */
-function startCleaning(db: Database, log: Log, undo: Undo): void {
+function startCleaning(db: Database, log: Log, undo: Undo) {
   async function clean() {
     try {
       await Promise.all([
@@ -213,7 +213,7 @@ function buildPipeline(
 }
 
 /** What `npm start` tells a newcomer. */
-function welcome(url: string, { email, keyFile }: FirstAdmin): string {
+function welcome(url: string, { email, keyFile }: FirstAdmin) {
   const lines = [
     `user-service is at ${url} with a private database; its API is shown at ${url}/docs`,
   ]

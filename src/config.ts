@@ -154,7 +154,7 @@ function parseBasePath(given: string): string | undefined {
 }
 
 /** Of schemes such as capacitor: and chrome-extension:, WHATWG's URL knows no origin. */
-function isOrigin(given: string): boolean {
+function isOrigin(given: string) {
   if (given.includes('*')) return false
   const { origin } = new URL(given)
   return (
@@ -190,7 +190,7 @@ const ignoredParameters = [
 ]
 
 /** Sets the settings that are parts of DATABASE_URL. */
-function readUrl({ text, read, set, wrong }: Reader): void {
+function readUrl({ text, read, set, wrong }: Reader) {
   // With one of these characters before its `@`, the password is not encoded: part of it would be
   // taken for the host, looked up in DNS and shown in messages.
   if (/#|^\w+:\/\/[^/?]*[/?].*@/.test(text('DATABASE_URL') ?? '')) {
@@ -255,7 +255,7 @@ function readSsl(reader: Reader): DatabaseConfig['ssl'] {
 }
 
 /** Throws unless a certificate comes first in the file. */
-function readCertificates(path: string): string {
+function readCertificates(path: string) {
   const text = readFileSync(path, 'utf8')
   new X509Certificate(text)
   return text

@@ -117,7 +117,7 @@ export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] 
 }
 
 /** Whether the file at `path` sets what `env` does not have: then nobody has read it. */
-export function isUnread(path: string, env: Env): boolean {
+export function isUnread(path: string, env: Env) {
   try {
     const lines = readFileSync(path, 'utf8').matchAll(/^\s*(?:export\s+)?(\w+)\s*=/gm)
     return [...lines].some(([, name = '']) => env[name] === undefined)
@@ -127,7 +127,7 @@ export function isUnread(path: string, env: Env): boolean {
 }
 
 /** How many letters must be inserted, removed or replaced to turn one word into the other. */
-function countEdits(one: string, other: string): number {
+function countEdits(one: string, other: string) {
   let row = Array.from({ length: other.length + 1 }, (_, index) => index)
   for (const [i, letter] of [...one].entries()) {
     const next = [i + 1]

@@ -24,7 +24,7 @@ setFlagsFromString('--no-allocation-site-pretenuring')
 // The log's reader may exit or run out of disk space. Ignore write errors and keep serving.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
-async function serve(): Promise<void> {
+async function serve() {
   if (isUnread('.env', process.env))
     process.stderr.write('user-service: .env is not read; node --env-file=.env bin/start.js does\n')
   const config = readConfig(process.env)
@@ -71,7 +71,7 @@ async function serve(): Promise<void> {
 }
 
 /** npm that is killed forwards nothing, and its private database would run on. */
-function watchNpm(onEnd: () => void): void {
+function watchNpm(onEnd: () => void) {
   if (process.env['npm_lifecycle_event'] !== 'start') return
   const npm = process.ppid
   const watching = setInterval(() => {
@@ -81,7 +81,7 @@ function watchNpm(onEnd: () => void): void {
   }, 1000).unref()
 }
 
-async function reread(started: Promise<App>, log: Log): Promise<void> {
+async function reread(started: Promise<App>, log: Log) {
   try {
     const app = await started
     app.rereadTls()

@@ -35,7 +35,7 @@ await command({
   },
 })
 
-async function addKey(db: Database, email: string): Promise<string> {
+async function addKey(db: Database, email: string) {
   const user = await findUserByEmail(db, email)
   if (user?.role !== 'admin') throw new ExitError('There is no admin of that address')
   return db.transaction(async (tx) => {

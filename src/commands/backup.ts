@@ -41,7 +41,7 @@ await command({
   },
 })
 
-async function list(places: Places, print: Print, maxAgeMs?: number): Promise<void> {
+async function list(places: Places, print: Print, maxAgeMs?: number) {
   const { bucket, database } = places
   const dumps = await bucket.list(database.name)
   for (const { name, ageMs, size, state } of dumps)
@@ -62,7 +62,7 @@ async function list(places: Places, print: Print, maxAgeMs?: number): Promise<vo
  * Runs `work` unless another backup runs: then it throws with exit status 3. A transaction without
  * a snapshot holds the lock, which delays nobody. Losing the lock does not fail `work`.
  */
-async function whileLocked(database: DatabaseConfig, work: () => Promise<void>): Promise<void> {
+async function whileLocked(database: DatabaseConfig, work: () => Promise<void>) {
   let isDone = false
   try {
     await withDatabase(database, (db) =>
@@ -81,7 +81,7 @@ async function whileLocked(database: DatabaseConfig, work: () => Promise<void>):
 }
 
 /** Makes a dump, reads it back and uploads it, then its manifest. */
-async function backUp({ database, bucket }: Places, print: Print): Promise<void> {
+async function backUp({ database, bucket }: Places, print: Print) {
   const file = join(makeDirectory(), 'dump.bck')
   const env = postgresEnv(database)
   const dump = (...args: string[]) =>
@@ -118,7 +118,7 @@ async function backUp({ database, bucket }: Places, print: Print): Promise<void>
 }
 
 /** Why there are no tables of ours. */
-async function explainNone(tx: Db): Promise<string> {
+async function explainNone(tx: Db) {
   const [users] = await tx.query<{ owner: string }>(`select tableowner as owner from pg_tables
     where schemaname = 'user_service_schema' and tablename = 'users'`)
   return users === undefined

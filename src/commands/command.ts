@@ -66,7 +66,7 @@ export const misuse = (message: string) => new ExitError(`${message}\nSee --help
  * Runs a command whose arguments match its pattern. A failure is one sentence on stderr; the exit
  * status is 2 for misuse, else 1 or that of an ExitError.
  */
-export async function command({ name, synopsis, usage, pattern, run }: Command): Promise<void> {
+export async function command({ name, synopsis, usage, pattern, run }: Command) {
   // `pg` warns of a deprecation where ~/.pgpass is read, which cron would mail each time.
   process.noDeprecation = true
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
@@ -85,13 +85,13 @@ export async function command({ name, synopsis, usage, pattern, run }: Command):
   setTimeout(() => process.exit(), 1000).unref()
 }
 
-function spell({ positionals, values }: Call): string {
+function spell({ positionals, values }: Call) {
   const names = Object.keys(values).sort()
   return ['', ...positionals, ...names.map((name) => `--${name}`)].join(' ')
 }
 
 /** Fails four seconds after the command was stopped. */
-async function failWhenStuck(): Promise<void> {
+async function failWhenStuck() {
   await once(signal, 'abort')
   await sleep(4000, undefined, { ref: false })
   signal.throwIfAborted()

@@ -21,7 +21,7 @@ Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped or
 
 await command({ name: 'monitor', synopsis: '', usage, pattern: /^$/, run: monitor })
 
-async function monitor(): Promise<void> {
+async function monitor() {
   const { url, name, cooldownMs } = readSettings()
   stopAfter(280_000, 2)
   const failure = await watch(url, 3)
@@ -81,7 +81,7 @@ function readSettings() {
 }
 
 /** The host to ask for a service that listens on `host`, or on all addresses. */
-function reachable(host: string): string {
+function reachable(host: string) {
   if (['', '0.0.0.0', '::'].includes(host)) return '127.0.0.1'
   return isIPv6(host) ? `[${host}]` : host
 }
@@ -115,7 +115,7 @@ async function ask(url: string): Promise<string | null> {
 }
 
 /** The id of the container; throws when there is none of that name. */
-async function findContainer(name: string, sick: string): Promise<string> {
+async function findContainer(name: string, sick: string) {
   const timer = setTimeout(stop, 20_000, `${sick}, and docker does not answer`, 3).unref()
   const format = '--format={{.Id}} {{.Name}}'
   const asked = docker('inspect', '--type=container', format, name)
@@ -128,7 +128,7 @@ async function findContainer(name: string, sick: string): Promise<string> {
 }
 
 /** The last lines of its log, in their order, or why it cannot be read. */
-async function readLog(id: string): Promise<string> {
+async function readLog(id: string) {
   try {
     const { stdout, stderr } = await docker('logs', '--timestamps', '--tail=50', id)
     const lines = (stdout + stderr).trim().split('\n')
@@ -139,7 +139,7 @@ async function readLog(id: string): Promise<string> {
 }
 
 /** Claims the restart: the directory after the last one, which only one monitor can make. */
-function claimRestart(name: string, cooldownMs: number): boolean {
+function claimRestart(name: string, cooldownMs: number) {
   const state = process.env['XDG_STATE_HOME'] || join(homedir(), '.local/state')
   const directory = join(state, 'user-service', name)
   mkdirSync(directory, { recursive: true, mode: 0o700 })

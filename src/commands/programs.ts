@@ -24,7 +24,7 @@ export async function runProgram({ what, ...called }: Program & { what: string }
 }
 
 /** The first line that names an error, else the last, without the words around its reason. */
-function findReason(stderr: string): string {
+function findReason(stderr: string) {
   const lines = stderr.split('\n')
   const line = lines.find((text) => /error:|An error occurred/i.test(text)) ?? lines.at(-1)!
   return line

@@ -87,7 +87,7 @@ await command({
 })
 
 /** Lists what a restore deletes and no dump contains; throws when that or data needs `yes`. */
-async function findLosses(db: Db, yes: boolean): Promise<string[]> {
+async function findLosses(db: Db, yes: boolean) {
   const foreign = await findForeign(db)
   if (yes) return foreign
   const { schema_migrations, ...rows } = await countRows(db)
@@ -104,7 +104,7 @@ async function findLosses(db: Db, yes: boolean): Promise<string[]> {
   return foreign
 }
 
-async function findLatest({ bucket, database }: Places): Promise<string> {
+async function findLatest({ bucket, database }: Places) {
   const dumps = await bucket.list(database.name)
   const latest = dumps.find(({ state }) => state === 'complete')
   const ahead = dumps.find(({ state }) => state === 'IN THE FUTURE')
@@ -167,7 +167,7 @@ async function* withoutTimeout(sql: AsyncIterable<Buffer>): AsyncGenerator<Buffe
   }
 }
 
-function checkCounts(rows: Manifest['rows']): string[] {
+function checkCounts(rows: Manifest['rows']) {
   return Object.entries(rows).map(
     ([table, count]) => `do $$
       declare found bigint := (select count(*) from user_service_schema."${table}");
@@ -178,7 +178,7 @@ function checkCounts(rows: Manifest['rows']): string[] {
 }
 
 /** Restores a dump into a temporary PostgreSQL where only database.js create has run. */
-async function drill(file: string, manifest: Manifest): Promise<void> {
+async function drill(file: string, manifest: Manifest) {
   const { database: name } = manifest
   const server = await startPrivatePostgres({ directory: makeDirectory(), say: () => {} })
   try {

@@ -29,7 +29,7 @@ export interface Places {
 }
 
 /** Does `upload` up to three times, three seconds apart, unless S3 itself refuses it. */
-async function trying(upload: () => Promise<unknown>): Promise<void> {
+async function trying(upload: () => Promise<unknown>) {
   for (let tries = 1; ; tries++) {
     try {
       await upload()
@@ -56,7 +56,7 @@ export function readPlaces(user: string): Places {
   const endpoint = process.env['AWS_ENDPOINT_URL_S3'] || process.env['AWS_ENDPOINT_URL']
   if (endpoint) options.push(`--endpoint-url=${endpoint}`)
 
-  async function aws(what: string, ...args: string[]): Promise<string> {
+  async function aws(what: string, ...args: string[]) {
     const { stdout } = await runProgram({ what, program: 'aws', args: [...args, ...options] })
     return stdout
   }

@@ -44,14 +44,14 @@ export function explain(error: unknown): string {
 }
 
 /** Explains on stderr why a command or a start failed, and sets the exit status. */
-export function exitWith(name: string, error: unknown): void {
+export function exitWith(name: string, error: unknown) {
   const isDebug = (process.env['LOG_LEVEL'] || process.env['ENV_LOG_LEVEL']) === 'debug'
   console.error(`${name}: ${explain(error)}`)
   if (isDebug) console.error((error as Error).stack)
   process.exitCode = error instanceof ExitError ? error.status : 1
 }
 
-function reasonOf(error: DatabaseError): string {
+function reasonOf(error: DatabaseError) {
   // An AggregateError, for a name with several addresses, holds one for each and no message.
   const each = error instanceof AggregateError ? error.errors : [error]
   const reasons = each.map(

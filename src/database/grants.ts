@@ -47,7 +47,7 @@ export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
   return warnings
 }
 
-async function checkTables(db: Db, role: string): Promise<string[]> {
+async function checkTables(db: Db, role: string) {
   const tables = await db.query<{
     name: string
     lacking: string[]

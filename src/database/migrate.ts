@@ -115,7 +115,7 @@ async function tryStep(tx: Db, way: Way, all: Migration[]): Promise<string | nul
 }
 
 /** Describes the session with the longest transaction among those that hold locks of ours. */
-async function findBlocker(db: Db): Promise<string> {
+async function findBlocker(db: Db) {
   // Of sessions of other roles, PostgreSQL may hide the name and the age of the transaction.
   const [blocker] = await db.query<{ text: string }>(`
     select format('pid %s (%s)', pid, concat_ws(', ', usename, nullif(application_name, ''),
@@ -184,7 +184,7 @@ async function readFitting(db: Db, all: Migration[]) {
 }
 
 /** Throws, with the command to run, unless the database is exactly at this version's schema. */
-export async function checkSchema(db: Db, all = readMigrations()): Promise<void> {
+export async function checkSchema(db: Db, all = readMigrations()) {
   const migrations = await readFitting(db, all)
   const pending = migrations.filter(({ state }) => state === 'pending').length
   if (pending === 0) return

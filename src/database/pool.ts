@@ -227,7 +227,7 @@ export async function withDatabase<T>(
 }
 
 /** Asks the database for nothing, to see that it answers. Throws what any query does. */
-export async function ping(db: Db): Promise<void> {
+export async function ping(db: Db) {
   await db.query('select')
 }
 
@@ -248,7 +248,7 @@ export async function one<Row>(
 }
 
 /** Deletes the rows that meet a condition, 5,000 at a time: each in under two seconds. */
-export async function deleteAll(db: Db, table: string, condition: string): Promise<void> {
+export async function deleteAll(db: Db, table: string, condition: string) {
   const batch = 5000
   let deleted = batch
   while (deleted === batch) {
@@ -290,6 +290,6 @@ const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof m
 const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
 
 /** Whether the connection was ended, rather than the statement cancelled. */
-function isCut({ code = '', message }: DatabaseError): boolean {
+function isCut({ code = '', message }: DatabaseError) {
   return cuts.includes(code) || /^Connection terminated|not queryable/.test(message)
 }

@@ -130,7 +130,7 @@ async function prepare({ directory, say, signal }: Options): Promise<Place> {
 }
 
 /** Makes the directory, or throws with the reason why it cannot be used. */
-function makeDirectory(directory: string, link: string): void {
+function makeDirectory(directory: string, link: string) {
   try {
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
     for (const path of [directory, link]) {
@@ -295,11 +295,11 @@ function readPostmaster(data: string) {
   return { pid, isAlive, socketDirectory, address }
 }
 
-function removeSockets(at: string): void {
+function removeSockets(at: string) {
   if (/^\/tmp\/user-service-\w{6}$/.test(at)) fs.rmSync(at, { recursive: true, force: true })
 }
 
-function read(file: string): string {
+function read(file: string) {
   try {
     return fs.readFileSync(file, 'utf8')
   } catch {

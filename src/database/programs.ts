@@ -114,7 +114,7 @@ async function download(name: string, directory: string, signal: AbortSignal | u
 }
 
 /** The links between its libraries, which npm does not carry. */
-function makeLinks(root: string): void {
+function makeLinks(root: string) {
   const file = join(root, 'native/pg-symlinks.json')
   if (!fs.existsSync(file)) return
   const links: { source: string; target: string }[] = JSON.parse(fs.readFileSync(file, 'utf8'))
@@ -169,7 +169,7 @@ export function startProgram(called: Program) {
     kill('SIGINT')
     setTimeout(kill, 3000, 'SIGKILL').unref()
   })
-  async function waitForEnd(): Promise<string> {
+  async function waitForEnd() {
     const stderr = text(child.stderr)
     try {
       await once(child, 'close')
@@ -212,7 +212,7 @@ async function feed(stdin: Writable, input: AsyncIterable<string | Buffer> | [])
   }
 }
 
-function hasVersion(program: string, major = '(1[5-9]|[2-9]\\d)'): boolean {
+function hasVersion(program: string, major = '(1[5-9]|[2-9]\\d)') {
   const { stdout } = spawnSync(program, ['--version'], { ...ourselves, timeout: 10_000 })
   return new RegExp(`\\(PostgreSQL\\) ${major}(?!\\d)`).test(String(stdout))
 }

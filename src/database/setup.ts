@@ -85,7 +85,7 @@ export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
 }
 
 /** Throws in a database without our schema, and in one of another service. */
-async function checkOurs(db: Db): Promise<void> {
+async function checkOurs(db: Db) {
   const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
   if (schemas.length === 0)
     throw new ExitError(
@@ -151,7 +151,7 @@ export const grantStatements = `
     do $$ begin ${tableGrants.join('')} end $$;`
 
 /** Runs `work`; returns false if it fails with this SQLSTATE, since there is nothing to do. */
-async function unless(code: string, work: () => Promise<unknown>): Promise<boolean> {
+async function unless(code: string, work: () => Promise<unknown>) {
   try {
     await work()
     return true
@@ -162,7 +162,7 @@ async function unless(code: string, work: () => Promise<unknown>): Promise<boole
 }
 
 /** The SCRAM-SHA-256 verifier that PostgreSQL keeps of a password (RFC 5803). */
-function verifier(password: string): string {
+function verifier(password: string) {
   const salt = randomBytes(16)
   const salted = pbkdf2Sync(prepare(password), salt, 4096, 32, 'sha256')
   const key = (name: string) => createHmac('sha256', salted).update(name).digest()

@@ -56,7 +56,7 @@ const knownLetters = new Set(Object.keys(requirements).map(lettersOf))
  * Whether a parameter looks like a misspelt requirement: clients write lists (`require-role[]`),
  * and authors of configurations err (`require_role`, `requireRole`).
  */
-function isMisspelt(name: string): boolean {
+function isMisspelt(name: string) {
   if (Object.hasOwn(requirements, name)) return false
   const letters = lettersOf(name)
   const spellsOne = knownLetters.has(letters) || knownLetters.has(letters.replace(/s$/, ''))
@@ -64,7 +64,7 @@ function isMisspelt(name: string): boolean {
 }
 
 /** Throws unless all requirements hold: `authentication_needed` only if a log-in would help. */
-function requireAll(caller: Caller, search: string): void {
+function requireAll(caller: Caller, search: string) {
   let challenge: string | undefined
   for (const [name, value] of new URLSearchParams(search)) {
     if (isMisspelt(name)) throw new AppError('forbidden')

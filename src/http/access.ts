@@ -12,7 +12,7 @@ export interface Entry {
 }
 
 /** Throws `forbidden` or `authentication_needed` unless the request may reach the handler. */
-export function authorize({ route, caller, method, params, freshSeconds }: Entry): void {
+export function authorize({ route, caller, method, params, freshSeconds }: Entry) {
   const { access } = route
   const isAdmin = caller.role === 'admin'
   const isSelf = caller.userId === params['id']
@@ -29,17 +29,17 @@ export function authorize({ route, caller, method, params, freshSeconds }: Entry
  * Throws `authentication_needed` (RFC 9470) for a session whose log-in was more than `freshSeconds`
  * ago; 0: no limit. API keys pass: they were made for machines, which cannot log in.
  */
-export function requireFresh(caller: Caller, freshSeconds: number): void {
+export function requireFresh(caller: Caller, freshSeconds: number) {
   if (caller.keyKind === 'api' || freshSeconds === 0 || isRecent(caller, freshSeconds)) return
   throw new AppError('authentication_needed', { challenge: `max_age="${freshSeconds}"` })
 }
 
 /** Whether a password was proved within the last `seconds`; a time that is to come is none. */
-export function isRecent({ provedSeconds }: Caller, seconds: number): boolean {
+export function isRecent({ provedSeconds }: Caller, seconds: number) {
   return provedSeconds !== null && provedSeconds >= 0 && provedSeconds <= seconds
 }
 
-function isInScope(route: Route, { scope }: Caller, method: string): boolean {
+function isInScope(route: Route, { scope }: Caller, method: string) {
   if (scope === 'all') return true
   if (scope === 'read') return isRead(method) || route.scope === 'auth'
   return route.scope === scope

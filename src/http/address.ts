@@ -67,7 +67,7 @@ const normalAddress = (given: string) =>
     .replace(/^::ffff:(?=[\d.]+$)/i, '')
 
 /** The /64 of an IPv6 address, in one spelling. */
-function network64(address: string): string {
+function network64(address: string) {
   // What :: stands for. Splitting at the colons leaves one part empty, hence 9 and not 8.
   const zeros = '0:'.repeat(9 - address.split(':').length)
   const groups = address.replace('::', `:${zeros}`).split(':')

@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { AppError } from '../errors.ts'
 
 /** Whether If-None-Match names this ETag (weak comparison, RFC 9110 13.1.2). */
-export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
+export function isCurrent(headers: IncomingHttpHeaders, etag: string) {
   const known = headers['if-none-match'] ?? ''
   if (known.trim() === '*') return true
   const tags = readTags(known) ?? []
@@ -14,7 +14,7 @@ export function isCurrent(headers: IncomingHttpHeaders, etag: string): boolean {
  * Whether If-Match is absent or names this ETag (strong comparison, RFC 9110 13.1.1); throws
  * `invalid_request` if it is no list of ETags, for example a version without quotes.
  */
-export function matches(headers: IncomingHttpHeaders, etag: string): boolean {
+export function matches(headers: IncomingHttpHeaders, etag: string) {
   const wanted = headers['if-match']
   if (wanted === undefined || wanted.trim() === '*') return true
   const tags = readTags(wanted)

@@ -85,7 +85,7 @@ export function createHistogram(bounds: readonly number[]): Histogram {
 }
 
 /** Counts a value. */
-export function observe(histogram: Histogram, value: number): void {
+export function observe(histogram: Histogram, value: number) {
   let bucket = 0
   while (value > histogram.bounds[bucket]!) bucket++
   histogram.counts[bucket]!++

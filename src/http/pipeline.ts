@@ -149,7 +149,7 @@ const usualMethods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', '
 /** The path and the query of a request target; a scheme and host are ignored. */
 const targetPattern = /^(?:https?:\/\/[^/?#]*)?([^?]*)\??(.*)$/i
 
-function needsKey({ access }: Route, headers: IncomingHttpHeaders): boolean {
+function needsKey({ access }: Route, headers: IncomingHttpHeaders) {
   if (access !== 'optional') return access !== 'anyone'
   // Not `Authorization: Basic`, which gateways and browsers send for other services.
   return Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
@@ -195,7 +195,7 @@ async function parseBody(route: Route, { req, res, caller }: Exchange): Promise<
 }
 
 /** How to authenticate: RFC 6750 3.1 and, for a caller that must log in again, RFC 9470. */
-function challengeOf({ code, challenge }: AppError): string {
+function challengeOf({ code, challenge }: AppError) {
   const bearer = 'Bearer realm="user-service"'
   if (code === 'key_invalid') return `${bearer}, error="invalid_token"`
   if (code !== 'authentication_needed') return bearer
@@ -241,7 +241,7 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
   }
 
   /** Returns the status, for the log: 499 if nobody is there to read the answer. */
-  return ({ req, res, route, origin: { requestId }, headers }: Exchange, reply: Reply): number => {
+  return ({ req, res, route, origin: { requestId }, headers }: Exchange, reply: Reply) => {
     const { status = route!.status } = reply
     const isGone = req.socket.destroyed
     const all: Record<string, string> = {
@@ -265,7 +265,7 @@ function createSend({ secure, corsOrigins }: PipelineOptions) {
   }
 }
 
-function textOf(requestId: string, { body, raw }: Reply): string {
+function textOf(requestId: string, { body, raw }: Reply) {
   if (raw !== undefined) return raw.text
   return body === undefined ? '' : toLine({ requestId, status: 'SUCCESS', details: body })
 }
@@ -283,7 +283,7 @@ const preflight = {
 const exposed =
   'ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id'
 
-function requestIdOf({ headers }: IncomingMessage): string {
+function requestIdOf({ headers }: IncomingMessage) {
   const given = headers['x-request-id']
   const isGood = typeof given === 'string' && /^[\w.-]{1,64}$/.test(given)
   return isGood ? given : randomUUID()

@@ -21,7 +21,7 @@ export function findFault(req: IncomingMessage): AppError | undefined {
 const hostPattern = /^([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:\d{0,5})?$/
 
 /** RFC 9112 3.2: one Host, which 1.0 may leave out, and nothing but a host and a port in it. */
-function hasSoundHost({ headersDistinct, httpVersion }: IncomingMessage): boolean {
+function hasSoundHost({ headersDistinct, httpVersion }: IncomingMessage) {
   const hosts = headersDistinct['host'] ?? []
   if (hosts.length > 1) return false
   // Node takes any version; what a Host may be is defined for these two.
@@ -31,14 +31,14 @@ function hasSoundHost({ headersDistinct, httpVersion }: IncomingMessage): boolea
 }
 
 /** RFC 9112 6.1: no coding but chunked, and none in 1.0. */
-function hasSoundCoding({ headers, httpVersion }: IncomingMessage): boolean {
+function hasSoundCoding({ headers, httpVersion }: IncomingMessage) {
   const coding = headers['transfer-encoding']
   if (coding === undefined) return true
   return coding.toLowerCase() === 'chunked' && httpVersion === '1.1'
 }
 
 /** RFC 9112 3.2: visible ASCII without a fragment; a path, a URL, or `*` of OPTIONS. */
-function hasSoundTarget({ url = '', method }: IncomingMessage): boolean {
+function hasSoundTarget({ url = '', method }: IncomingMessage) {
   if (!/^[!"$-~]+$/.test(url)) return false
   if (url.startsWith('/') || /^https?:\/\/[^/?#]/i.test(url)) return true
   return url === '*' && method === 'OPTIONS'

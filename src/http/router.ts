@@ -43,7 +43,7 @@ export function createRouter(routes: Route[], basePath: string): Router {
   }
 }
 
-function allowOf(routes: Route[]): string {
+function allowOf(routes: Route[]) {
   const methods = routes.map(({ method }) => (method === 'GET' ? 'GET, HEAD' : method))
   return [...methods, 'OPTIONS'].join(', ')
 }

@@ -130,7 +130,7 @@ export function bind(server: NetServer, host: string | undefined, port: number):
 }
 
 /** Host and port under which the machine itself reaches a server. */
-function nameOf(server: http.Server, host: string | undefined): string {
+function nameOf(server: http.Server, host: string | undefined) {
   const { address, port } = server.address() as AddressInfo
   if (host === undefined || address === '::' || address === '0.0.0.0') return `localhost:${port}`
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`

@@ -28,7 +28,7 @@ export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(totalLen
 export const secretSchema = (prefix: Prefix) =>
   text({ min: totalLength, max: totalLength, pattern: patterns[prefix], example: sampleOf(prefix) })
 
-function encode(value: bigint, length: number): string {
+function encode(value: bigint, length: number) {
   let digits = ''
   let rest = value
   while (digits.length < length) {
@@ -38,7 +38,7 @@ function encode(value: bigint, length: number): string {
   return digits
 }
 
-function decode(digits: string): number {
+function decode(digits: string) {
   let value = 0
   for (const digit of digits) value = value * 62 + alphabet.indexOf(digit)
   return value
@@ -54,12 +54,12 @@ export function createSecret(prefix: Prefix): string {
 export const createKey = (): string => createSecret('usk')
 
 /** Whether `text` has the form and checksum of a key, so that it is worth asking the database. */
-export const isKey = (text: string): boolean => isSecret(text, 'usk')
+export const isKey = (text: string) => isSecret(text, 'usk')
 
 /** Whether `text` has the form and checksum of a token. */
-export const isToken = (text: string): boolean => isSecret(text, 'ust')
+export const isToken = (text: string) => isSecret(text, 'ust')
 
-function isSecret(text: string, prefix: Prefix): boolean {
+function isSecret(text: string, prefix: Prefix) {
   if (!patterns[prefix].test(text)) return false
   const randomPart = text.slice(4, 4 + randomLength)
   return decode(text.slice(4 + randomLength)) === crc32(randomPart)

@@ -59,7 +59,7 @@ function narrowed(caller: Caller): Caller {
   return { ...caller, role: 'user', permissions }
 }
 
-function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders): string {
+function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders) {
   const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
   const key = (direct as string | undefined)?.trim() || bearer
   if (key === undefined) throw new AppError('key_missing')

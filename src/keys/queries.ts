@@ -67,7 +67,7 @@ export const lockOwner = (tx: Db, userId: string): Promise<{ id: string } | null
   first(tx, 'select id from users where id = $1::uuid for update', [userId])
 
 /** Keeps others from changing a user, while any number may hold this lock. */
-export const holdOwner = (tx: Db, userId: string): Promise<unknown> =>
+export const holdOwner = (tx: Db, userId: string) =>
   tx.query('select from users where id = $1::uuid for key share', [userId])
 
 /** How many API keys a user has, disabled and ended ones too. */
@@ -80,7 +80,7 @@ export async function countKeys(db: Db, userId: string): Promise<number> {
 }
 
 /** Ends the sessions of a user that exceed `limit`, those unused for longest. */
-export const deleteSurplusSessions = (tx: Db, userId: string, limit: number): Promise<unknown> =>
+export const deleteSurplusSessions = (tx: Db, userId: string, limit: number) =>
   tx.query(
     `delete from api_keys where id = any(array(
        select id from api_keys where user_id = $1::uuid and kind = 'session'
@@ -126,7 +126,7 @@ export const updateKey = (tx: Db, { id, name, enabled, validUntil }: Key): Promi
   })
 
 /** Ends a key; throws `key_not_found` if the user has no such key. */
-export const deleteKey = (db: Db, userId: string, keyId: string): Promise<unknown> =>
+export const deleteKey = (db: Db, userId: string, keyId: string) =>
   one(db, {
     text: 'delete from api_keys where user_id = $1::uuid and id = $2::uuid returning id',
     values: [userId, keyId],
@@ -147,7 +147,7 @@ export const lockStoredKey = (tx: Db, userId: string, keyId: string): Promise<St
   })
 
 /** Lets a key work for so many seconds more, at most until its end. */
-export const endKeyIn = (tx: Db, keyId: string, seconds: number): Promise<unknown> =>
+export const endKeyIn = (tx: Db, keyId: string, seconds: number) =>
   tx.query(
     `update api_keys set valid_until = least(valid_until, now() + $2::int * interval '1 second')
      where id = $1::uuid`,
@@ -155,7 +155,7 @@ export const endKeyIn = (tx: Db, keyId: string, seconds: number): Promise<unknow
   )
 
 /** Ends the sessions of a user, but for the key `exceptId`. */
-export const deleteSessions = (db: Db, userId: string, exceptId?: string): Promise<unknown> =>
+export const deleteSessions = (db: Db, userId: string, exceptId?: string) =>
   db.query(
     `delete from api_keys
      where user_id = $1::uuid and kind = 'session' and id is distinct from $2::uuid`,
@@ -163,11 +163,11 @@ export const deleteSessions = (db: Db, userId: string, exceptId?: string): Promi
   )
 
 /** Ends the API keys of a user. */
-export const deleteApiKeys = (db: Db, userId: string): Promise<unknown> =>
+export const deleteApiKeys = (db: Db, userId: string) =>
   db.query(`delete from api_keys where user_id = $1::uuid and kind = 'api'`, [userId])
 
 /** Removes sessions that ended. An ended API key stays: its end may be moved. */
-export const deleteEndedSessions = (db: Db): Promise<void> =>
+export const deleteEndedSessions = (db: Db) =>
   deleteAll(db, 'api_keys', `kind = 'session' and valid_until < now() - interval '1 hour'`)
 
 /**
@@ -209,7 +209,7 @@ export const findCallers = (
 /**
  * Notes, to the minute, that keys were used; waits neither for other transactions nor for the disk.
  */
-export const markUsed = (db: Db, keyIds: string[]): Promise<unknown> =>
+export const markUsed = (db: Db, keyIds: string[]) =>
   db.query(
     // The first condition is there for its effect: this transaction does not wait for the disk.
     `update api_keys set last_used_at = date_trunc('minute', now())

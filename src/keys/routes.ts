@@ -209,12 +209,12 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
 ]
 
 /** Throws `too_many_keys` if a user, who is locked, has as many API keys as it may. */
-async function requireRoom(tx: Db, userId: string, limit: number): Promise<void> {
+async function requireRoom(tx: Db, userId: string, limit: number) {
   if (limit > 0 && (await countKeys(tx, userId)) >= limit) throw new AppError('too_many_keys')
 }
 
 /** Throws `invalid_body`, which rolls back, if a new key has ended by the database's clock. */
-function requireFuture({ validUntil, createdAt }: MadeKey): void {
+function requireFuture({ validUntil, createdAt }: MadeKey) {
   if (validUntil !== null && validUntil <= createdAt) {
     throw faultIn('invalid_body', 'validUntil', past)
   }

@@ -90,13 +90,13 @@ export function limitsOf({ kind, userId, permissions, validUntil }: Maker, owner
 }
 
 /** Whether an end, where one was given, comes later than another; null: it never comes. */
-export function isLater(end: string | null | undefined, other: string | null): boolean {
+export function isLater(end: string | null | undefined, other: string | null) {
   if (end === undefined || other === null) return false
   return end === null || Date.parse(end) > Date.parse(other)
 }
 
 /** Whether `maker` may switch on or prolong a key of a user: none that may do more than itself. */
-export function mayRevive(maker: Maker, ownerId: string, { permissions, factors }: Key): boolean {
+export function mayRevive(maker: Maker, ownerId: string, { permissions, factors }: Key) {
   if (maker.userId !== ownerId) return true
   return isSubset(permissions, maker.permissions) && factors <= maker.factors
 }
@@ -124,7 +124,7 @@ export function powersOfRotated(maker: Maker, ownerId: string, old: Powers): Pow
   }
 }
 
-function isSubset(wished: string[] | null, held: string[] | null): boolean {
+function isSubset(wished: string[] | null, held: string[] | null) {
   if (held === null) return true
   return wished !== null && wished.every((name) => held.includes(name))
 }

@@ -60,7 +60,7 @@ setInterval(() => {
 const startTime = Date.now() / 1000 - process.uptime()
 
 /** What Prometheus' own clients tell of a process. */
-function processMetrics(): string[] {
+function processMetrics() {
   const cpu = process.cpuUsage()
   return [
     gauge('process_resident_memory_bytes', 'Resident memory.', process.memoryUsage.rss()),
@@ -70,7 +70,7 @@ function processMetrics(): string[] {
   ]
 }
 
-function fileMetrics(): string[] {
+function fileMetrics() {
   try {
     const limits = readFileSync('/proc/self/limits', 'utf8')
     const most = /^Max open files +(\d+)/m.exec(limits)?.[1] ?? Infinity

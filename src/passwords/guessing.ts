@@ -39,36 +39,34 @@ const countersOf = ({ account, client }: Guess): Counter[] => [
 ]
 
 /** Locks so that the guesses of this client, and those at this account, are settled one by one. */
-export const lockGuess = (tx: Db, { account, client }: Guess): Promise<unknown> =>
+export const lockGuess = (tx: Db, { account, client }: Guess) =>
   lockGuesses(tx, digest(`client ${client}`).readInt32BE(), account.readInt32BE())
 
 /** Throws `login_throttled` if this guess has to wait. */
-export async function refuseWaiting(db: Db, guess: Guess): Promise<void> {
+export async function refuseWaiting(db: Db, guess: Guess) {
   const retryAfterSeconds = await findWait(db, countersOf(guess))
   if (retryAfterSeconds > 0) throw new AppError('login_throttled', { retryAfterSeconds })
 }
 
 /** Counts a failure; the transaction holds the guess's lock. */
-export const countFailure = (tx: Db, guess: Guess): Promise<unknown> =>
-  addFailure(tx, countersOf(guess))
+export const countFailure = (tx: Db, guess: Guess) => addFailure(tx, countersOf(guess))
 
 /** Clears the failures of this client at this account, and takes them off the client's own. */
-export const clearFailures = (tx: Db, guess: Guess): Promise<unknown> =>
-  deleteFailures(tx, guess, anyAccount)
+export const clearFailures = (tx: Db, guess: Guess) => deleteFailures(tx, guess, anyAccount)
 
 /**
  * Moves what was counted for an address to the user who gets it: whether an address has to wait
  * must not reveal that somebody has it now.
  */
-export async function gainAddress(tx: Db, userId: string, folded: string): Promise<void> {
+export async function gainAddress(tx: Db, userId: string, folded: string) {
   await copyFailures(tx, accountOfAddress(folded), accountOfUser(userId))
   await deleteFailuresOf(tx, accountOfAddress(folded))
 }
 
 /** Counts for an address what was counted for the user that had it. */
-export const loseAddress = (tx: Db, userId: string, folded: string): Promise<unknown> =>
+export const loseAddress = (tx: Db, userId: string, folded: string) =>
   copyFailures(tx, accountOfUser(userId), accountOfAddress(folded))
 
 /** Forgets the failures of a user, from wherever. */
-export const forgetFailures = (tx: Db, userId: string): Promise<unknown> =>
+export const forgetFailures = (tx: Db, userId: string) =>
   deleteFailuresOf(tx, accountOfUser(userId))

@@ -41,6 +41,6 @@ export function formatHash({ ln, r, p, salt, hash }: PasswordHash): string {
 const encode = (bytes: Buffer) => bytes.toString('base64').replaceAll('=', '')
 
 /** Whether a password should be hashed again: with less memory or work than today's. */
-export function isWeaker({ ln, r, p }: PasswordHash): boolean {
+export function isWeaker({ ln, r, p }: PasswordHash) {
   return ln < cost.ln || 2 ** ln * r * p < 2 ** cost.ln * cost.r * cost.p
 }

@@ -26,7 +26,7 @@ export interface Counter extends Guess {
 }
 
 /** Waits for the locks of a client and an account, which the transaction then holds. */
-export const lockGuesses = (tx: Db, clientHash: number, accountHash: number): Promise<unknown> =>
+export const lockGuesses = (tx: Db, clientHash: number, accountHash: number) =>
   tx.query('select pg_advisory_xact_lock($1, $2::int), pg_advisory_xact_lock($3, $4::int)', [
     locks.client,
     clientHash,
@@ -54,7 +54,7 @@ export async function findWait(db: Db, counters: Counter[]): Promise<number> {
 }
 
 /** Counts a failure in these rows, which the transaction has locked. */
-export const addFailure = (tx: Db, counters: Counter[]): Promise<unknown> =>
+export const addFailure = (tx: Db, counters: Counter[]) =>
   tx.query(
     `insert into login_failures (account, client, failures, wait_until)
      select account, client, count, case when count < free then '-infinity'
@@ -69,11 +69,7 @@ export const addFailure = (tx: Db, counters: Counter[]): Promise<unknown> =>
   )
 
 /** Deletes a guess's row, and subtracts its failures from its client's row for `anyAccount`. */
-export const deleteFailures = (
-  tx: Db,
-  { account, client }: Guess,
-  anyAccount: Buffer,
-): Promise<unknown> =>
+export const deleteFailures = (tx: Db, { account, client }: Guess, anyAccount: Buffer) =>
   tx.query(
     `with cleared as (
        delete from login_failures where account = $1 and client = $2
@@ -84,11 +80,11 @@ export const deleteFailures = (
   )
 
 /** Deletes all rows of an account. */
-export const deleteFailuresOf = (tx: Db, account: Buffer): Promise<unknown> =>
+export const deleteFailuresOf = (tx: Db, account: Buffer) =>
   tx.query('delete from login_failures where account = $1', [account])
 
 /** Adds the rows of one account to those of another; where both have one, the greater counts. */
-export const copyFailures = (tx: Db, from: Buffer, to: Buffer): Promise<unknown> =>
+export const copyFailures = (tx: Db, from: Buffer, to: Buffer) =>
   tx.query(
     `insert into login_failures as old (account, client, failures, wait_until, updated_at)
      select $2, client, failures, wait_until, updated_at from login_failures where account = $1
@@ -100,7 +96,7 @@ export const copyFailures = (tx: Db, from: Buffer, to: Buffer): Promise<unknown>
   )
 
 /** Deletes the counts that are forgotten by now. */
-export const deleteForgottenFailures = (db: Db): Promise<void> =>
+export const deleteForgottenFailures = (db: Db) =>
   deleteAll(
     db,
     'login_failures',

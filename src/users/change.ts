@@ -109,12 +109,12 @@ export async function applyChange(
 }
 
 /** Whether a change affects who holds the account or what it may do. */
-function isSensitive({ metadata, enabled, ...others }: Change['given']): boolean {
+function isSensitive({ metadata, enabled, ...others }: Change['given']) {
   return Object.keys(others).length > 0 || enabled === true
 }
 
 /** Whether a change leaves the service without this admin. */
-function endsAdmin({ role, enabled }: StoredUser, wanted: Change['given']): boolean {
+function endsAdmin({ role, enabled }: StoredUser, wanted: Change['given']) {
   return role === 'admin' && enabled && (wanted.role !== undefined || wanted.enabled === false)
 }
 
@@ -130,7 +130,7 @@ function requireAllowed(
   { emailChange }: ChangeDeps,
   { role }: Caller,
   { email, ...reserved }: Change['given'],
-): void {
+) {
   if (role === 'admin') return
   const wantsConfirmation = email !== undefined && emailChange === 'confirmed'
   if (wantsConfirmation || Object.keys(reserved).length > 0) throw new AppError('forbidden')

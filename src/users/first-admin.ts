@@ -61,7 +61,7 @@ async function insertAdmin(tx: Db, address: string, key: string): Promise<MadeKe
   return made
 }
 
-function readKeyFile({ keyFile, makesFile }: FirstAdmin): string {
+function readKeyFile({ keyFile, makesFile }: FirstAdmin) {
   let key: string
   try {
     if (makesFile && !existsSync(keyFile))

@@ -133,13 +133,13 @@ export async function updateUser(tx: Db, before: StoredUser, changes: UserChange
 }
 
 /** Deletes a user with its keys, sessions and tokens. */
-export async function deleteUser(tx: Db, { id, email }: User): Promise<void> {
+export async function deleteUser(tx: Db, { id, email }: User) {
   await tx.query('delete from users where id = $1::uuid', [id])
   await loseAddress(tx, id, foldEmail(email))
 }
 
 /** Throws `last_admin` unless another enabled admin remains; transactions check one by one. */
-export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
+export async function requireAnotherAdmin(tx: Db, id: string) {
   await tx.query('select pg_advisory_xact_lock($1)', [locks.lastAdmin])
   await one(tx, {
     text: `select from users where role = 'admin' and enabled and id <> $1::uuid limit 1`,
@@ -149,7 +149,7 @@ export async function requireAnotherAdmin(tx: Db, id: string): Promise<void> {
 }
 
 /** Waits for the lock under which the first admin is made. */
-export const lockFirstAdmin = (tx: Db): Promise<unknown> =>
+export const lockFirstAdmin = (tx: Db) =>
   tx.query('select pg_advisory_xact_lock($1)', [locks.firstAdmin])
 
 /** Whether there is an admin, enabled or not. */

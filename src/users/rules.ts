@@ -38,7 +38,7 @@ const blank =
   '\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u2066-\\u206f' +
   '\\u3000\\ufeff\\ufff9-\\ufffb'
 /** An address as it is kept: trimmed, NFC, of at most 254 characters. */
-function keptForm(value: string, wrong: (message: string) => void): string {
+function keptForm(value: string, wrong: (message: string) => void) {
   const trimmed = value.trim()
   // A longer text is refused below; normalising all of it would take too long.
   const address = trimmed.slice(0, maxNormalizedLength).normalize('NFC')
@@ -89,7 +89,7 @@ const isSameAsEmail = (password: string, email: string) =>
 const emailAsPassword = 'must not be the email'
 
 /** Throws `invalid_password` if a password is the address. */
-export function refuseEmailAsPassword(password: string, email: string): void {
+export function refuseEmailAsPassword(password: string, email: string) {
   if (isSameAsEmail(password, email)) throw faultIn('invalid_password', 'password', emailAsPassword)
 }
 
