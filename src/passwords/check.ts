@@ -4,16 +4,16 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Origin } from '../http/route.ts'
+import { accountOfAddress, accountOfUser } from './guessing.ts'
+import type { Hasher } from './hasher.ts'
 import {
-  accountOfAddress,
-  accountOfUser,
   clearFailures,
   countFailure,
   lockGuess,
   refuseWaiting,
-} from './guessing.ts'
-import type { Hasher } from './hasher.ts'
-import { replacePassword, type Guess } from './queries.ts'
+  replacePassword,
+  type Guess,
+} from './queries.ts'
 import { normalPassword } from './rules.ts'
 
 /** Whose password is checked; `passwordHash` is a PHC string, or null where there is none. */

@@ -1,5 +1,8 @@
-import { deleteAll, one, type Db } from '../database/pool.ts'
+import { hash } from 'node:crypto'
+
 import { locks } from '../database/codes.ts'
+import { deleteAll, one, type Db } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
 
 /** Each time this much time has passed, one failure is forgotten. */
 const forgetSeconds = 15 * 60
@@ -20,41 +23,40 @@ export interface Guess {
   client: string
 }
 
-/** A row that counts failures; the failure of the number `free` is the first to cost a wait. */
-export interface Counter extends Guess {
-  free: number
-}
+/** The form in which accounts and clients are named here. */
+export const digest = (name: string): Buffer => hash('sha256', name, 'buffer')
 
-/** Waits for the locks of a client and an account, which the transaction then holds. */
-export const lockGuesses = (tx: Db, clientHash: number, accountHash: number) =>
+/** Stands for all accounts that a client guesses at. */
+const anyAccount = digest('any account')
+
+/** The rows that count a guess; the failure of the number `free` is the first to cost a wait. */
+const counters = `(values ($1::bytea, $2::text, 5), ($1, '', 100), ($3::bytea, $2, 50))
+  as counters (account, client, free)`
+const valuesOf = ({ account, client }: Guess) => [account, client, anyAccount]
+
+/** Locks so that the guesses of this client, and those at this account, are settled one by one. */
+export const lockGuess = (tx: Db, { account, client }: Guess) =>
   tx.query('select pg_advisory_xact_lock($1, $2::int), pg_advisory_xact_lock($3, $4::int)', [
     locks.client,
-    clientHash,
+    digest(`client ${client}`).readInt32BE(),
     locks.account,
-    accountHash,
+    account.readInt32BE(),
   ])
 
-/** Counters as a table, whose columns are the values of `columnsOf`. */
-const wanted = 'unnest($1::bytea[], $2::text[], $3::int[]) as wanted (account, client, free)'
-const columnsOf = (counters: Counter[]) => [
-  counters.map(({ account }) => account),
-  counters.map(({ client }) => client),
-  counters.map(({ free }) => free),
-]
-
-/** The longest wait in seconds that these rows impose, 0 for none. */
-export async function findWait(db: Db, counters: Counter[]): Promise<number> {
-  const { seconds } = await one<{ seconds: number }>(db, {
-    text: `select coalesce(ceil(extract(epoch from max(wait_until) - now()))::int, 0) as seconds
-     from ${wanted} join login_failures using (account, client)
+/** Throws `login_throttled` if this guess has to wait. */
+export async function refuseWaiting(db: Db, guess: Guess) {
+  const { retryAfterSeconds } = await one<{ retryAfterSeconds: number }>(db, {
+    text: `select coalesce(ceil(extract(epoch from max(wait_until) - now()))::int, 0)
+       as "retryAfterSeconds"
+     from ${counters} join login_failures using (account, client)
      where wait_until > now() and ${quietSeconds} > -${maxClockSkewSeconds}`,
-    values: columnsOf(counters),
+    values: valuesOf(guess),
   })
-  return seconds
+  if (retryAfterSeconds > 0) throw new AppError('login_throttled', { retryAfterSeconds })
 }
 
-/** Counts a failure in these rows, which the transaction has locked. */
-export const addFailure = (tx: Db, counters: Counter[]) =>
+/** Counts a failure; the transaction holds the guess's lock. */
+export const countFailure = (tx: Db, guess: Guess) =>
   tx.query(
     `insert into login_failures (account, client, failures, wait_until)
      select account, client, count, case when count < free then '-infinity'
@@ -62,21 +64,21 @@ export const addFailure = (tx: Db, counters: Counter[]) =>
      from (
        select account, client, free,
          least(coalesce(${remembered}, 0) + 1, free + ${maxDoublings}) as count
-       from ${wanted} left join login_failures using (account, client)) as counted
+       from ${counters} left join login_failures using (account, client)) as counted
      on conflict (account, client) do update set failures = excluded.failures,
        wait_until = excluded.wait_until, updated_at = now()`,
-    columnsOf(counters),
+    valuesOf(guess),
   )
 
-/** Deletes a guess's row, and subtracts its failures from its client's row for `anyAccount`. */
-export const deleteFailures = (tx: Db, { account, client }: Guess, anyAccount: Buffer) =>
+/** Clears the failures of this client at this account, and takes them off the client's own. */
+export const clearFailures = (tx: Db, guess: Guess) =>
   tx.query(
     `with cleared as (
        delete from login_failures where account = $1 and client = $2
        returning ${remembered} as count)
      update login_failures set failures = greatest(0, failures - cleared.count)
      from cleared where account = $3 and client = $2`,
-    [account, client, anyAccount],
+    valuesOf(guess),
   )
 
 /** Deletes all rows of an account. */
