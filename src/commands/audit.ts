@@ -3,8 +3,7 @@ import { command, readCommandDatabase } from './command.ts'
 
 const usage = `Deletes the audit events older than that many days and prints their number.
 
-Connects as user_service_admin unless DATABASE_USER names another role.
-Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as user_service_admin unless DATABASE_USER names another role.`
 
 await command({
   name: 'audit',

@@ -18,8 +18,7 @@ const usage = `Dumps the database into S3_BUCKET. list: the dumps there, newest 
   --quiet    print nothing when all is well
 
 Connects as user_service_user to DATABASE_URL, or to DATABASE_HOST (localhost); the password may be
-in ~/.pgpass.
-Exit status: 0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old.`
+in ~/.pgpass.`
 
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
 const formatAge = (ms: number) => `${(ms / 3_600_000).toFixed(1)} h`
@@ -30,6 +29,7 @@ await command({
   name: 'backup',
   synopsis: '[list [--max-age 1h]] [--quiet] [--timeout 15m]',
   usage,
+  statuses: '0 done, 1 failed, 2 misuse, 3 another backup is running, 4 the newest dump is too old',
   pattern: /^( list( --max-age)?)?( --quiet)?( --timeout)?$/,
   async run({ values, positionals }) {
     const maxAgeMs = readDuration(values['max-age'])

@@ -49,8 +49,9 @@ interface Command {
   name: string
   /** The arguments, as they are shown: `create EMAIL | generate`. */
   synopsis: string
-  /** What `--help` prints below the synopsis. */
+  /** What `--help` prints below the synopsis, before the exit statuses. */
   usage: string
+  statuses?: string
   /**
    * Matches the call, with a space before each word: the arguments, then the names of the
    * options, sorted and without their values, as in ` down 2 --yes`.
@@ -66,14 +67,21 @@ export const misuse = (message: string) => new ExitError(`${message}\nSee --help
  * Runs a command whose arguments match its pattern. A failure is one sentence on stderr; the exit
  * status is 2 for misuse, else 1 or that of an ExitError.
  */
-export async function command({ name, synopsis, usage, pattern, run }: Command) {
+export async function command({
+  name,
+  synopsis,
+  usage,
+  statuses = '0 done, 1 failed, 2 misuse',
+  pattern,
+  run,
+}: Command) {
   // `pg` warns of a deprecation where ~/.pgpass is read, which cron would mail each time.
   process.noDeprecation = true
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
   try {
     const call = readCall()
     if (call.values.help) {
-      console.log(`${header}\n\n${usage}`)
+      console.log(`${header}\n\n${usage}\nExit status: ${statuses}.`)
       return
     }
     if (!pattern.test(spell(call))) throw misuse(header)

@@ -8,8 +8,7 @@ const usage = `  create  roles with ADMIN_PASSWORD, MANAGER_PASSWORD and USER_PA
 
 The database is DATABASE_NAME, or that of DATABASE_URL but for postgres, or db_user_service.
 Connects to localhost unless DATABASE_URL or DATABASE_HOST is set, as postgres unless DATABASE_USER
-names another superuser, or a role that may create roles and databases.
-Exit status: 0 done, 1 failed, 2 misuse.`
+names another superuser, or a role that may create roles and databases.`
 
 await command({
   name: 'database',

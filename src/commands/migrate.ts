@@ -8,8 +8,7 @@ const usage = `  up      applies every pending migration
 
   --timeout  give up after waiting that long for a lock (90s, 15m, 1h)
 
-Connects as user_service_admin unless DATABASE_USER names another role.
-Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as user_service_admin unless DATABASE_USER names another role.`
 
 await command({
   name: 'migrate',

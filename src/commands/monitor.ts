@@ -15,11 +15,17 @@ Prints nothing when all is well.
 SERVICE_URL       default http://SERVER_HOST:SERVICE_PORT/SERVICE_ENDPOINT
 SERVICE_NAME      the container's exact name, default user-service
 MONITOR_COOLDOWN  no second restart within that time, default 10m, at least 5m
+`
 
-Exit status: 0 healthy, 1 restarted and healthy again, 2 not healthy, stopped or misuse,
-3 docker failed.`
-
-await command({ name: 'monitor', synopsis: '', usage, pattern: /^$/, run: monitor })
+await command({
+  name: 'monitor',
+  synopsis: '',
+  usage,
+  statuses:
+    '0 healthy, 1 restarted and healthy again, 2 not healthy, stopped or misuse, 3 docker failed',
+  pattern: /^$/,
+  run: monitor,
+})
 
 async function monitor() {
   const { url, name, cooldownMs } = readSettings()

@@ -22,8 +22,7 @@ leaves the database as it was. latest: the newest complete dump in node bin/back
   --yes    restore even if the database holds data or the service is connected to it
   --check  a drill: restore into a temporary PostgreSQL instead
 
-Connects as user_service_admin, otherwise as node bin/backup.js does.
-Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as user_service_admin, otherwise as node bin/backup.js does.`
 
 /** Disables time-outs that a role or the server sets, as our pool does. */
 const beginning = `

@@ -1,11 +1,11 @@
 // The first admin: made by a command, by settings or by the private start.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
-import { insertEvent } from '../audit/queries.ts'
+import { insertEvent, type Action } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import { createKey, isKey } from '../keys/format.ts'
-import { insertKey, type MadeKey } from '../keys/queries.ts'
+import { insertKey, type MadeKey, type NewKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
 import { hasAdmin, insertUser, lockFirstAdmin } from './queries.ts'
 import { emailSchema } from './rules.ts'
@@ -49,15 +49,17 @@ export async function bootstrap(db: Database, admin: FirstAdmin): Promise<boolea
 async function insertAdmin(tx: Db, address: string, key: string): Promise<MadeKey> {
   const email = check(emailSchema, address, 'invalid_email')
   const { id } = await insertUser(tx, { email, passwordHash: null, role: 'admin' })
-  // The operator who runs this has proved more than a password.
-  const made = await insertKey(tx, { userId: id, kind: 'api', name: 'bootstrap', factors: 2, key })
-  await insertEvent(tx, {
-    action: 'user.created',
-    actor: null,
-    subject: id,
-    keyId: made.id,
-    origin: null,
-  })
+  return insertOperatorKey(tx, { userId: id, name: 'bootstrap', key }, 'user.created')
+}
+
+/** Makes a key of an admin for an operator, who has proved more than a password. */
+export async function insertOperatorKey(
+  tx: Db,
+  key: Pick<NewKey, 'userId' | 'name' | 'key'>,
+  action: Action,
+): Promise<MadeKey> {
+  const made = await insertKey(tx, { kind: 'api', factors: 2, ...key })
+  await insertEvent(tx, { action, actor: null, subject: key.userId, keyId: made.id, origin: null })
   return made
 }
 
