@@ -14,30 +14,10 @@ const coming = /^(REQUIRE_FACTOR|SECRETS_KEY_FILE|TOKEN_(ISSUER|AUDIENCES)|UUID_
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 
 /** Reads settings one by one and collects what is wrong with them. */
-export interface Reader {
-  /** A setting as it is given, or undefined when it is not or empty. */
-  text(name: string): string | undefined
-  /** Replaces what is given, unless the value is empty. */
-  set(name: string, value: string | undefined): void
-  /** The names that were asked for so far. */
-  names: ReadonlySet<string>
-  /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
-  wrong(name: string, rule: string): void
-  /** Parses a setting; `parse` throws or returns undefined if the rule is broken. */
-  read<T>(name: string, fallback: T, rule: string, parse: (given: string) => T | undefined): T
-  integer(name: string, fallback: number, min: number, max: number): number
-  /** The text of the file that a setting names. */
-  file(name: string): string | undefined
-  /** One of `choices`, by default the first. */
-  choice<const T extends string>(name: string, choices: readonly [T, ...T[]]): T
-  /** What `make` makes of two settings that are given together, else null. */
-  pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null
-  /** Throws all mistakes in one message, exit status 2. */
-  finish(): void
-}
+export type Reader = ReturnType<typeof createReader>
 
 /** Returns a reader of `env`. A mistyped DATABASE_URL holds a password, so no value is echoed. */
-export function createReader(env: Env): Reader {
+export function createReader(env: Env) {
   const mistakes: string[] = []
   const names = new Set<string>()
   const replaced: Env = {}
@@ -49,7 +29,12 @@ export function createReader(env: Env): Reader {
 
   const wrong = (name: string, rule: string) => void mistakes.push(`${name} ${rule}`)
 
-  const read: Reader['read'] = (name, fallback, rule, parse) => {
+  function read<T>(
+    name: string,
+    fallback: T,
+    rule: string,
+    parse: (given: string) => T | undefined,
+  ) {
     const given = text(name)
     if (given === undefined) return fallback
     try {
@@ -63,33 +48,42 @@ export function createReader(env: Env): Reader {
   }
 
   return {
+    /** A setting as it is given, or undefined when it is not or empty. */
     text,
-    set(name, value) {
+    /** Replaces what is given, unless the value is empty. */
+    set(name: string, value: string | undefined) {
       replaced[name] = value
     },
+    /** The names that were asked for so far. */
     names,
+    /** Adds a mistake: the name of a setting and the rule that it breaks, never the value. */
     wrong,
+    /** Parses a setting; `parse` throws or returns undefined if the rule is broken. */
     read,
-    integer: (name, fallback, min, max) =>
+    integer: (name: string, fallback: number, min: number, max: number) =>
       read(name, fallback, `must be a whole number from ${min} to ${max}`, (given) => {
         const value = /^\d{1,15}$/.test(given) ? Number(given) : NaN
         return value >= min && value <= max ? value : undefined
       }),
-    file: (name) =>
-      read(name, undefined, 'names a file that cannot be read', (path) =>
+    /** The text of the file that a setting names. */
+    file: (name: string) =>
+      read<string | undefined>(name, undefined, 'names a file that cannot be read', (path) =>
         readFileSync(path, 'utf8'),
       ),
-    choice: (name, choices) =>
-      read(name, choices[0], `must be one of ${choices.join(', ')}`, (given) =>
+    /** One of `choices`, by default the first. */
+    choice: <const T extends string>(name: string, choices: readonly [T, ...T[]]) =>
+      read<T>(name, choices[0], `must be one of ${choices.join(', ')}`, (given) =>
         choices.find((each) => each === given),
       ),
-    pair(one, other, make) {
+    /** What `make` makes of two settings that are given together, else null. */
+    pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null {
       const first = text(one)
       const second = text(other)
       if (first !== undefined && second !== undefined) return make(first, second)
       if (first !== second) wrong(`${one} and ${other}`, 'must be set together')
       return null
     },
+    /** Throws all mistakes in one message, exit status 2. */
     finish() {
       if (mistakes.length > 0) throw new ExitError(`Configuration: ${mistakes.join('; ')}`, 2)
     },

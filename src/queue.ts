@@ -1,21 +1,8 @@
 // A queue in which clients take turns, item by item, so that no client can keep another out. It is
 // bounded by whoever adds to it: when it is full, the client with the most items loses its newest.
 
-/** What waits, by client. */
-export interface FairQueue<T> {
-  length(): number
-  countOf(client: string): number
-  add(client: string, item: T): void
-  /** Removes and returns the next item that is ready; its client then goes behind all others. */
-  take(isReady?: (item: T) => boolean): T | undefined
-  /** Removes an item, if it is still there. */
-  remove(client: string, item: T): void
-  /** Removes and returns the newest item of the client that has most; on a tie, the newcomer's. */
-  dropNewest(newcomer: string): T
-}
-
 /** Returns an empty queue. */
-export function createQueue<T>(): FairQueue<T> {
+export function createQueue<T>() {
   /** The clients are in the order of their turns. */
   const byClient = new Map<string, T[]>()
   let length = 0
@@ -32,14 +19,15 @@ export function createQueue<T>(): FairQueue<T> {
 
   return {
     length: () => length,
-    countOf: (client) => itemsOf(client).length,
-    add(client, item) {
+    countOf: (client: string) => itemsOf(client).length,
+    add(client: string, item: T) {
       const items = itemsOf(client)
       items.push(item)
       byClient.set(client, items)
       length++
     },
-    take(isReady = () => true) {
+    /** Removes and returns the next item that is ready; its client then goes behind all others. */
+    take(isReady = (_item: T) => true) {
       for (const [client, items] of byClient) {
         const index = items.findIndex(isReady)
         if (index === -1) continue
@@ -50,11 +38,13 @@ export function createQueue<T>(): FairQueue<T> {
       }
       return undefined
     },
-    remove(client, item) {
+    /** Removes an item, if it is still there. */
+    remove(client: string, item: T) {
       const index = itemsOf(client).indexOf(item)
       if (index !== -1) removeAt(client, index)
     },
-    dropNewest(newcomer) {
+    /** Removes and returns the newest item of the client that has most; on a tie, the newcomer's. */
+    dropNewest(newcomer: string) {
       let most = newcomer
       for (const [client, items] of byClient) {
         if (items.length > itemsOf(most).length) most = client

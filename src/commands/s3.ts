@@ -2,31 +2,17 @@
 import { statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { readDatabase, type DatabaseConfig } from '../config.ts'
+import { readDatabase } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { createLocalReader, signal } from './command.ts'
 import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
 import { runProgram } from './programs.ts'
 
-/** Each of its functions throws when the AWS CLI fails, with its reason. */
-export interface Bucket {
-  url: string
-  /** Uploads a file, trying three times; throws unless the bucket then has all of it. */
-  put(file: string, name: string): Promise<void>
-  /** Downloads into a file. */
-  get(name: string, file: string): Promise<void>
-  /** The dumps of a database; the one that was stored last comes first. */
-  list(database: string): Promise<StoredDump[]>
-}
-
 /** How far our clock and the database's may differ. */
 const skewMs = 5 * 60_000
 
 /** The database that is dumped or restored, and the bucket of its dumps. */
-export interface Places {
-  database: DatabaseConfig
-  bucket: Bucket
-}
+export type Places = ReturnType<typeof readPlaces>
 
 /** Does `upload` up to three times, three seconds apart, unless S3 itself refuses it. */
 async function trying(upload: () => Promise<unknown>) {
@@ -42,7 +28,7 @@ async function trying(upload: () => Promise<unknown>) {
 }
 
 /** Reads the database, on localhost unless another is named, and the bucket. */
-export function readPlaces(user: string): Places {
+export function readPlaces(user: string) {
   const reader = createLocalReader()
   const database = readDatabase(reader, user)!
   const url = (reader.text('S3_BUCKET') ?? 's3://user-service-database-dumps').replace(/\/+$/, '')
@@ -62,9 +48,11 @@ export function readPlaces(user: string): Places {
   }
 
   const prefix = folder ? `${folder.slice(1)}/` : ''
-  const bucket: Bucket = {
+  /** Each of its functions throws when the AWS CLI fails, with its reason. */
+  const bucket = {
     url,
-    async put(file, name) {
+    /** Uploads a file, trying three times; throws unless the bucket then has all of it. */
+    async put(file: string, name: string) {
       const target = `${url}/${name}`
       const copy = ['s3', 'cp', '--only-show-errors', file, target]
       await trying(() => aws(`cannot upload to ${target}`, ...copy))
@@ -82,12 +70,14 @@ export function readPlaces(user: string): Places {
         throw new ExitError(`${target} does not have the ${size} bytes that were sent`)
     },
 
-    async get(name, file) {
+    /** Downloads into a file. */
+    async get(name: string, file: string) {
       const source = `${url}/${name}`
       await aws(`cannot download ${source}`, 's3', 'cp', '--only-show-errors', source, file)
     },
 
-    async list(database) {
+    /** The dumps of a database; the one that was stored last comes first. */
+    async list(database: string) {
       const text = await aws(
         `cannot list ${url}`,
         's3api',

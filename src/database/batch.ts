@@ -18,9 +18,6 @@ interface Waiting<Item, Answer> {
   reject(error: unknown): void
 }
 
-/** Answers one item for a client. */
-export type Batch<Item, Answer> = (item: Item, client: string) => Promise<Answer | undefined>
-
 /**
  * Answers items by calls of `run`, each with all the items that wait when it starts. Throws
  * `overloaded` when too many wait, or what `run` throws.
@@ -28,7 +25,7 @@ export type Batch<Item, Answer> = (item: Item, client: string) => Promise<Answer
 export function createBatch<Item, Answer>(
   limits: Limits,
   run: (items: Item[]) => Promise<(Answer | undefined)[]>,
-): Batch<Item, Answer> {
+) {
   const queue = createQueue<Waiting<Item, Answer>>()
   let running = 0
   let scheduled = false
@@ -56,8 +53,9 @@ export function createBatch<Item, Answer>(
     schedule()
   }
 
-  return (item, client) =>
-    new Promise((resolve, reject) => {
+  /** Answers one item for a client. */
+  return (item: Item, client: string) =>
+    new Promise<Answer | undefined>((resolve, reject) => {
       queue.add(client, { item, resolve, reject })
       if (queue.length() > limits.waiting) {
         const refused = queue.dropNewest(client)

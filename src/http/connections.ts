@@ -7,7 +7,7 @@ import type { RefusalLog } from './refusals.ts'
 import { findFault } from './rfc9112.ts'
 
 /** A connection that has sent a request. */
-export interface Connection {
+interface Connection {
   /** The pending answers, oldest first, and since when each is pending. */
   waiting: Map<ServerResponse, number>
   /** The answer to the newest request, until both are complete. */
@@ -17,17 +17,7 @@ export interface Connection {
 }
 
 /** The requests under way, by connection. */
-export interface Connections {
-  /** Hands a request to the pipeline: at once or, if its connection has others pending, in turn. */
-  take(req: IncomingMessage, res: ServerResponse): void
-  find(socket: Socket): Connection | undefined
-  /** Whether no answer is pending. */
-  isQuiet(): boolean
-  /** Cuts connections whose oldest answer has been pending that long. */
-  cutSlow(limitMs: number): void
-  /** From now on, every answer closes its connection. */
-  close(): void
-}
+export type Connections = ReturnType<typeof createConnections>
 
 /**
  * A connection with more pending requests is cut. Gateways and browsers do not pipeline; a client
@@ -39,7 +29,7 @@ const maxWaiting = 20
  * Starts without any connection. Requests are kept by connection, because a response that is still
  * queued when its connection closes never emits `close`.
  */
-export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): Connections {
+export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog) {
   const connections = new Map<Socket, Connection>()
   const pending: ServerResponse[] = []
   let isClosing = false
@@ -84,7 +74,8 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
   }
 
   return {
-    take(req, res) {
+    /** Hands a request to the pipeline: at once or, if its connection has others pending, in turn. */
+    take(req: IncomingMessage, res: ServerResponse) {
       const { socket } = req
       // It was reset: nobody waits for an answer, and we could not record who asked.
       if (socket.remoteAddress === undefined) {
@@ -114,15 +105,18 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog): C
       if (pending.length === 0) setImmediate(handleNext)
       pending.push(res)
     },
-    find: (socket) => connections.get(socket),
+    find: (socket: Socket) => connections.get(socket),
+    /** Whether no answer is pending. */
     isQuiet: () => [...connections.values()].every(({ waiting }) => waiting.size === 0),
-    cutSlow(limitMs) {
+    /** Cuts connections whose oldest answer has been pending that long. */
+    cutSlow(limitMs: number) {
       const cutoff = performance.now() - limitMs
       for (const [socket, { waiting }] of connections) {
         const { value: pendingSince } = waiting.values().next()
         if (pendingSince !== undefined && pendingSince < cutoff) socket.destroy()
       }
     },
+    /** From now on, every answer closes its connection. */
     close() {
       isClosing = true
       for (const { waiting } of connections.values()) {

@@ -17,12 +17,7 @@ interface Answered {
 }
 
 /** Numbers of the service; labels come from the route table alone. */
-export interface Metrics {
-  /** Counts an answered request. */
-  request(answered: Answered): void
-  /** All that was counted, in Prometheus' text format 0.0.4. */
-  text(): string
-}
+export type Metrics = ReturnType<typeof createMetrics>
 
 /** In seconds. */
 const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
@@ -31,7 +26,7 @@ const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 type Values = Map<string, number | Histogram>
 
 /** Starts counting at zero. */
-export function createMetrics(): Metrics {
+export function createMetrics() {
   /** By the labels of a method and a route. */
   const answers = new Map<string, { byStatus: Map<number, number>; durations: Histogram }>()
   // Every code starts at zero: Prometheus sees no increase in a series that begins at one.
@@ -46,12 +41,14 @@ export function createMetrics(): Metrics {
   }
 
   return {
-    request({ method, route, status, seconds, code }) {
+    /** Counts an answered request. */
+    request({ method, route, status, seconds, code }: Answered) {
       const { byStatus, durations } = answersOf(`method="${method}",route="${route}"`)
       count(byStatus, status)
       observe(durations, seconds)
       if (code !== undefined) count(failures, `{code="${code}"}`)
     },
+    /** All that was counted, in Prometheus' text format 0.0.4. */
     text() {
       const requests: Values = new Map()
       const durations: Values = new Map()

@@ -27,25 +27,11 @@ interface Options {
   tls: TlsFiles | null
 }
 
-/** A server that accepts connections. */
-export interface Listener {
-  /** Scheme, host and port. */
-  url: string
-  /** Rereads certificate and key; throws, and keeps the old pair, if the new one is not usable. */
-  rereadTls(): void
-  /** Soon stops accepting, waits up to `seconds` for requests in flight, then cuts what is left. */
-  stop(seconds: number): Promise<void>
-}
-
 const exchangeTimeoutMs = 40_000
 const lingerMs = 250
 
 /** Listens and hands each request to `pipeline`; throws an ExitError if it cannot. */
-export async function listen(
-  pipeline: Pipeline,
-  { host, port, tls }: Options,
-  log: Log,
-): Promise<Listener> {
+export async function listen(pipeline: Pipeline, { host, port, tls }: Options, log: Log) {
   const logRefusal = createRefusalLog(log)
   const connections = createConnections(pipeline, logRefusal)
   const server = createServer(tls)
@@ -68,12 +54,15 @@ export async function listen(
   const cutting = setInterval(() => connections.cutSlow(exchangeTimeoutMs), 1000).unref()
 
   return {
+    /** Scheme, host and port. */
     url: `${tls === null ? 'http' : 'https'}://${nameOf(server, host)}`,
+    /** Rereads certificate and key; throws, and keeps the old pair, if the new is not usable. */
     rereadTls() {
       if (server instanceof https.Server && tls !== null)
         server.setSecureContext(readTlsSettings(tls))
     },
-    async stop(seconds) {
+    /** Soon stops accepting, waits that long for requests in flight, then cuts what is left. */
+    async stop(seconds: number) {
       connections.close()
       // A new connection may still wait to be accepted, and a request may be on its way on an idle
       // connection: both are answered, with Connection: close.

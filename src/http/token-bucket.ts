@@ -3,24 +3,8 @@
 // a clock hand sweeps the map and drops full ones. Above `maxClients` it drops any, which gives
 // that client a full bucket again but bounds the memory whatever number of addresses calls.
 
-/** The answer to one request for a token. */
-export interface Verdict {
-  allowed: boolean
-  /** Whole tokens that are left. */
-  left: number
-  /** Until the bucket is full. */
-  resetSeconds: number
-  /** Until it has a token; 0 if one was taken. */
-  retryAfterSeconds: number
-}
-
 /** Who may go on, by client. */
-export interface Limiter {
-  /** How many clients are remembered. */
-  size(): number
-  /** Takes one token of the client's bucket, if it has one. */
-  take(client: string): Verdict
-}
+export type Limiter = ReturnType<typeof createLimiter>
 
 interface Limits {
   /** Tokens a second: of the API, the setting RATE_LIMIT. */
@@ -38,7 +22,7 @@ export function createLimiter({
   burst,
   maxClients = 100_000,
   now = () => performance.now(),
-}: Limits): Limiter {
+}: Limits) {
   const fullAt = new Map<string, number>()
   let hand = fullAt.entries()
 
@@ -52,8 +36,10 @@ export function createLimiter({
   }
 
   return {
+    /** How many clients are remembered. */
     size: () => fullAt.size,
-    take(client) {
+    /** Takes one token of the client's bucket, if it has one. */
+    take(client: string) {
       const time = now()
       const full = Math.max(fullAt.get(client) ?? 0, time)
       const missing = ((full - time) * rate) / 1000
@@ -65,8 +51,11 @@ export function createLimiter({
       sweep(time)
       return {
         allowed,
+        /** Whole tokens that are left. */
         left: Math.floor(left),
+        /** Until the bucket is full. */
         resetSeconds: Math.ceil((burst - left) / rate),
+        /** Until it has a token; 0 if one was taken. */
         retryAfterSeconds: allowed ? 0 : Math.ceil((1 - left) / rate),
       }
     },

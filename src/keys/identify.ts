@@ -19,15 +19,9 @@ const finding = { statements: 4, items: maxKeysPerStatement, waiting: 5000 }
 const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /**
- * Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or
- * `database_unavailable`. Clients take turns, so `client` names the one that asks.
- */
-export type Identify = (headers: IncomingHttpHeaders, client: string) => Promise<Caller>
-
-/**
  * Looks up keys in `db`. A session that was not used for `idleSeconds` has ended; 0: no such limit.
  */
-export function createIdentify(db: Database, idleSeconds: number): Identify {
+export function createIdentify(db: Database, idleSeconds: number) {
   const mark = createBatch(marking, async (keyIds: string[]) => {
     await markUsed(db, keyIds)
     return []
@@ -42,7 +36,11 @@ export function createIdentify(db: Database, idleSeconds: number): Identify {
     return callers
   })
 
-  return async (headers, client) => {
+  /**
+   * Returns who presents a key; throws `key_missing`, `key_invalid`, `overloaded` or
+   * `database_unavailable`. Clients take turns, so `client` names the one that asks.
+   */
+  return async (headers: IncomingHttpHeaders, client: string) => {
     const key = readKey(headers)
     if (!isKey(key)) throw new AppError('key_invalid')
     const caller = await find(digestKey(key), client)

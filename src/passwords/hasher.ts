@@ -18,29 +18,8 @@ export interface Stored {
   passwordHash: string | null
 }
 
-/** The outcome of a comparison; `renew`: the right password should be stored at today's cost. */
-export interface Verdict<F extends Stored> {
-  found: F
-  isRight: boolean
-  renew: boolean
-}
-
 /** Hashes and compares passwords. Both throw `overloaded` when the queue is full. */
-export interface Hasher {
-  /** The password's PHC string, at today's cost. `client` names whose turn it takes. */
-  hash(password: string, client: string): Promise<string>
-  /**
-   * Compares with what `find` returns, and does the work of today's cost where no password is
-   * stored. Throws what `find` throws, which is not called when the queue is full.
-   */
-  verify<F extends Stored>(
-    password: string,
-    find: () => Promise<F>,
-    client: string,
-  ): Promise<Verdict<F>>
-  load(): { inFlight: number; queued: number }
-  stop(): Promise<unknown>
-}
+export type Hasher = ReturnType<typeof createHasher>
 
 /** One job that waits for a thread. */
 interface Place {
@@ -64,7 +43,7 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 })`
 
 /** Starts threads as they are needed, at most `maxThreads`. */
-export function createHasher(maxThreads = availableParallelism()): Hasher {
+export function createHasher(maxThreads = availableParallelism()) {
   const queue = createQueue<Place>()
   const threads = new Set<Worker>()
   const idle = new Set<Worker>()
@@ -153,12 +132,17 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
   }
 
   return {
-    async hash(password, client) {
+    /** The password's PHC string, at today's cost. `client` names whose turn it takes. */
+    async hash(password: string, client: string) {
       const prepare = async () => ({ parameters: newParameters() })
       const { parameters, computed } = await scrypt(password, client, prepare)
       return formatHash({ ...parameters, hash: computed })
     },
-    async verify(password, find, client) {
+    /**
+     * Compares with what `find` returns, and does the work of today's cost where no password is
+     * stored. Throws what `find` throws, which is not called when the queue is full.
+     */
+    async verify<F extends Stored>(password: string, find: () => Promise<F>, client: string) {
       const { found, known, parameters, computed } = await scrypt(password, client, async () => {
         const found = await find()
         const known = parseHash(found.passwordHash ?? '')
@@ -168,6 +152,7 @@ export function createHasher(maxThreads = availableParallelism()): Hasher {
       return {
         found,
         isRight: isEqual && known !== null,
+        /** The right password should be stored at today's cost. */
         renew: isWeaker(parameters),
       }
     },
