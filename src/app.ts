@@ -13,7 +13,7 @@ import { createDatabase } from './database/setup.ts'
 import { createClientReader } from './http/address.ts'
 import { createLimiter } from './http/token-bucket.ts'
 import { createMetrics } from './http/metrics.ts'
-import { createPipeline, type Pipeline } from './http/pipeline.ts'
+import { createPipeline } from './http/pipeline.ts'
 import { createRouter } from './http/router.ts'
 import { bind, listen } from './http/server.ts'
 import { createIdentify } from './keys/identify.ts'
@@ -118,7 +118,7 @@ async function checkPort({ host, port }: Config) {
 }
 
 /** Starts the private PostgreSQL and brings it to this version's schema. */
-async function startPrivately(undo: Undo, signal: AbortSignal): Promise<DatabaseConfig> {
+async function startPrivately(undo: Undo, signal: AbortSignal) {
   const directory = localDirectory
   const postgres = await startPrivatePostgres({ directory, say: console.error, signal })
   undo.push(() => postgres.stop())
@@ -129,8 +129,8 @@ async function startPrivately(undo: Undo, signal: AbortSignal): Promise<Database
 }
 
 /** Keys are looked up on connections of their own: a burst of log-ins must not delay them. */
-function openPools(database: DatabaseConfig, log: Log, undo: Undo): Pools {
-  function open(poolSize: number): Database {
+function openPools(database: DatabaseConfig, log: Log, undo: Undo) {
+  function open(poolSize: number) {
     const pool = openDatabase({ ...database, poolSize }, (error) =>
       log('warn', 'database connection lost', { reason: explain(error) }),
     )
@@ -182,7 +182,7 @@ function buildPipeline(
   config: Config,
   { keyDb, db }: Pools,
   { hasher, log, isStopping }: { hasher: Hasher; log: Log; isStopping(): boolean },
-): Pipeline {
+) {
   const { rateLimit, basePath } = config
   const limiter =
     rateLimit === 0 ? null : createLimiter({ rate: rateLimit, burst: config.rateLimitBurst })

@@ -142,13 +142,13 @@ const split = (given: string) =>
     .filter(Boolean)
 
 /** Names, addresses and directories of sockets; none with a port or a scheme. */
-function parseHosts(given: string): string[] | undefined {
+function parseHosts(given: string) {
   const hosts = split(given)
   const isHost = (host: string) => isIP(host) !== 0 || /^(\/.+|[\p{L}\d._-]+)$/u.test(host)
   return hosts.length > 0 && hosts.every(isHost) ? hosts : undefined
 }
 
-function parseBasePath(given: string): string | undefined {
+function parseBasePath(given: string) {
   const path = given.replace(/^\/*/, '/').replace(/\/+$/, '')
   return /^(\/[\w.~-]+)*$/.test(path) ? path : undefined
 }
@@ -162,12 +162,12 @@ function isOrigin(given: string) {
   )
 }
 
-function parseOrigins(given: string): string[] | undefined {
+function parseOrigins(given: string) {
   const origins = split(given)
   return origins.every(isOrigin) ? origins : undefined
 }
 
-function parseProxies(given: string): BlockList {
+function parseProxies(given: string) {
   const proxies = new BlockList()
   for (const entry of split(given)) {
     const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(entry) ?? []
@@ -229,7 +229,7 @@ function parseUrl(given: string): Env | undefined {
   }
 }
 
-function readPassword({ text, wrong, read }: Reader): string | undefined {
+function readPassword({ text, wrong, read }: Reader) {
   const given = text('DATABASE_PASSWORD')
   const rule = 'must name a file that holds a password'
   const inFile = read('DATABASE_PASSWORD_FILE', undefined, rule, (path) => {

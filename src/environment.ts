@@ -76,7 +76,7 @@ export function createReader(env: Env) {
         choices.find((each) => each === given),
       ),
     /** What `make` makes of two settings that are given together, else null. */
-    pair<T>(one: string, other: string, make: (one: string, other: string) => T): T | null {
+    pair<T>(one: string, other: string, make: (one: string, other: string) => T) {
       const first = text(one)
       const second = text(other)
       if (first !== undefined && second !== undefined) return make(first, second)

@@ -105,7 +105,7 @@ async function failWhenStuck() {
   signal.throwIfAborted()
 }
 
-function findFailure(error: unknown): unknown {
+function findFailure(error: unknown) {
   if (signal.aborted) return signal.reason
   const { code, message } = error as Error & { code?: string }
   return code?.startsWith('ERR_PARSE_ARGS') ? misuse(message) : error

@@ -57,16 +57,6 @@ export function parseDumpName(name: string): Date | null {
   return Number.isNaN(at.getTime()) ? null : at
 }
 
-/** A dump in the bucket. */
-export interface StoredDump {
-  name: string
-  /** How long ago it was made, by its name, or S3 got it, whichever is longer. */
-  ageMs: number
-  size: number
-  /** Incomplete without its manifest; in the future if a clock was wrong. */
-  state: 'complete' | 'INCOMPLETE' | 'IN THE FUTURE'
-}
-
 /** Reads a manifest; throws when it is damaged or not that of `name`. */
 export function parseManifest(text: string, name: string): Manifest {
   try {

@@ -57,7 +57,7 @@ function docker(...args: string[]) {
 }
 
 /** Adds to a failure of docker why it was needed. */
-async function blaming<T>(sick: string, status: number, work: Promise<T>): Promise<T> {
+async function blaming<T>(sick: string, status: number, work: Promise<T>) {
   try {
     return await work
   } catch (error) {
@@ -96,7 +96,7 @@ function reachable(host: string) {
  * Asks each second; returns null once the service is healthy, or why it is not after so many tries
  * or after the instant `until`.
  */
-async function watch(url: string, tries: number, until = Infinity): Promise<string | null> {
+async function watch(url: string, tries: number, until = Infinity) {
   for (let attempt = 1; ; attempt++) {
     const failure = await ask(url)
     if (failure === null || attempt === tries || Date.now() > until) return failure
@@ -104,7 +104,7 @@ async function watch(url: string, tries: number, until = Infinity): Promise<stri
   }
 }
 
-async function ask(url: string): Promise<string | null> {
+async function ask(url: string) {
   // No AbortSignal.any or timeout: on Node 20 they may be collected before they fire.
   const limit = new AbortController()
   setTimeout(() => limit.abort(new Error('no answer in 5 s')), 5000).unref()

@@ -41,7 +41,7 @@ const passed = new RegExp(
 const cronPath = '/usr/bin:/bin'
 
 /** A program's environment, without our passwords; to cron's PATH, /usr/local/bin is added. */
-function programEnv(): Env {
+function programEnv() {
   const { PATH = cronPath } = process.env
   return {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => passed.test(name))),

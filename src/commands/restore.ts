@@ -116,7 +116,7 @@ async function findLatest({ bucket, database }: Places) {
 }
 
 /** Fetches a dump by its manifest; throws unless it is the one that was uploaded. */
-async function download(places: Places, name: string, file: string): Promise<Manifest> {
+async function download(places: Places, name: string, file: string) {
   const { bucket, database } = places
   await bucket.get(`${name}.json`, `${file}.json`)
   const manifest = parseManifest(readFileSync(`${file}.json`, 'utf8'), name)
@@ -156,7 +156,7 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
 }
 
 /** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */
-async function* withoutTimeout(sql: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+async function* withoutTimeout(sql: AsyncIterable<Buffer>) {
   let isHead = true
   for await (const chunk of sql) {
     const start = isHead ? chunk.indexOf('SET transaction_timeout') : -1

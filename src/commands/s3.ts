@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { readDatabase } from '../config.ts'
 import { ExitError } from '../errors.ts'
 import { createLocalReader, signal } from './command.ts'
-import { dumpName, dumpPrefix, parseDumpName, type StoredDump } from './dumps.ts'
+import { dumpName, dumpPrefix, parseDumpName } from './dumps.ts'
 import { runProgram } from './programs.ts'
 
 /** How far our clock and the database's may differ. */
@@ -91,25 +91,19 @@ export function readPlaces(user: string) {
         JSON.parse(text || 'null') ?? []
       objects.sort((a, b) => Date.parse(b.storedAt) - Date.parse(a.storedAt))
       const keys = new Set(objects.map(({ key }) => key))
-      const dumps: StoredDump[] = []
-      for (const { key, size, storedAt } of objects) {
+      return objects.flatMap(({ key, size, storedAt }) => {
         const name = key.slice(prefix.length)
         const at = parseDumpName(name)
         // The prefix of `app`, `app_dump_`, also begins the dumps of a database `app_dump_old`.
-        if (at === null || name !== dumpName(database, at)) continue
+        if (at === null || name !== dumpName(database, at)) return []
         const isAhead = at.getTime() > Date.now() + skewMs
         // Once a date in the future has come, S3 knows how old the dump is.
         const madeAt = isAhead ? at.getTime() : Math.min(at.getTime(), Date.parse(storedAt))
-        const ageMs = Date.now() - madeAt
+        // In the future if a clock was wrong; incomplete without its manifest.
         const stateIfComplete = isAhead ? 'IN THE FUTURE' : 'complete'
-        dumps.push({
-          name,
-          ageMs,
-          size,
-          state: keys.has(`${key}.json`) ? stateIfComplete : 'INCOMPLETE',
-        })
-      }
-      return dumps
+        const state = keys.has(`${key}.json`) ? stateIfComplete : 'INCOMPLETE'
+        return [{ name, ageMs: Date.now() - madeAt, size, state }]
+      })
     },
   }
   return { database, bucket }

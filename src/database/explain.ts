@@ -13,7 +13,7 @@ const certificateHint = 'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
 const isCertificate = /CERT|^UNABLE_TO_|^ERR_(TLS|SSL)_/
 
 /** Explains a failure that only an operator can fix; undefined for any other. */
-function adviseOn(failure: DatabaseError): string | undefined {
+function adviseOn(failure: DatabaseError) {
   const { code = '', message } = failure
   // The driver's way of saying that it has no password and needs one.
   if (/password must be a string/.test(message))

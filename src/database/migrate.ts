@@ -67,7 +67,7 @@ export async function migrate(db: Database, way: Way, options: MigrateOptions = 
 }
 
 /** Applies or rolls back one migration, as soon as its locks are free; null: there is none. */
-async function takeStep(db: Database, way: Way, options: MigrateOptions): Promise<string | null> {
+async function takeStep(db: Database, way: Way, options: MigrateOptions) {
   const { all = readMigrations(), timeoutMs = Infinity, say } = options
   const start = performance.now()
   let pauseMs = 200
@@ -94,7 +94,7 @@ async function takeStep(db: Database, way: Way, options: MigrateOptions): Promis
 }
 
 /** Tries one migration, and waits for no lock longer than a request can. */
-async function tryStep(tx: Db, way: Way, all: Migration[]): Promise<string | null> {
+async function tryStep(tx: Db, way: Way, all: Migration[]) {
   // Requests queue behind a pending lock (during a dump, say). Wait less than a request can, but
   // more than `deadlock_timeout` (1 s), after which autovacuum yields.
   await tx.query(`set local lock_timeout = '1100ms'`)

@@ -78,7 +78,7 @@ export function openDatabase(
     if (hosts.length > 1 && !acceptsWrites) throw new Error('the server does not accept writes')
   }
 
-  async function connect(): Promise<Client> {
+  async function connect() {
     for (let hostsLeft = hosts.length; ; hostsLeft--) {
       const tried = host
       try {
@@ -113,7 +113,7 @@ export function openDatabase(
     }
   }
 
-  async function ask<Row>(statement: Query, repeatable: boolean): Promise<Row[]> {
+  async function ask<Row>(statement: Query, repeatable: boolean) {
     const { client, rows } = await start<Row>(statement, repeatable)
     client.release(false)
     return rows
@@ -137,7 +137,7 @@ export function openDatabase(
   }
 
   /** Runs a transaction once; closes its connection unless the transaction is known to be over. */
-  async function transact<T>(work: (tx: Db) => Promise<T>): Promise<T> {
+  async function transact<T>(work: (tx: Db) => Promise<T>) {
     const { client } = await start({ text: 'begin isolation level read committed' }, true)
     const tx: Db = { query: (text, values = []) => run(client, { text, values }) }
     let close = true
@@ -177,7 +177,7 @@ function addressOf({ hosts, ssl }: DatabaseConfig, index: number) {
 }
 
 /** Runs a statement; throws `database_unavailable`, or the server's error. */
-async function run<Row>(client: Client, statement: Query): Promise<Row[]> {
+async function run<Row>(client: Client, statement: Query) {
   try {
     const { rows } = await client.query<Row>(statement)
     return rows
@@ -186,7 +186,7 @@ async function run<Row>(client: Client, statement: Query): Promise<Row[]> {
   }
 }
 
-async function retryLostRaces<T>(work: () => Promise<T>): Promise<T> {
+async function retryLostRaces<T>(work: () => Promise<T>) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work()
@@ -204,7 +204,7 @@ const getTypeParser: typeof pg.types.getTypeParser = (type, format) =>
   type === pg.types.builtins.TIMESTAMPTZ ? toIso : pg.types.getTypeParser(type, format)
 
 /** Makes `2024-01-02T03:04:05.678Z` of `2024-01-02 03:04:05.67812+00`. */
-function toIso(text: string): string | null {
+function toIso(text: string) {
   // Far away, or `infinity`, which is no date.
   if (text[4] !== '-' || !text.endsWith('+00')) return new Date(text).toJSON()
   const day = text.slice(0, 10)

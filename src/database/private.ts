@@ -26,13 +26,7 @@ import {
   ourselves,
   plainEnv,
   runProgram,
-  type RunAs,
 } from './programs.ts'
-
-interface Address {
-  socketDirectory: string
-  port: number
-}
 
 interface Options {
   /** An absolute path; the data lies in `postgres` below it. */
@@ -43,24 +37,14 @@ interface Options {
   signal?: AbortSignal
 }
 
-/** A private PostgreSQL that runs and is ours. */
-export interface PrivatePostgres extends Address {
-  /** Ends it, and waits until it has ended; a second call does nothing more. */
-  stop(): Promise<void>
-}
-
-interface Place {
-  as: RunAs
-  bin: string
-  data: string
-  log: string
-}
+type Place = Awaited<ReturnType<typeof prepare>>
 
 /**
  * Starts the private PostgreSQL of a directory; makes the data and fetches the programs where there
- * are none. Throws when another process owns it, or with the last lines of what failed.
+ * are none. Throws when another process owns it, or with the last lines of what failed. Its `stop`
+ * waits until it has ended; a second call does nothing more.
  */
-export async function startPrivatePostgres(options: Options): Promise<PrivatePostgres> {
+export async function startPrivatePostgres(options: Options) {
   const { directory, settings, signal } = options
   const place = await prepare(options)
   let server: ReturnType<typeof launch> | undefined
@@ -96,11 +80,11 @@ export async function startPrivatePostgres(options: Options): Promise<PrivatePos
 }
 
 /** Where the running private PostgreSQL of `directory` listens, or null when none runs. */
-export const findPrivatePostgres = (directory: string): Address | null =>
+export const findPrivatePostgres = (directory: string) =>
   readPostmaster(join(directory, 'postgres')).address
 
 /** Finds or makes the data and the programs. */
-async function prepare({ directory, say, signal }: Options): Promise<Place> {
+async function prepare({ directory, say, signal }: Options) {
   const link = join(directory, 'postgres')
   makeDirectory(directory, link)
   const { as, home } = findPlace(directory, link, say)
@@ -178,7 +162,7 @@ function findPlace(directory: string, link: string, say: Options['say']) {
 }
 
 /** The account that owns the data, or `postgres`, or `nobody`. */
-function accountOf(data: string): RunAs {
+function accountOf(data: string) {
   const owner = fs.statSync(data, { throwIfNoEntry: false })
   if (owner?.uid) return { ...ourselves, uid: owner.uid, gid: owner.gid }
   const entry = /^_?postgres:[^:]*:(\d+):(\d+):/m.exec(read('/etc/passwd'))

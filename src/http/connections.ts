@@ -34,7 +34,7 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog) {
   const pending: ServerResponse[] = []
   let isClosing = false
 
-  function connectionOf(socket: Socket): Connection {
+  function connectionOf(socket: Socket) {
     const known = connections.get(socket)
     if (known !== undefined) return known
     const connection: Connection = { waiting: new Map() }

@@ -25,7 +25,7 @@ export function matches(headers: IncomingHttpHeaders, etag: string) {
 const tagPattern = /(?:W\/)?"[^"]*"/g
 
 /** The ETags of a list, or null if it contains anything else. */
-function readTags(list: string): string[] | null {
+function readTags(list: string) {
   const tags = list.match(tagPattern)
   const rest = list.replace(tagPattern, '')
   return tags !== null && /^[\s,]*$/.test(rest) ? tags : null

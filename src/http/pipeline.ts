@@ -155,7 +155,7 @@ function needsKey({ access }: Route, headers: IncomingHttpHeaders) {
   return Boolean(headers['x-api-key']) || /^Bearer\b/i.test(headers.authorization ?? '')
 }
 
-function answerOtherMethod({ req, headers }: Exchange, allow: string | undefined): Reply {
+function answerOtherMethod({ req, headers }: Exchange, allow: string | undefined) {
   if (allow === undefined) throw new AppError('not_found')
   headers['Allow'] = allow
   if (req.method !== 'OPTIONS') throw new AppError('method_not_allowed')
@@ -202,7 +202,7 @@ function challengeOf({ code, challenge }: AppError) {
   return `${bearer}, error="insufficient_user_authentication", ${challenge}`
 }
 
-function describeFailure(exchange: Exchange, failure: AppError): Reply {
+function describeFailure(exchange: Exchange, failure: AppError) {
   const { req, origin, route, headers } = exchange
   const { code, message, faults, retryAfterSeconds } = failure
   const { status } = failures[code]

@@ -49,7 +49,7 @@ function allowOf(routes: Route[]) {
 }
 
 /** `{name}` is one segment, `/*` at the end stands for anything below. */
-function patternOf(path: string): RegExp {
+function patternOf(path: string) {
   const source = path
     .replaceAll('.', '\\.')
     .replace(/\{(\w+)\}/g, '(?<$1>[^/]+)')

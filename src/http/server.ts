@@ -86,7 +86,7 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
   }
 }
 
-function createServer(tls: TlsFiles | null): http.Server | https.Server {
+function createServer(tls: TlsFiles | null) {
   const options = {
     headersTimeout: 5000,
     requestTimeout: 15_000,

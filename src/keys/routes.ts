@@ -221,7 +221,7 @@ function requireFuture({ validUntil, createdAt }: MadeKey) {
 }
 
 /** What differs from the key as it is; a session is not prolonged. */
-function changesOf(before: Key, given: KeyChanges): KeyChanges {
+function changesOf(before: Key, given: KeyChanges) {
   const prolongsSession = before.kind === 'session' && isLater(given.validUntil, before.validUntil)
   return differing(before, prolongsSession ? { ...given, validUntil: before.validUntil } : given)
 }

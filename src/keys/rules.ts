@@ -129,13 +129,13 @@ function isSubset(wished: string[] | null, held: string[] | null) {
   return wished !== null && wished.every((name) => held.includes(name))
 }
 
-function intersect(one: string[] | null, other: string[] | null): string[] | null {
+function intersect(one: string[] | null, other: string[] | null) {
   if (one === null || other === null) return one ?? other
   return one.filter((name) => other.includes(name))
 }
 
 /** The earlier of two times of proof; null is never. */
-function earlier(one: string | null, other: string | null): string | null {
+function earlier(one: string | null, other: string | null) {
   if (one === null || other === null) return null
   return isLater(one, other) ? other : one
 }

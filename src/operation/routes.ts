@@ -83,7 +83,7 @@ export function operationRoutes(deps: OperationDeps): Route[] {
 }
 
 /** Leads a browser that opens the service to the page. */
-function landingRoutes(basePath: string): Route[] {
+function landingRoutes(basePath: string) {
   const page = `${basePath}/docs`
   const paths = ['/', '/docs', '/docs/', basePath, `${basePath}/`]
   return paths
@@ -146,9 +146,9 @@ interface FileSpec {
 }
 
 /** A text that is the same until the process ends, for anyone, with an ETag. */
-function fileRoute({ path, type, headers, make, ...spec }: FileSpec): Route {
+function fileRoute({ path, type, headers, make, ...spec }: FileSpec) {
   let reply: Reply | undefined
-  function makeReply(): Reply {
+  function makeReply() {
     const text = make()
     const ETag = `"${hashOf(text).slice(0, 22)}"`
     const all = { 'Cache-Control': 'public, max-age=300', ETag, ...headers }

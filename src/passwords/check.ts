@@ -12,7 +12,6 @@ import {
   lockGuess,
   refuseWaiting,
   replacePassword,
-  type Guess,
 } from './queries.ts'
 import { normalPassword } from './rules.ts'
 
@@ -36,16 +35,8 @@ export interface Attempt {
 }
 
 /** What was found out about an attempt before its transaction. */
-interface Checked {
-  account: Account | null
-  isRight: boolean
-  guess: Guess
-  origin: Origin
-  /** The PHC string to store in place of the right one, if any. */
-  replacement: string | null
-}
+type Checked = Awaited<ReturnType<typeof compare>>
 
-type Outcome<T> = 'wrong' | 'changed' | { value: T }
 type Deps = { db: Database; hasher: Hasher }
 type Work<T> = (tx: Db, userId: string) => Promise<T>
 
@@ -65,7 +56,7 @@ export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<
   throw new AppError('overloaded', { retryAfterSeconds: 1 })
 }
 
-async function compare(hasher: Hasher, db: Database, attempt: Attempt): Promise<Checked> {
+async function compare(hasher: Hasher, db: Database, attempt: Attempt) {
   const { next, origin } = attempt
   const { client } = origin
   const password = normalPassword(attempt.password)
@@ -81,11 +72,12 @@ async function compare(hasher: Hasher, db: Database, attempt: Attempt): Promise<
   const mayPass = isRight && account !== null && account.enabled
   // `next` is hashed in any case: the time must not tell which of many guesses was right.
   const isHashed = next !== undefined || (mayPass && renew)
+  // The PHC string to store in place of the right one, if any.
   const replacement = isHashed ? await hasher.hash(next ?? password, client) : null
   return { account, isRight: mayPass, guess, origin, replacement }
 }
 
-async function settle<T>(tx: Db, checked: Checked, work: Work<T>): Promise<Outcome<T>> {
+async function settle<T>(tx: Db, checked: Checked, work: Work<T>) {
   const { account, isRight, guess, origin, replacement } = checked
   await lockGuess(tx, guess)
   // Right or wrong, so that the wait says nothing about the password.

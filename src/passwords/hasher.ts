@@ -49,7 +49,7 @@ export function createHasher(maxThreads = availableParallelism()) {
   const idle = new Set<Worker>()
   let lastRefusal: Promise<unknown> = Promise.resolve()
 
-  function startThread(): Worker {
+  function startThread() {
     const thread = new Worker(program, { eval: true, execArgv: [], env: {} })
     threads.add(thread)
     thread.on('error', () => {

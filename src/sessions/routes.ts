@@ -122,7 +122,7 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
 ]
 
 /** What a client calls itself, without control characters, at most 200 characters of it. */
-function readAgent(given: string | undefined): string | null {
+function readAgent(given: string | undefined) {
   if (given === undefined) return null
   const printable = given.replace(/[\u0000-\u001f\u007f-\u009f]/g, '')
   return [...printable].slice(0, maxAgentLength).join('')

@@ -46,7 +46,7 @@ export async function bootstrap(db: Database, admin: FirstAdmin): Promise<boolea
   }
 }
 
-async function insertAdmin(tx: Db, address: string, key: string): Promise<MadeKey> {
+async function insertAdmin(tx: Db, address: string, key: string) {
   const email = check(emailSchema, address, 'invalid_email')
   const { id } = await insertUser(tx, { email, passwordHash: null, role: 'admin' })
   return insertOperatorKey(tx, { userId: id, name: 'bootstrap', key }, 'user.created')

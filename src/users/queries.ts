@@ -158,7 +158,7 @@ export async function hasAdmin(db: Db): Promise<boolean> {
   return admins.length > 0
 }
 
-async function explained<T>(statement: () => Promise<T>): Promise<T> {
+async function explained<T>(statement: () => Promise<T>) {
   try {
     return await statement()
   } catch (error) {
