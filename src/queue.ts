@@ -43,7 +43,7 @@ export function createQueue<T>() {
       const index = itemsOf(client).indexOf(item)
       if (index !== -1) removeAt(client, index)
     },
-    /** Removes and returns the newest item of the client that has most; on a tie, the newcomer's. */
+    /** Removes and returns the newest item of the client with most; on a tie, the newcomer's. */
     dropNewest(newcomer: string) {
       let most = newcomer
       for (const [client, items] of byClient) {

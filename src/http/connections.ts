@@ -74,7 +74,7 @@ export function createConnections(pipeline: Pipeline, logRefusal: RefusalLog) {
   }
 
   return {
-    /** Hands a request to the pipeline: at once or, if its connection has others pending, in turn. */
+    /** Hands a request to the pipeline: at once or, if others of its connection wait, in turn. */
     take(req: IncomingMessage, res: ServerResponse) {
       const { socket } = req
       // It was reset: nobody waits for an answer, and we could not record who asked.
