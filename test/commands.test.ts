@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 
 import { readMigrations } from '../src/database/migrate.ts'
 import { connectTo, createTestDatabase, startTestApp, undo } from './support/helpers.ts'
-import { loader } from './support/process.ts'
+import { launch, loader } from './support/process.ts'
 
 const names = readMigrations().map(({ name }) => name)
 const bin = fileURLToPath(new URL('../bin/', import.meta.url))
@@ -33,7 +33,7 @@ function run(file: string, args: string[], env: Record<string, string> = {}): Pr
     const options = { cwd: directory, env: { HOME: '/', PATH: '/usr/bin:/bin', ...env } }
     execFile(
       process.execPath,
-      [...loader, file.startsWith('/') ? file : bin + file, ...args],
+      [...(file.startsWith('/') ? [...loader, file] : launch(file)), ...args],
       options,
       (error, stdout, stderr) =>
         resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }),

@@ -54,7 +54,7 @@ async function makeWorker(directory: string, name: string): Promise<Worker> {
 /** Gives a file of the copy another text. */
 async function replace({ tree, compiled }: Worker, file: string, text: string) {
   writeFileSync(join(tree, file), text)
-  if (!isNative && /(?<!\.d)\.ts$/.test(file)) await compile(tree, compiled, file)
+  if (!isNative && file !== 'bin/load.js') await compile(tree, compiled, file)
 }
 
 /** Runs one test file to its end, or to its first failure. */

@@ -15,7 +15,7 @@ import { connect, type ConnectionOptions, type TLSSocket } from 'node:tls'
 import { ExitError } from '../src/errors.ts'
 import { createCertificate } from './support/certificate.ts'
 import { createTestDatabase, startTestApp, undo } from './support/helpers.ts'
-import { freePort, loader, root } from './support/process.ts'
+import { freePort, launch, root } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'tls-'))
 undo.push(() => rmSync(folder, { recursive: true }))
@@ -260,7 +260,7 @@ test('SIGHUP renews, or logs why not; a start with such a pair ends with status 
   own.write(createCertificate({ name: 'first' }))
   const at = await freePort()
   const start = () => {
-    const child = spawn(process.execPath, [...loader, 'bin/start.js'], {
+    const child = spawn(process.execPath, launch('start.js'), {
       cwd: root,
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {

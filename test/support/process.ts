@@ -23,6 +23,12 @@ function chooseLoader(): string[] {
 /** The flags with which this Node runs TypeScript. */
 export const loader = chooseLoader()
 
+/** The arguments with which this Node runs a program of bin/. */
+export function launch(name: string): string[] {
+  const compiled = /\?from=(.*)/.exec(process.env['TEST_LOADER'] ?? '')?.[1]
+  return compiled ? [join(compiled, 'bin', name)] : [...loader, join(root, 'bin', name)]
+}
+
 export interface Outcome {
   status: number | null
   stdout: string
@@ -75,8 +81,7 @@ export async function succeed(
 
 /** Starts one of the commands in bin/ with no environment but `env`. */
 export function startCommand(name: string, args: readonly string[], env: NodeJS.ProcessEnv) {
-  const program = join(root, 'bin', `${name}.js`)
-  return startProgram(process.execPath, [...loader, program, ...args], env)
+  return startProgram(process.execPath, [...launch(`${name}.js`), ...args], env)
 }
 
 /** Runs one of the commands in bin/ to its end. */

@@ -1,5 +1,6 @@
 // What a run of tests needs: a PostgreSQL with a migrated template, and TypeScript that Node runs.
 import { execFile } from 'node:child_process'
+import { cp, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
@@ -48,8 +49,27 @@ const alone = [
   'es2023',
 ]
 
-/** Compiles the checkout `tree`, or one file of it, into the folder `to`. */
+/**
+ * Compiles the checkout `tree` into the folder `to`, with what else the programs in bin/ need to
+ * run from there without a loader, which would take longer to start than they do; or brings one
+ * file of it up to date there.
+ */
 export async function compile(tree: string, to: string, file?: string) {
+  if (file === undefined || isSource(file)) await runCompiler(tree, to, file)
+  const copied = file === undefined ? ['bin', 'sql', 'src', 'package.json'] : [file]
+  for (const name of copied) {
+    const filter = (path: string) => !isSource(path)
+    await cp(join(tree, name), join(to, name), { recursive: true, filter })
+  }
+  if (file !== undefined) return
+  await symlink(join(tree, 'node_modules'), join(to, 'node_modules'))
+  const load = "export const load = (program) => import('../src/' + program.replace(/ts$/, 'js'))"
+  await writeFile(join(to, 'bin/load.js'), load)
+}
+
+const isSource = (path: string) => /(?<!\.d)\.ts$/.test(path)
+
+async function runCompiler(tree: string, to: string, file?: string) {
   const compiler = join(tree, 'node_modules/typescript/bin/tsc')
   const input = file === undefined ? [] : [...alone, join(tree, file)]
   const flags = [...emitting, '--rootDir', tree, '--outDir', to, ...input]

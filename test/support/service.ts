@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 import type { Env } from '../../src/config.ts'
-import { loader, root } from './process.ts'
+import { launch } from './process.ts'
 import { undo } from './undo.ts'
 
 export interface Service {
@@ -40,9 +40,8 @@ export async function startService(env: Env, options: ServiceOptions = {}): Prom
   const command = [
     ...(options.before ?? []),
     process.execPath,
-    ...(options.version === undefined ? loader : []),
     ...(options.nodeFlags ?? []),
-    join(options.version ?? root, 'bin/start.js'),
+    ...(options.version ? [join(options.version, 'bin/start.js')] : launch('start.js')),
   ]
   const child = spawn(command[0]!, command.slice(1), {
     env: {
