@@ -194,6 +194,7 @@ test('a service with the role of the backup or of the owner does not go unnotice
   const database = await createTestDatabase()
   await assert.rejects(startTestApp({ DATABASE_USER: 'user_service_user' }, database), /may not/)
   const owner = await startTestApp({ DATABASE_USER: 'user_service_admin' }, database)
+  await owner.request('GET', '/healthcheck')
   assert.ok(owner.log.some((line) => line.includes('may change the audit')))
 })
 
@@ -218,12 +219,12 @@ test('a host that is not this one is a wrong setting, and not echoed', async () 
 
 test('who starts as the owner is warned, and the service runs', async () => {
   const app = await startTestApp({ DATABASE_USER: 'user_service_admin' })
+  assert.equal((await app.request('GET', '/healthcheck')).status, 200)
   const warnings = app.log.map((line) => JSON.parse(line)).filter(({ level }) => level === 'warn')
   assert.deepEqual(
     warnings.map(({ message }) => message),
     ['user_service_admin may change the audit: connect as user_service_manager'],
   )
-  assert.equal((await app.request('GET', '/healthcheck')).status, 200)
 })
 
 test('the first admin has the key in the file, is made once, and needs no file later', async () => {
@@ -245,7 +246,9 @@ test('the first admin has the key in the file, is made once, and needs no file l
   writeFileSync(file, (await run('admin.js', ['generate'])).stdout)
   await assert.rejects(startTestApp({ ...env, BOOTSTRAP_ADMIN_EMAIL: 'first' }, database), {
     status: 2,
-    message: 'BOOTSTRAP_ADMIN_EMAIL cannot be used: Invalid email',
+    message:
+      'BOOTSTRAP_ADMIN_EMAIL cannot be used: Invalid email: ' +
+      'must have one @ with something on both sides',
   })
   const key = readFileSync(file, 'utf8').trim()
   const apps = await Promise.all([start(), start(), start()])

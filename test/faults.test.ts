@@ -411,11 +411,19 @@ test('what driver, resolver, TLS or socket says is a 503, a mistake of ours is n
   for (const [text, value] of [
     ['select $1::jsonb', circular[0]],
     ['select from users where id = $1', 'no id'],
-    ['select nonsense', undefined],
+    ['select 1 / 0', undefined],
   ] as const) {
     const failure = await findFailure(app.db.query(text, value === undefined ? [] : [value]))
     assert.doesNotMatch(failure, /^database_unavailable/)
   }
+  await withDatabase(postgres.as('user_service_manager'), async (other) => {
+    for (const [text, code] of [
+      ['select from nonsense', '42P01'],
+      ['select nonsense', '42703'],
+      ['select nonsense()', '42883'],
+    ] as const)
+      assert.equal(await findFailure(other.query(text)), `database_unavailable: ${code}`)
+  })
 })
 
 test('while the role may not connect answers are 503', async () => {
@@ -454,6 +462,8 @@ test('a connection that is reset in the moment it is used costs no request', asy
   assert.equal((await change(far)).status, 201)
 })
 
+const signUpAgain = () => app.request('POST', '/users', { body: { email: user.email, password } })
+
 test('settings of the database and of the role change nothing', async () => {
   const settings = {
     datestyle: 'German',
@@ -464,6 +474,8 @@ test('settings of the database and of the role change nothing', async () => {
     standard_conforming_strings: 'off',
     intervalstyle: 'sql_standard',
     lock_timeout: '1ms',
+    synchronous_commit: 'off',
+    exit_on_error: 'on',
     idle_in_transaction_session_timeout: '0',
     enable_indexscan: 'off',
   }
@@ -496,6 +508,7 @@ test('settings of the database and of the role change nothing', async () => {
       current_setting('statement_timeout') as statement,
       current_setting('idle_in_transaction_session_timeout') as idle,
       current_setting('lock_timeout') as lock,
+      current_setting('synchronous_commit') as synchronous,
       current_setting('enable_seqscan') as scan,
       current_setting('plan_cache_mode') as plan`)
     await service.stop()
@@ -506,10 +519,12 @@ test('settings of the database and of the role change nothing', async () => {
         statement: '1800ms',
         idle: '10s',
         lock: '0',
+        synchronous: 'on',
         scan: 'off',
         plan: 'force_generic_plan',
       },
     )
+    assert.equal((await signUpAgain()).status, 409)
     const demote = ({ id, key }: { id: string; key: string }) =>
       app.request('PATCH', `/users/${id}`, { key, body: { role: 'user' } })
     const demoted = await Promise.all([demote(one), demote(two)])
@@ -520,6 +535,17 @@ test('settings of the database and of the role change nothing', async () => {
   }
   await endConnections()
   await untilBack()
+})
+
+test('a commit that waits for more than the disk goes on doing so', async () => {
+  for (const mode of ['local', 'remote_write', 'remote_apply']) {
+    await db.query(`alter role user_service_manager set synchronous_commit = ${mode}`)
+    const asked = withDatabase(postgres.as('user_service_manager'), (service) =>
+      service.query(`select current_setting('synchronous_commit') as mode`),
+    )
+    assert.deepEqual(await asked, [{ mode }])
+  }
+  await db.query('alter role user_service_manager reset synchronous_commit')
 })
 
 test('a command may take longer than the database or its role lets statements take', async () => {
@@ -576,6 +602,35 @@ test('row-level security that somebody switched on is no 401', async () => {
   assert.equal(status, 503)
   await untilBack()
 })
+
+for (const [what, there, gone] of [
+  ['a table', 'alter table tokens_ rename to tokens', 'alter table tokens rename to tokens_'],
+  [
+    'a column',
+    'alter table users rename x to email_lower',
+    'alter table users rename email_lower to x',
+  ],
+  [
+    'a right',
+    'grant insert on tokens to user_service_manager',
+    'revoke insert on tokens from user_service_manager',
+  ],
+] as const) {
+  test(`while ${what} is missing, health and what needs it are 503`, async () => {
+    const admin = await app.admin()
+    await db.query(gone)
+    const invite = () =>
+      app.request('POST', `/users/${user.id}/tokens`, {
+        key: admin.key,
+        body: { purpose: 'password-reset' },
+      })
+    const find = () => app.request('GET', '/users?email=a@b', { key: admin.key })
+    await assertUnavailable(check, what === 'a column' ? find : invite).finally(() =>
+      db.query(there),
+    )
+    await untilBack()
+  })
+}
 
 test('four instances that start at once on a database without an admin make one', async () => {
   await db.query(`delete from users where role = 'admin'`)

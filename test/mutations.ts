@@ -1108,9 +1108,15 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: 'cause === undefined ? fields : { ...fields, ...describeError(cause) }',
-    replacement: 'fields',
+    text: `log('error', 'request', { ...fields, ...describeError(cause) })`,
+    replacement: `log('error', 'request', fields)`,
     meaning: 'the log does not say why an answer is a 500',
+  },
+  {
+    file: 'src/http/pipeline.ts',
+    text: `{ ...fields, reason: explain(failure) }`,
+    replacement: '{ ...fields, ...describeError(cause) }',
+    meaning: 'operators are shown stacks',
   },
   {
     file: 'src/http/pipeline.ts',
@@ -1292,10 +1298,75 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/grants.ts',
-    text: `audit_events: ['select', 'insert'],`,
-    replacement: 'audit_events: all,',
+    text: `audit_events: ['select',`,
+    replacement: `audit_events: ['select', 'update',`,
     meaning: 'the service may change the audit',
     tests: ['migrate'],
+  },
+  {
+    file: 'src/database/grants.ts',
+    text: `'insert (action, actor,`,
+    replacement: `'insert (action, at, actor,`,
+    meaning: 'the service may date events as it likes',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/grants.ts',
+    text: 'if (missing.length > 0) {',
+    replacement: 'if (missing.length > 99) {',
+    meaning: 'a service without a table starts',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/grants.ts',
+    text: 'and indisprimary)',
+    replacement: ')',
+    meaning: 'a service whose keys and addresses need not be unique starts',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/grants.ts',
+    text: `replication !== 'origin'`,
+    replacement: `replication === ''`,
+    meaning: 'keys outlive their users',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/migrate.ts',
+    text: `    await tx.query(grantStatements)
+`,
+    replacement: '',
+    meaning: 'a new database lets the service date events as it likes',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/operation/routes.ts',
+    text: ', checkTables(db)]',
+    replacement: ']',
+    meaning: 'a service without a table is healthy',
+    tests: ['faults'],
+  },
+  {
+    file: 'src/database/session.ts',
+    text: `when 'off' then set_config('synchronous_commit', 'on', false) end`,
+    replacement: `when 'off' then null end`,
+    meaning: 'a change that was acknowledged is lost in a crash',
+    tests: ['faults'],
+  },
+  {
+    file: 'src/database/session.ts',
+    text: `when 'off' then`,
+    replacement: `when current_setting('synchronous_commit') then`,
+    meaning: 'a change is lost that a standby should have had',
+    tests: ['faults'],
+  },
+  {
+    file: 'src/database/session.ts',
+    text: `  exit_on_error: 'off',
+`,
+    replacement: '',
+    meaning: 'an address that is taken costs a connection',
+    tests: ['faults'],
   },
   {
     file: 'src/database/grants.ts',
@@ -1445,22 +1516,6 @@ export const mutations: Mutation[] = [
     tests: ['system/backup'],
   },
   {
-    file: 'sql/0002_audit.up.sql',
-    text: 'grant select, insert on user_service_schema.audit_events to user_service_manager;',
-    replacement:
-      'grant select, insert, update on user_service_schema.audit_events to user_service_manager;',
-    meaning: 'the service may change the audit, until the next migration',
-    tests: ['migrate'],
-  },
-  {
-    file: 'sql/0003_collation.up.sql',
-    text: 'grant select, insert on user_service_schema.audit_events to user_service_manager;',
-    replacement:
-      'grant select, insert, delete on user_service_schema.audit_events to user_service_manager;',
-    meaning: 'the service may delete from the audit',
-    tests: ['migrate'],
-  },
-  {
     file: 'sql/0003_collation.up.sql',
     text: `alter table user_service_schema.users alter column email_lower type text collate "C";
 `,
@@ -1490,13 +1545,6 @@ export const mutations: Mutation[] = [
   email text`,
     meaning: 'a user with a token cannot be deleted',
     tests: ['life'],
-  },
-  {
-    file: 'sql/0004_account_life.up.sql',
-    text: 'grant select, insert, delete on user_service_schema.tokens',
-    replacement: 'grant select, insert, update, delete on user_service_schema.tokens',
-    meaning: 'the service may change tokens',
-    tests: ['migrate'],
   },
   {
     file: 'bin/deploy.sh',

@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { text as readText } from 'node:stream/consumers'
 import { test } from 'node:test'
 
+import type { Database } from '../src/database/pool.ts'
 import type { Fault } from '../src/errors.ts'
 import type { Route } from '../src/http/route.ts'
 import { openApi } from '../src/operation/openapi.ts'
@@ -592,6 +593,16 @@ function throttled({ id, key }: TestUser): Refusal[] {
   ]
 }
 
+/** Has each look-up of a key and each change fail as our own mistakes do. */
+async function breakTables(db: Database) {
+  await db.query(`update api_keys set authenticated_at = '4000-01-01 BC'`)
+  await db.query(`create function fail() returns trigger language plpgsql
+    as $$ begin raise 'broken'; end $$`)
+  for (const table of ['users', 'api_keys', 'login_failures', 'tokens', 'audit_events'])
+    await db.query(`create trigger fail before insert or update or delete on ${table}
+      for each statement execute function fail()`)
+}
+
 test('every operation fails as the document says, and in no way that it does not', async () => {
   const own = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
   const broken = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
@@ -599,14 +610,16 @@ test('every operation fails as the document says, and in no way that it does not
   const stopping = await startTestApp({ DRAIN_SECONDS: '1', CORS_ORIGINS: origin }, app.database)
   const boss = await own.admin()
   const lost = await broken.admin()
-  await broken.db.query('alter table users rename to gone')
+  const reset = { userId: lost.id, purpose: 'password-reset', email: null, seconds: 999 } as const
+  const { token } = await insertToken(broken.db, reset)
+  await breakTables(broken.db)
   const { away, key: awayKey } = await startWithoutDatabase()
   const stranger = await app.user()
 
   for (const { name, operation } of operations) {
     await provoke(name, operation, stranger)
     const body = operation.requestBody?.content['application/json'].example
-    const likely = body?.token === undefined ? body : { ...body, token: createSecret('ust') }
+    const likely = body?.token === undefined ? body : { ...body, token }
     await call(name, { on: away, key: awayKey, body: likely })
     await call(name, { on: broken, key: lost.key, id: lost.id, body: likely })
     for (let i = 0; i < 3 && operation.responses[429]; i++)

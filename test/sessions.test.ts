@@ -543,7 +543,7 @@ test('the audit says who did what to whom, newest first and without secrets', as
   assert.equal((await app.request('GET', '/audit', { key: user.key })).status, 401)
 })
 
-test('the service may add to the audit and read it, not change or delete', async () => {
+test('the service may read the audit and add to it, now alone, not change or delete', async () => {
   const as = async (sql: string) => {
     try {
       await app.db.transaction(async (tx) => {
@@ -558,6 +558,9 @@ test('the service may add to the audit and read it, not change or delete', async
   assert.deepEqual(
     [
       await as('select from audit_events'),
+      await as(`insert into audit_events (action) values ('x')`),
+      await as(`insert into audit_events (action, at) values ('x', now())`),
+      await as(`insert into audit_events (action, id) values ('x', gen_random_uuid())`),
       await as(`update audit_events set action = 'x'`),
       await as('delete from audit_events'),
       await as('truncate audit_events'),
@@ -565,7 +568,7 @@ test('the service may add to the audit and read it, not change or delete', async
       await as('drop table users'),
       await as('create table x ()'),
     ],
-    ['done', '42501', '42501', '42501', '42501', '42501', '42501'],
+    ['done', 'done', ...Array(8).fill('42501')],
   )
 })
 

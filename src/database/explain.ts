@@ -1,13 +1,19 @@
 // Explains to an operator in one sentence why a start or a command failed and which setting fixes
 // it, if one does. No stack unless LOG_LEVEL=debug asks for it; never a password or a statement.
 import { AppError, ExitError } from '../errors.ts'
+import { describeError } from '../log.ts'
 import { causeOf, sqlState, type DatabaseError } from './codes.ts'
 
+const statusHint = 'see node bin/migrate.js status'
 const hints: Record<string, string> = {
+  [sqlState.undefinedTable]: statusHint,
+  [sqlState.undefinedColumn]: statusHint,
+  [sqlState.undefinedFunction]: statusHint,
   [sqlState.invalidPassword]: 'see DATABASE_PASSWORD, DATABASE_PASSWORD_FILE or DATABASE_URL',
   [sqlState.invalidAuthorization]: 'see DATABASE_USER and DATABASE_SSL',
   [sqlState.unknownDatabase]: 'see DATABASE_NAME; node bin/database.js create makes one',
-  [sqlState.insufficientPrivilege]: 'see DATABASE_USER',
+  [sqlState.insufficientPrivilege]:
+    'see DATABASE_USER; node bin/database.js create grants again what the service needs',
 }
 const certificateHint = 'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
 const isCertificate = /CERT|^UNABLE_TO_|^ERR_(TLS|SSL)_/
@@ -47,7 +53,7 @@ export function explain(error: unknown): string {
 export function exitWith(name: string, error: unknown) {
   const isDebug = (process.env['LOG_LEVEL'] || process.env['ENV_LOG_LEVEL']) === 'debug'
   console.error(`${name}: ${explain(error)}`)
-  if (isDebug) console.error((error as Error).stack)
+  if (isDebug) console.error(describeError(error).error)
   process.exitCode = error instanceof ExitError ? error.status : 1
 }
 

@@ -1,70 +1,126 @@
-// What the service's role may do with each table: `create` grants it, the start checks it. A
-// migration that makes a table grants the same.
+// What the service needs of each table: its columns, and rights, which `create`, a restore and each
+// migration grant. The start and health check both.
 import { ExitError } from '../errors.ts'
 import { one, type Db } from './pool.ts'
 
 const all = ['select', 'insert', 'update', 'delete']
 
-/** The privileges of the service's role, by table; the audit is append-only. */
+/**
+ * The privileges of the service's role, by table. The audit is append-only, and the database alone
+ * sets the id and the time of an event.
+ */
 export const rights: Record<string, string[]> = {
   users: all,
   api_keys: all,
   login_failures: all,
   tokens: ['select', 'insert', 'delete'],
-  audit_events: ['select', 'insert'],
+  audit_events: ['select', 'insert (action, actor, subject, key_id, changes, address, request_id)'],
   schema_migrations: ['select'],
 }
+
+/** The columns that statements name, by table. */
+export const columns: Record<keyof typeof rights, string> = {
+  users:
+    'id email email_lower password_hash role permissions enabled version created_at updated_at ' +
+    'email_verified_at metadata',
+  api_keys:
+    'id user_id digest kind name enabled valid_until last_used_at created_at scope permissions ' +
+    'factors authenticated_at address agent',
+  login_failures: 'account client failures wait_until updated_at',
+  tokens: 'digest purpose user_id email valid_until created_at',
+  audit_events: 'id at action actor subject key_id changes address request_id',
+  schema_migrations: 'name hash applied_at',
+}
+
+const tableGrants = Object.entries(rights).map(([name, privileges]) => {
+  const table = `user_service_schema.${name}`
+  return `
+      if to_regclass('${table}') is not null then
+        revoke all on ${table} from public, user_service_manager;
+        grant select on ${table} to user_service_user;
+        grant ${privileges.join(', ')} on ${table} to user_service_manager;
+      end if;`
+})
+
+/** Grants the service and the backup what they need, on each table that is in the schema. */
+export const grantStatements = `
+    grant usage on schema user_service_schema to user_service_manager, user_service_user;
+    alter default privileges for role user_service_admin in schema user_service_schema
+      revoke all on tables from public, user_service_manager;
+    alter default privileges for role user_service_admin in schema user_service_schema
+      grant select on tables to user_service_user;
+    do $$ begin ${tableGrants.join('')} end $$;`
 
 const fix = 'Run: node bin/database.js create'
 
 /**
- * Throws, with the command that fixes it, unless the role can do all that the service needs.
- * Returns a sentence for each thing that hinders nothing but should be otherwise.
+ * Throws, with what fixes it, unless the database, whose schema is up to date, has all that the
+ * service needs. Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
-  // From the catalogue alone, for which no privilege is needed; null where there is no schema.
-  const { role, encoding, mayUse, isReadOnly } = await one<{
-    role: string
+  const { encoding, replication, isReadOnly } = await one<{
     encoding: string
+    replication: string
     isReadOnly: boolean
-    mayUse: boolean | null
   }>(db, {
     text: `
-      select current_user::text as role,
-        current_setting('server_encoding') as encoding,
-        current_setting('transaction_read_only') = 'on' as "isReadOnly",
-        has_schema_privilege(to_regnamespace('user_service_schema'), 'usage') as "mayUse"`,
+      select current_setting('server_encoding') as encoding,
+        current_setting('session_replication_role') as replication,
+        current_setting('transaction_read_only') = 'on' as "isReadOnly"`,
   })
   if (encoding !== 'UTF8')
     throw new ExitError(
       `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
     )
-  if (mayUse === false)
-    throw new ExitError(`${role} may not use the schema user_service_schema. ${fix}`)
-  const warnings = await checkTables(db, role)
+  if (replication !== 'origin')
+    throw new ExitError(
+      `session_replication_role is ${replication}: keys would outlive their users. ` +
+        'As a superuser, reset it for the database and the role',
+    )
+  const warnings = await checkTables(db)
   if (isReadOnly && hosts.length === 1)
     warnings.push('the database is read-only: every change will fail')
   return warnings
 }
 
-async function checkTables(db: Db, role: string) {
+/** As `checkRights`, of the tables alone, by the catalogue. */
+export async function checkTables(db: Db) {
   const tables = await db.query<{
+    role: string
     name: string
+    isThere: boolean
+    missing: string[]
     lacking: string[]
     isFiltered: boolean
     mayRewrite: boolean
   }>(
-    `select name, row_security_active(pg_class.oid) as "isFiltered",
+    `select current_user::text as role, name, pg_class.oid is not null as "isThere",
+       row_security_active(pg_class.oid) as "isFiltered",
        has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayRewrite",
-       array(select privilege from json_array_elements_text(privileges) as privilege
-         where not has_table_privilege(pg_class.oid, privilege)) as lacking
+       array(select privilege from json_array_elements_text(privileges) as given,
+           split_part(given, ' ', 1) as privilege
+         where not (has_table_privilege(pg_class.oid, privilege)
+           or privilege <> given and has_any_column_privilege(pg_class.oid, privilege))) as lacking,
+       array(select part from string_to_table($2::json ->> name, ' ') as part
+         where not exists (select from pg_attribute
+           where attrelid = pg_class.oid and attname = part)
+         union all select 'its primary key'
+         where not exists (select from pg_index where indrelid = pg_class.oid and indisprimary)
+       ) as missing
      from json_each($1) as wanted (name, privileges)
-     join pg_class on relname = name and relnamespace = to_regnamespace('user_service_schema')
+     left join pg_class on relname = name and relnamespace = to_regnamespace('user_service_schema')
      order by name`,
-    [JSON.stringify(rights)],
+    [JSON.stringify(rights), JSON.stringify(columns)],
   )
   const warnings: string[] = []
-  for (const { name, lacking, isFiltered, mayRewrite } of tables) {
+  for (const { role, name, isThere, missing, lacking, isFiltered, mayRewrite } of tables) {
+    if (missing.length > 0) {
+      const what = isThere ? `lacks ${missing.join(', ')}` : 'is missing'
+      throw new ExitError(
+        `The table ${name} ${what}, though its migrations were applied. ` +
+          'Restore a dump: node bin/restore.js',
+      )
+    }
     if (lacking.length > 0)
       throw new ExitError(
         `${role} may not ${lacking.join(', ')} in the table ${name}. ` +

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { ExitError } from '../errors.ts'
 import { causeOf, locks, sqlState } from './codes.ts'
+import { grantStatements } from './grants.ts'
 import { one, type Database, type Db } from './pool.ts'
 
 /** A pair of files. */
@@ -108,9 +109,10 @@ async function tryStep(tx: Db, way: Way, all: Migration[]) {
   if (migration === undefined) return null
   await runFile(tx, migration.name, migration[way])
   const { name, hash } = migration
-  if (way === 'up')
+  if (way === 'up') {
     await tx.query(`insert into ${table} (name, hash) values ($1, $2)`, [name, hash])
-  else await tx.query(`delete from ${table} where name = $1`, [name])
+    await tx.query(grantStatements)
+  } else await tx.query(`delete from ${table} where name = $1`, [name])
   return name
 }
 

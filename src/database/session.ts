@@ -23,6 +23,8 @@ export const commandSettings: Settings = {
   // Since PostgreSQL 17. It could end a transaction whose statements are all within their time.
   transaction_timeout: '0',
   idle_session_timeout: '0',
+  // It would make a lost connection of an address that is taken.
+  exit_on_error: 'off',
   lock_timeout: '0',
   statement_timeout: '0',
   idle_in_transaction_session_timeout: '0',
@@ -48,7 +50,10 @@ export async function prepareSession(client: Client, settings: Settings): Promis
   const { rows } = await client.query<{ accepts: boolean }>({
     text: `
       select current_setting('transaction_read_only') = 'off' as accepts,
-        set_config(name, value, false)
+        set_config(name, value, false),
+        -- What was acknowledged must not be lost; remote_apply, say, is more than that.
+        case current_setting('synchronous_commit')
+          when 'off' then set_config('synchronous_commit', 'on', false) end
       from json_each_text($1::json) as wanted (name, value)
       where current_setting(name, true) is not null`,
     values: [JSON.stringify(settings)],

@@ -7,7 +7,7 @@ import { ExitError } from '../errors.ts'
 import { codeOf, sqlState } from './codes.ts'
 import { findHistory } from './migrate.ts'
 import { one, withDatabase, type Db } from './pool.ts'
-import { rights } from './grants.ts'
+import { grantStatements } from './grants.ts'
 import { serviceSettings } from './session.ts'
 
 /** The owner, the service and the backup. */
@@ -130,25 +130,6 @@ async function createSchema(db: Db) {
       revoke all on tables from public, user_service_manager, user_service_user`)
   await db.query(grantStatements)
 }
-
-const tableGrants = Object.entries(rights).map(([name, privileges]) => {
-  const table = `user_service_schema.${name}`
-  return `
-      if to_regclass('${table}') is not null then
-        revoke all on ${table} from public, user_service_manager;
-        grant select on ${table} to user_service_user;
-        grant ${privileges.join(', ')} on ${table} to user_service_manager;
-      end if;`
-})
-
-/** Grants the service and the backup what they need, on each table that is in the schema. */
-export const grantStatements = `
-    grant usage on schema user_service_schema to user_service_manager, user_service_user;
-    alter default privileges for role user_service_admin in schema user_service_schema
-      revoke all on tables from public, user_service_manager;
-    alter default privileges for role user_service_admin in schema user_service_schema
-      grant select on tables to user_service_user;
-    do $$ begin ${tableGrants.join('')} end $$;`
 
 /** Runs `work`; returns false if it fails with this SQLSTATE, since there is nothing to do. */
 async function unless(code: string, work: () => Promise<unknown>) {

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { causeOf } from '../database/codes.ts'
+import { checkTables } from '../database/grants.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { route, type Reply, type Route } from '../http/route.ts'
@@ -109,7 +110,10 @@ function landingRoutes(basePath: string) {
 /** The digest of no key: looking it up finds nobody, and shows that looking up keys works. */
 const digestOfNone = Buffer.alloc(32)
 
-/** Looks up a key, once for all checks at the same time; fails within two seconds. */
+/**
+ * Looks up a key, and whether all tables are as they must be, once for all checks at the same time;
+ * fails within two seconds.
+ */
 function createDatabaseCheck({ db, isStopping }: OperationDeps) {
   let asking: Promise<void> | null = null
 
@@ -117,10 +121,10 @@ function createDatabaseCheck({ db, isStopping }: OperationDeps) {
     const late = sleep(1800, 'late', { ref: false })
     let cause: unknown
     try {
-      const lookingUp = findCallers(db, [digestOfNone], 0)
+      const lookingUp = Promise.all([findCallers(db, [digestOfNone], 0), checkTables(db)])
       if ((await Promise.race([lookingUp, late])) !== 'late') return
     } catch (error) {
-      // Any failure counts, a lost table or privilege too: every request with a key fails likewise.
+      // Any failure counts, a lost table or privilege too: requests fail likewise.
       cause = causeOf(error)
     } finally {
       asking = null
