@@ -80,8 +80,8 @@ export async function startApp(
     const admin = config.bootstrap ?? (config.database === null ? ownAdmin : null)
     const pools = openPools(database, log, undo)
     await waitForDatabase(pools.db, log, signal)
-    for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
     await checkSchema(pools.db)
+    for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
     signal.throwIfAborted()
     if (admin !== null && (await bootstrap(pools.db, admin)))
       log('info', 'first admin created', { email: admin.email })
@@ -207,6 +207,7 @@ function buildPipeline(
     freshSeconds: config.accounts.freshSeconds,
     corsOrigins: config.corsOrigins,
     secure: config.tls !== null,
+    explain,
     log,
     metrics,
   })
@@ -218,9 +219,11 @@ function welcome(url: string, { email, keyFile }: FirstAdmin) {
     `user-service is at ${url} with a private database; its API is shown at ${url}/docs`,
   ]
   if (existsSync(keyFile)) {
-    lines.push(`The admin's key is in ${keyFile}. Try:`)
+    lines.push(`The admin's key is in ${keyFile}`)
     const quoted = `'${keyFile.replaceAll(`'`, `'\\''`)}'`
-    lines.push(`  curl -H "X-Api-Key: $(cat ${quoted})" ${url}/users`)
+    // A certificate is seldom one for this address, so curl would refuse it.
+    if (url.startsWith('http:'))
+      lines.push('Try:', `  curl -H "X-Api-Key: $(cat ${quoted})" ${url}/users`)
   } else {
     lines.push(`For an admin's key: node bin/admin.js key ${email}`)
   }

@@ -36,9 +36,13 @@ export function createLog(level: Level, write: (text: string) => void): Log {
   return Object.assign(log, { flush })
 }
 
-/** Describes a thrown value for the log: its stack and code, never a statement's parameters. */
-export function describeError(error: unknown): Record<string, unknown> {
+/**
+ * Describes a thrown value for the log: its stack, those of its causes, and its code; never a
+ * statement's parameters.
+ */
+export function describeError(error: unknown): { error: string; code: unknown } {
   // Object() lets a thrown null or text be read like an Error; having no stack, it shows its type.
-  const { stack = typeof error, code } = Object(error) as { stack?: string; code?: unknown }
-  return { error: stack, code }
+  const { stack = typeof error, code, cause } = Object(error)
+  const causes = cause === undefined ? '' : `\nCaused by ${describeError(cause).error}`
+  return { error: stack + causes, code }
 }

@@ -203,11 +203,11 @@ test('a body is JSON of at most 16 KiB, sent as such', async () => {
   assert.deepEqual([large.status, large.body.code], [413, 'body_too_large'])
 })
 
-test('an unhandled error is a 500 with a fixed text, and its reason in the log alone', async () => {
+test('an unhandled error is a 500 with a fixed text, and its stack in the log alone', async () => {
   const own = await startTestApp()
-  const admin = await own.admin()
-  await own.db.query('alter table audit_events rename to elsewhere')
-  const answer = await own.request('GET', '/audit', { key: admin.key })
+  const { id, key } = await own.user()
+  await own.db.query('alter table audit_events add constraint none check (action is null)')
+  const answer = await own.request('POST', `/users/${id}/keys`, { key, body: { name: 'a' } })
   assert.deepEqual(
     [answer.status, answer.body.code, answer.body.details],
     [500, 'internal', 'Internal error'],
@@ -215,9 +215,28 @@ test('an unhandled error is a 500 with a fixed text, and its reason in the log a
   const record = own.log
     .map((line) => JSON.parse(line))
     .find(({ requestId }) => requestId === answer.body.requestId)
-  assert.deepEqual([record.level, record.code], ['error', '42P01'])
-  assert.match(record.error, /relation "audit_events" does not exist/)
+  assert.deepEqual([record.level, record.code], ['error', '23514'])
+  assert.match(record.error, /violates check constraint "none"\n +at /)
   assert.equal((await own.request('GET', '/livez')).status, 200)
+})
+
+test('of a 503 the log has the reason in a sentence, and stacks at debug alone', async () => {
+  const own = await startTestApp()
+  const { id, key } = await own.user()
+  await own.db.query('alter table audit_events rename to elsewhere')
+  const answer = await own.request('POST', `/users/${id}/keys`, { key, body: { name: 'a' } })
+  assert.deepEqual(brief(answer), { status: 503, code: 'database_unavailable' })
+  const [record, cause, ...others] = own.log
+    .map((line) => JSON.parse(line))
+    .filter(({ requestId }) => requestId === answer.body.requestId)
+  assert.deepEqual(others, [])
+  const reason = 'relation "audit_events" does not exist: see node bin/migrate.js status'
+  assert.deepEqual([record.level, record.reason, record.error], ['warn', reason, undefined])
+  assert.deepEqual([cause.level, cause.message], ['debug', 'cause'])
+  assert.match(
+    cause.error,
+    /^Error: Database unavailable\n +at [^]*\nCaused by error: relation "audit_events" [^]*\n +at /,
+  )
 })
 
 test('an answer is sent once, also if it cannot be recorded', async () => {
@@ -249,7 +268,7 @@ test('a change that cannot be audited does not happen', async () => {
   const admin = await own.admin()
   const user = await own.user()
   await own.db.query('alter table audit_events rename to elsewhere')
-  assert.equal((await own.request('DELETE', `/users/${user.id}`, { key: admin.key })).status, 500)
+  assert.equal((await own.request('DELETE', `/users/${user.id}`, { key: admin.key })).status, 503)
   assert.equal((await own.request('GET', `/users/${user.id}`, { key: user.key })).status, 200)
 })
 

@@ -1,8 +1,8 @@
 // What happens to every request, in this order: request id, client, route, throttle, key, ids of
 // the path, access, query, body, handler. Each step may refuse, before the next costs anything.
 // Only this file answers, and it writes a log line and the metrics of each answer. An AppError is
-// shown to the client, but for its cause; other errors are a 500 with a fixed text, their reason in
-// the log.
+// shown to the client, but for its cause, whose reason is in the log; other errors are a 500 with a
+// fixed text, their stack in the log.
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
@@ -31,6 +31,8 @@ export interface PipelineOptions {
   freshSeconds: number
   corsOrigins: string[]
   secure: boolean
+  /** Says in one sentence what caused a failure. */
+  explain(failure: unknown): string
   log: Log
   metrics: Metrics
 }
@@ -59,7 +61,7 @@ interface Exchange {
 
 /** Puts the steps together. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { router, identify, readClient, throttle, freshSeconds, log, metrics } = options
+  const { router, identify, readClient, throttle, freshSeconds, explain, log, metrics } = options
   const send = createSend(options)
   const logRefusal = createRefusalLog(log)
 
@@ -116,12 +118,13 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       key: caller?.keyId,
       failure: code,
     }
-    const described = cause === undefined ? fields : { ...fields, ...describeError(cause) }
     // Health checks and preflights would fill the log.
     const isQuiet = !exchange.route || exchange.route.quiet
-    if (code === 'internal') log('error', 'request', described)
-    else if (cause !== undefined) log('warn', 'request', described)
-    else if (code !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
+    if (code === 'internal') log('error', 'request', { ...fields, ...describeError(cause) })
+    else if (cause !== undefined) {
+      log('warn', 'request', { ...fields, reason: explain(failure) })
+      log('debug', 'cause', { requestId: origin.requestId, ...describeError(failure) })
+    } else if (code !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
     else log(isQuiet ? 'debug' : 'info', 'request', fields)
   }
 
