@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
 import { insertEvent, type Action } from '../audit/queries.ts'
+import { explain } from '../database/explain.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import { createKey, isKey } from '../keys/format.ts'
@@ -41,7 +42,7 @@ export async function bootstrap(db: Database, admin: FirstAdmin): Promise<boolea
     const isOfAddress =
       error instanceof AppError && ['invalid_email', 'email_in_use'].includes(error.code)
     if (isOfAddress)
-      throw new ExitError(`BOOTSTRAP_ADMIN_EMAIL cannot be used: ${error.message}`, 2)
+      throw new ExitError(`BOOTSTRAP_ADMIN_EMAIL cannot be used: ${explain(error)}`, 2)
     throw error
   }
 }

@@ -3,12 +3,21 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, cpSync, existsSync, readFileSync, readdirSync, symlinkSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import { createCertificate } from '../support/certificate.ts'
 import { makeFolder, root, run, until } from '../support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
@@ -77,6 +86,21 @@ test('the line that it prints works in every shell', async () => {
   }
   process.kill(-npm.pid, 'SIGINT')
   await npm.ended
+  await untilGone()
+})
+
+test('over TLS it prints no line, since curl would refuse the certificate', async () => {
+  const folder = makeFolder('certificate')
+  const { cert, key } = createCertificate()
+  const env = { TLS_CERT_FILE: join(folder, 'cert.pem'), TLS_KEY_FILE: join(folder, 'key.pem') }
+  writeFileSync(env.TLS_CERT_FILE, cert)
+  writeFileSync(env.TLS_KEY_FILE, key)
+  const npm = startWithNpm(env)
+  await until('it says where the key is', () => npm.stderr.includes(`The admin's key is in`), 60)
+  process.kill(-npm.pid, 'SIGINT')
+  await npm.ended
+  assert.match(npm.stderr, /user-service is at https:/)
+  assert.doesNotMatch(npm.stderr, /curl/)
   await untilGone()
 })
 
