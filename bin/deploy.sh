@@ -22,10 +22,7 @@ DEPLOY_COMMANDS  /opt/user-service: receives app/, the commands that cron runs, 
                  program that the key of the CI may run
 DEPLOY_WAIT, DEPLOY_MIGRATE_WAIT       60, 600: seconds to become healthy, to migrate
 REGISTRY_USER, REGISTRY_PASSWORD       none; for the registry that IMAGE names, stored nowhere
-
-A key restricted to DEPLOY_COMMANDS/deploy can deploy images of the repository that serves, with the
-settings of the last deployment by an unrestricted key, which also renews that program; and roll
-back. So the first deployment, and one that changes a setting above, needs an unrestricted key.'
+A key that may run that program alone leaves all these settings as they are.'
 
 # None of these characters means anything to the shell on the instance.
 image_words='[a-z0-9][A-Za-z0-9._/:-]*(:[A-Za-z0-9_][A-Za-z0-9._-]*|@sha256:[0-9a-f]{64})'

@@ -71,10 +71,10 @@ interface Details {
 
 /** A failure that the caller is shown, but for its `cause`; anything else thrown is a 500. */
 export class AppError extends Error {
-  readonly code: Code
-  readonly faults: Fault[]
-  readonly retryAfterSeconds: number | undefined
-  readonly challenge: string | undefined
+  readonly code
+  readonly faults
+  readonly retryAfterSeconds
+  readonly challenge
   constructor(code: Code, { faults = [], retryAfterSeconds, challenge, cause }: Details = {}) {
     super(failures[code].sentence, { cause })
     this.code = code
@@ -90,7 +90,7 @@ export const faultIn = (code: Code, field: string, message: string): AppError =>
 
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */
 export class ExitError extends Error {
-  readonly status: number
+  readonly status
   constructor(message: string, status = 1) {
     super(message)
     this.status = status

@@ -100,7 +100,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
   function record(exchange: Exchange, status: number, failure: AppError | undefined) {
     const { req, start, origin, caller } = exchange
-    const { code, cause }: Partial<AppError> = failure ?? {}
+    const code = failure?.code
+    const cause = failure?.cause
     const ms = performance.now() - start
     const { method = 'none' } = req
     const route = exchange.route?.path ?? 'none'

@@ -25,15 +25,13 @@ export async function insertUser(tx: Db, user: NewUser): Promise<User> {
     ...user,
   }
   const address = foldEmail(email)
-  const inserted = await explained(() =>
-    one<User>(tx, {
-      text: `insert into users (email, email_lower, password_hash, role, permissions, metadata,
-        enabled, email_verified_at)
-       values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
-         case when $8::boolean then now() end)
-       returning ${columns}`,
-      values: [email, address, passwordHash, role, permissions, metadata, enabled, emailVerified],
-    }),
+  const inserted = await store(
+    tx,
+    `insert into users (email, email_lower, password_hash, role, permissions, metadata,
+      enabled, email_verified_at)
+     values ($1, $2, $3, $4, $5::text[], $6::jsonb, $7::boolean,
+       case when $8::boolean then now() end)`,
+    [email, address, passwordHash, role, permissions, metadata, enabled, emailVerified],
   )
   await gainAddress(tx, inserted.id, address)
   return inserted
@@ -104,26 +102,15 @@ export async function updateUser(tx: Db, before: StoredUser, changes: UserChange
   }
   const address = foldEmail(email)
   const addressBefore = foldEmail(before.email)
-  const after = await explained(() =>
-    one<User>(tx, {
-      text: `update users set email = $2, email_lower = $3, password_hash = $4, role = $5,
-         permissions = $6::text[], metadata = coalesce($7::jsonb, metadata),
-         enabled = $8::boolean,
-         email_verified_at = case when $9::boolean then coalesce(email_verified_at, now()) end,
-         version = version + 1, updated_at = now()
-       where id = $1::uuid returning ${columns}`,
-      values: [
-        id,
-        email,
-        address,
-        passwordHash,
-        role,
-        permissions,
-        changes.metadata,
-        enabled,
-        emailVerified,
-      ],
-    }),
+  const { metadata } = changes
+  const after = await store(
+    tx,
+    `update users set email = $2, email_lower = $3, password_hash = $4, role = $5,
+       permissions = $6::text[], metadata = coalesce($7::jsonb, metadata), enabled = $8::boolean,
+       email_verified_at = case when $9::boolean then coalesce(email_verified_at, now()) end,
+       version = version + 1, updated_at = now()
+     where id = $1::uuid`,
+    [id, email, address, passwordHash, role, permissions, metadata, enabled, emailVerified],
   )
   if (address !== addressBefore) {
     await loseAddress(tx, id, addressBefore)
@@ -158,9 +145,10 @@ export async function hasAdmin(db: Db): Promise<boolean> {
   return admins.length > 0
 }
 
-async function explained<T>(statement: () => Promise<T>) {
+/** Runs a statement that stores a user, and returns that. */
+async function store(tx: Db, statement: string, values: unknown[]) {
   try {
-    return await statement()
+    return await one<User>(tx, { text: `${statement} returning ${columns}`, values })
   } catch (error) {
     const { constraint } = error as { constraint?: string }
     if (constraint === 'users_email_key') throw new AppError('email_in_use')
