@@ -19,12 +19,7 @@ export interface Db {
 }
 
 /** A pool of connections to one database. */
-export interface Database extends Db {
-  /** Runs `work` in a transaction, rolled back if it throws; retries after a lost deadlock. */
-  transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>
-  connections(): { total: number; idle: number; waiting: number }
-  stop(): Promise<void>
-}
+export type Database = ReturnType<typeof openDatabase>
 
 /** How often a transaction that loses to others is tried. */
 const attempts = 3
@@ -49,7 +44,7 @@ export function openDatabase(
   config: DatabaseConfig,
   onLost: (error: Error) => void,
   timeoutMs = 1900,
-): Database {
+) {
   const { hosts, name: database, poolSize: max } = config
   let host = 0
   let prepares = true
@@ -160,7 +155,8 @@ export function openDatabase(
 
   return {
     query,
-    transaction: (work) => retryLostRaces(() => transact(work)),
+    /** Runs `work` in a transaction, rolled back if it throws; retries after a lost deadlock. */
+    transaction: <T>(work: (tx: Db) => Promise<T>) => retryLostRaces(() => transact(work)),
     connections: () => ({
       total: pool.totalCount,
       idle: pool.idleCount,
