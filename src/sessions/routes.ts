@@ -14,8 +14,6 @@ import { documented, instantSchema, object, oneOf, titled, uuidSchema } from '..
 import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { anyEmailSchema, foldEmail } from '../users/rules.ts'
 
-const maxAgentLength = 200
-
 const session = titled('Session', {
   user: uuidSchema,
   key: keyTextSchema,
@@ -125,5 +123,5 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
 function readAgent(given: string | undefined) {
   if (given === undefined) return null
   const printable = given.replace(/[\u0000-\u001f\u007f-\u009f]/g, '')
-  return [...printable].slice(0, maxAgentLength).join('')
+  return [...printable].slice(0, 200).join('')
 }
