@@ -94,7 +94,7 @@ export function createReader(env: Env) {
  * Warns of each name that is not one of `settings` but within two letters of one, or begins like
  * ours: a mistyped security setting would silently be off.
  */
-export function findMistyped(env: Env, settings: ReadonlySet<string>): string[] {
+export function findMistyped(env: Env, settings: ReadonlySet<string>) {
   const warnings: string[] = []
   for (const given of Object.keys(env)) {
     const spelt = given.replace(/^ENV_/, '')

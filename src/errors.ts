@@ -85,7 +85,7 @@ export class AppError extends Error {
 }
 
 /** The failure because of one member of a body or query; '' is the whole. */
-export const faultIn = (code: Code, field: string, message: string): AppError =>
+export const faultIn = (code: Code, field: string, message: string) =>
   new AppError(code, { faults: [{ field, message }] })
 
 /** A failure of a command or of starting: one sentence for the operator and an exit status. */

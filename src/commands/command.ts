@@ -132,7 +132,7 @@ export function createLocalReader(): Reader {
 const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
 /** Milliseconds of a duration from 1s to 20d such as 90s, 15m, 1h; undefined when it is none. */
-export function parseDuration(text: string): number | undefined {
+export function parseDuration(text: string) {
   const match = /^(\d{1,5})([smhd])$/.exec(text)
   if (match === null) return undefined
   const ms = Number(match[1]) * unitsMs[match[2]!]!
@@ -140,7 +140,7 @@ export function parseDuration(text: string): number | undefined {
 }
 
 /** Reads the duration of an option, where it is given; throws misuse when it is none. */
-export function readDuration(given: string | undefined): number | undefined {
+export function readDuration(given: string | undefined) {
   if (given === undefined) return undefined
   const ms = parseDuration(given)
   if (ms === undefined) throw misuse('A duration is a number and a unit: 90s, 15m, 1h, 2d')

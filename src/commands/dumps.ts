@@ -34,7 +34,7 @@ export async function countRows(db: Db): Promise<Manifest['rows']> {
 }
 
 /** How the names of a database's dumps begin, unlike any other's: `my.db` gives `my.2edb_dump_`. */
-export function dumpPrefix(database: string): string {
+export function dumpPrefix(database: string) {
   const name = database.replace(/^-|[^\w-]/gu, (character) =>
     Buffer.from(character).toString('hex').replace(/../g, '.$&'),
   )
@@ -42,13 +42,13 @@ export function dumpPrefix(database: string): string {
 }
 
 /** The name of a database's dump of that instant, in UTC. */
-export function dumpName(database: string, at: Date): string {
+export function dumpName(database: string, at: Date) {
   const instant = at.toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '_')
   return `${dumpPrefix(database)}${instant}.bck`
 }
 
 /** The instant in a dump's name, or null when it is no such name. */
-export function parseDumpName(name: string): Date | null {
+export function parseDumpName(name: string) {
   const pattern = /^(?!-)(?:[\w-]|\.[0-9a-f]{2})+_dump_(\d{4}-\d\d-\d\d)-(\d\d_\d\d_\d\d)\.bck$/
   const match = pattern.exec(name)
   if (match === null) return null
@@ -81,7 +81,7 @@ function isSound({ sha256, pgDump, schema, at, rows }: Manifest) {
 }
 
 /** The SHA-256 of a file of any size. */
-export async function hashFile(file: string): Promise<string> {
+export async function hashFile(file: string) {
   const hash = createHash('sha256')
   for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer)
   return hash.digest('hex')

@@ -5,7 +5,7 @@ import type { Db } from '../database/pool.ts'
  * Names what `drop schema cascade` would take besides the objects of user_service_admin in it, as
  * `table user_service_schema.notes`: extensions, what depends on ours, entries of publications.
  */
-export async function findForeign(db: Db): Promise<string[]> {
+export async function findForeign(db: Db) {
   const rows = await db.query<{ name: string }>(`
     with recursive edges as (
       select *, deptype in ('a', 'i', 'e') as part from pg_depend

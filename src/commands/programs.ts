@@ -76,7 +76,7 @@ export function postgresEnv(database: DatabaseConfig): Env {
  * Makes a directory that only we can read, removed when the process ends. Also removes those that
  * processes left behind when they were killed.
  */
-export function makeDirectory(): string {
+export function makeDirectory() {
   for (const name of readdirSync(tmpdir())) {
     const [, pid] = /^user-service-(\d+)-\w{6}$/.exec(name) ?? []
     if (pid === undefined) continue

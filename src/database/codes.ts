@@ -13,7 +13,7 @@ export interface DatabaseError extends Error {
 }
 
 /** The code of an error, if it has one. */
-export const codeOf = (error: unknown): string => (error as { code?: string }).code ?? ''
+export const codeOf = (error: unknown) => (error as { code?: string }).code ?? ''
 
 /** The database's own error behind a `database_unavailable`; any other error itself. */
 export function causeOf(error: unknown): DatabaseError {

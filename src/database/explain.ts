@@ -34,7 +34,7 @@ function adviseOn(failure: DatabaseError) {
 export const isHopeless = (error: unknown) => adviseOn(causeOf(error)) !== undefined
 
 /** Explains anything thrown in one sentence. */
-export function explain(error: unknown): string {
+export function explain(error: unknown) {
   if (error instanceof ExitError) return error.message
   const root = causeOf(error)
   const advice = adviseOn(root)

@@ -57,7 +57,7 @@ const fix = 'Run: node bin/database.js create'
  * Throws, with what fixes it, unless the database, whose schema is up to date, has all that the
  * service needs. Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
-export async function checkRights(db: Db, hosts: string[]): Promise<string[]> {
+export async function checkRights(db: Db, hosts: string[]) {
   const { encoding, replication, isReadOnly } = await one<{
     encoding: string
     replication: string

@@ -199,7 +199,7 @@ export async function checkSchema(db: Db, all = readMigrations()) {
  * Whether the schema has our history, by the catalogue alone. Throws in a database whose schema
  * holds tables of another service.
  */
-export async function findHistory(db: Db): Promise<boolean> {
+export async function findHistory(db: Db) {
   const { names, isOurs } = await one<{ names: string | null; isOurs: boolean }>(db, {
     text: `
       select string_agg(relname, ', ' order by relname) as names,

@@ -36,7 +36,7 @@ const advice =
 const failed = 'No PostgreSQL here, and fetching it failed'
 
 /** The directory of PostgreSQL's `program`, of that major version or any from 15 on; or null. */
-export function findPostgresBin(program: string, major?: string): string | null {
+export function findPostgresBin(program: string, major?: string) {
   const listing = `pg_config --bindir; ls -dr /usr/lib/postgresql/*/bin \
     /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin \
     /Applications/Postgres.app/Contents/Versions/*/bin`

@@ -46,7 +46,7 @@ export const serviceSettings: Settings = {
 }
 
 /** Applies the settings that the server knows; returns whether it accepts writes. */
-export async function prepareSession(client: Client, settings: Settings): Promise<boolean> {
+export async function prepareSession(client: Client, settings: Settings) {
   const { rows } = await client.query<{ accepts: boolean }>({
     text: `
       select current_setting('transaction_read_only') = 'off' as accepts,

@@ -44,7 +44,7 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
  * before anything is done, when the database is not one of ours or the role may not drop roles.
  * Returns what was done, a sentence for each.
  */
-export async function dropDatabase(config: DatabaseConfig): Promise<string[]> {
+export async function dropDatabase(config: DatabaseConfig) {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
     const { exists, mayDropRoles, present } = await one<{
       exists: boolean

@@ -92,7 +92,7 @@ export function observe(histogram: Histogram, value: number) {
 /**
  * Help, type and samples of one name in Prometheus' text format; nothing if it has no values yet.
  */
-export function family(name: string, help: string, values: Values): string {
+export function family(name: string, help: string, values: Values) {
   let type = name.endsWith('_total') ? 'counter' : 'gauge'
   const samples: string[] = []
   for (const [labels, value] of values) {

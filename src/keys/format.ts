@@ -22,7 +22,7 @@ const totalLength = 4 + randomLength + checksumLength
 const patterns = { usk: /^usk_[0-9A-Za-z]{49}$/, ust: /^ust_[0-9A-Za-z]{49}$/ }
 
 /** What a secret looks like. */
-export const sampleOf = (prefix: Prefix): string => `${prefix}_`.padEnd(totalLength, '0')
+export const sampleOf = (prefix: Prefix) => `${prefix}_`.padEnd(totalLength, '0')
 
 /** A key or token in the answer that makes it. */
 export const secretSchema = (prefix: Prefix) =>
@@ -45,13 +45,13 @@ function decode(digits: string) {
 }
 
 /** A new random key or token, in the form that is shown once. */
-export function createSecret(prefix: Prefix): string {
+export function createSecret(prefix: Prefix) {
   const randomPart = encode(BigInt(`0x${randomBytes(32).toString('hex')}`), randomLength)
   return `${prefix}_${randomPart}${encode(BigInt(crc32(randomPart)), checksumLength)}`
 }
 
 /** A new random key. */
-export const createKey = (): string => createSecret('usk')
+export const createKey = () => createSecret('usk')
 
 /** Whether `text` has the form and checksum of a key, so that it is worth asking the database. */
 export const isKey = (text: string) => isSecret(text, 'usk')
@@ -66,4 +66,4 @@ function isSecret(text: string, prefix: Prefix) {
 }
 
 /** SHA-256 of a key or token: what the database holds of it. */
-export const digestKey = (key: string): Buffer => hash('sha256', key, 'buffer')
+export const digestKey = (key: string) => hash('sha256', key, 'buffer')

@@ -71,7 +71,7 @@ export const holdOwner = (tx: Db, userId: string) =>
   tx.query('select from users where id = $1::uuid for key share', [userId])
 
 /** How many API keys a user has, disabled and ended ones too. */
-export async function countKeys(db: Db, userId: string): Promise<number> {
+export async function countKeys(db: Db, userId: string) {
   const { count } = await one<{ count: number }>(db, {
     text: `select count(*)::int from api_keys where user_id = $1::uuid and kind = 'api'`,
     values: [userId],

@@ -9,9 +9,9 @@ import type { Db } from '../database/pool.ts'
 import { copyFailures, deleteFailuresOf, digest } from './queries.ts'
 
 /** The name under which the failures of a user are counted. */
-export const accountOfUser = (id: string): Buffer => digest(`user ${id}`)
+export const accountOfUser = (id: string) => digest(`user ${id}`)
 /** The name under which the failures of an address that no user has are counted. */
-export const accountOfAddress = (folded: string): Buffer => digest(`address ${folded}`)
+export const accountOfAddress = (folded: string) => digest(`address ${folded}`)
 
 /**
  * Moves what was counted for an address to the user who gets it: whether an address has to wait

@@ -33,7 +33,7 @@ export function parseHash(stored: string): PasswordHash | null {
 }
 
 /** The PHC string of a password. */
-export function formatHash({ ln, r, p, salt, hash }: PasswordHash): string {
+export function formatHash({ ln, r, p, salt, hash }: PasswordHash) {
   return `$scrypt$ln=${ln},r=${r},p=${p}$${encode(salt)}$${encode(hash)}`
 }
 

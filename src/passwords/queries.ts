@@ -24,7 +24,7 @@ export interface Guess {
 }
 
 /** The form in which accounts and clients are named here. */
-export const digest = (name: string): Buffer => hash('sha256', name, 'buffer')
+export const digest = (name: string) => hash('sha256', name, 'buffer')
 
 /** Stands for all accounts that a client guesses at. */
 const anyAccount = digest('any account')
@@ -112,7 +112,7 @@ export async function replacePassword(
   tx: Db,
   id: string,
   { before, after }: { before: string; after: string },
-): Promise<boolean> {
+) {
   const rows = await tx.query(
     `update users set password_hash = $3
      where id = $1::uuid and enabled and password_hash = $2 returning id`,

@@ -25,7 +25,7 @@ const commonPasswords = new Set(
 )
 
 /** The form of a password that is hashed: NFKC. */
-export const normalPassword = (password: string): string => password.normalize('NFKC')
+export const normalPassword = (password: string) => password.normalize('NFKC')
 
 /**
  * A new password of at least `minLength` code points, in the form that is hashed. That it is not

@@ -30,7 +30,7 @@ export const createAdmin = (db: Database, address: string): Promise<MadeKey> =>
  * Makes the first admin with the key in the file, however many instances start; returns whether it
  * did. If there is an admin, no file is needed. Throws an ExitError that names the settings.
  */
-export async function bootstrap(db: Database, admin: FirstAdmin): Promise<boolean> {
+export async function bootstrap(db: Database, admin: FirstAdmin) {
   try {
     return await db.transaction(async (tx) => {
       await lockFirstAdmin(tx)

@@ -140,7 +140,7 @@ export const lockFirstAdmin = (tx: Db) =>
   tx.query('select pg_advisory_xact_lock($1)', [locks.firstAdmin])
 
 /** Whether there is an admin, enabled or not. */
-export async function hasAdmin(db: Db): Promise<boolean> {
+export async function hasAdmin(db: Db) {
   const admins = await db.query(`select from users where role = 'admin' limit 1`)
   return admins.length > 0
 }

@@ -26,7 +26,7 @@ const sample = 'ada@example.org'
  * The form in which addresses are compared. Lower case may undo NFC, which is applied again.
  * PostgreSQL refuses NUL, so it becomes a character that no address has.
  */
-export const foldEmail = (email: string): string =>
+export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
 /**

@@ -3,7 +3,7 @@ import type { Caller, Reply } from '../http/route.ts'
 import type { User } from './rules.ts'
 
 /** The ETag of a user: its version in quotes. */
-export const etag = ({ version }: Pick<User, 'version'>): string => `"${version}"`
+export const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
 
 /**
  * The user of a caller whose key has no permissions of its own: those would hide the user's.
