@@ -43,7 +43,7 @@ export const sqlState = {
   lockTimeout: '55P03',
   adminShutdown: '57P01',
   idleSessionTimeout: '57P05',
-} as const
+}
 
 /** The advisory locks; those with a second number are one lock for each value of it. */
 export const locks = {
@@ -56,4 +56,4 @@ export const locks = {
   client: 7520606,
   /** Held while an admin loses the role, is disabled or deleted. */
   lastAdmin: 7520605,
-} as const
+}

@@ -23,12 +23,12 @@ export type Database = ReturnType<typeof openDatabase>
 
 /** How often a transaction that loses to others is tried. */
 const attempts = 3
-const lostRace: string[] = [sqlState.deadlock, sqlState.serializationFailure]
+const lostRace = [sqlState.deadlock, sqlState.serializationFailure]
 /**
  * A pooler in transaction mode hands out other connections than were prepared, or a column of the
  * result has got another type.
  */
-const unprepared: string[] = [
+const unprepared = [
   sqlState.invalidStatementName,
   sqlState.duplicateStatementName,
   sqlState.cachedPlanChanged,
@@ -255,7 +255,7 @@ export async function deleteAll(db: Db, table: string, condition: string) {
 }
 
 /** SQLSTATEs that mean that the database cannot be used now. */
-const lostClasses: string[] = [
+const lostClasses = [
   '08', // the connection is lost
   '25006', // read-only
   '25P03', // the transaction was idle for too long
@@ -287,7 +287,7 @@ const unavailable = (cause: unknown) =>
 const mistakes = [AppError, TypeError, RangeError, ReferenceError, SyntaxError]
 const isOurs = (error: unknown) => mistakes.some((mistake) => error instanceof mistake)
 
-const cuts: string[] = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
+const cuts = [sqlState.adminShutdown, sqlState.idleSessionTimeout, 'ECONNRESET', 'EPIPE']
 
 /** Whether the connection was ended, rather than the statement cancelled. */
 function isCut({ code = '', message }: DatabaseError) {

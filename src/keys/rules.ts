@@ -37,11 +37,9 @@ export const permissionsSchema = list(permissionSchema, 32)
 
 /** `all`; `read`: GET, HEAD and forward-auth; `auth`: forward-auth; `metrics`: GET /metrics. */
 export const scopeSchema = oneOf('all', 'read', 'auth', 'metrics')
-export type Scope = Members<{ scope: typeof scopeSchema }>['scope']
 
 /** `api`: made for machines; `session`: started by a log-in. */
 export const kindSchema = oneOf('api', 'session')
-export type KeyKind = Members<{ kind: typeof kindSchema }>['kind']
 
 /** A key as it is shown; `permissions` null: those of its user. */
 export const keyMembers = {
@@ -59,13 +57,14 @@ export const keyMembers = {
   agent: nullable(text({ max: 200, pattern: /^[^\x00-\x1f\x7f]*$/, example: 'Firefox' })),
 }
 export type Key = Members<typeof keyMembers>
+export type KeyKind = Key['kind']
 
 /** The key itself, which only the answer that makes it holds. */
 export const keyTextSchema = secretSchema('usk')
 
 /** What a key may do, how well and when its holder was authenticated, and when it ends. */
 export interface Powers {
-  scope: Scope
+  scope: Key['scope']
   permissions: string[] | null
   factors: number
   authenticatedAt: string | null
