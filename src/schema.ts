@@ -20,7 +20,7 @@ export type Schema<T> = {
 }
 
 /** A schema for each member of T; and, of such a shape, what its members are. */
-export type Shape<T> = { [K in keyof T]: Schema<T[K]> }
+type Shape<T> = { [K in keyof T]: Schema<T[K]> }
 export type Members<S> = { [K in keyof S]: S[K] extends Schema<infer T> ? T : never }
 
 /** A schema of one rule: if `parse` returns undefined, the fault is `message`. */

@@ -13,7 +13,7 @@ import { grantStatements } from './grants.ts'
 import { one, type Database, type Db } from './pool.ts'
 
 /** A pair of files. */
-export interface Migration {
+interface Migration {
   name: string
   /** SHA-256 of `up`. */
   hash: string

@@ -13,9 +13,6 @@ import type { Env } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { codeOf } from './codes.ts'
 
-/** How PostgreSQL's programs run: as which account, from where, in which environment. */
-export type RunAs = typeof ourselves
-
 /** None of our environment: PG*, LC_*, TZ would change what they do. */
 export const plainEnv: Env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
 
@@ -145,7 +142,7 @@ export interface Program {
   args: string[]
   env?: Env
   /** By default it runs as we do and where we do. */
-  as?: RunAs
+  as?: typeof ourselves
   /** What it reads from its standard input. */
   input?: AsyncIterable<string | Buffer>
   /** Ends it. */

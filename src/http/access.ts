@@ -3,7 +3,7 @@ import { AppError } from '../errors.ts'
 import type { Caller, Route } from './route.ts'
 
 /** A request of a caller, before it is let in. */
-export interface Entry {
+interface Entry {
   route: Route
   caller: Caller
   method: string

@@ -21,7 +21,7 @@ export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
 }
 
 /** What is done, for the audit. */
-export interface Act {
+interface Act {
   action: Action
   caller: Caller
   origin: Origin
@@ -29,7 +29,7 @@ export interface Act {
 }
 
 /** What came of it. */
-export interface Done {
+interface Done {
   /** The payload. */
   body?: object
   /** The key that was made. */

@@ -16,7 +16,7 @@ const randomLength = 43
 const checksumLength = 6
 
 /** How a secret begins: `usk` is a key, which opens the API; `ust` a token, for a single act. */
-export type Prefix = 'usk' | 'ust'
+type Prefix = 'usk' | 'ust'
 
 const totalLength = 4 + randomLength + checksumLength
 const patterns = { usk: /^usk_[0-9A-Za-z]{49}$/, ust: /^ust_[0-9A-Za-z]{49}$/ }

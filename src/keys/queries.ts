@@ -90,7 +90,7 @@ export const deleteSurplusSessions = (tx: Db, userId: string, limit: number) =>
   )
 
 /** Which keys of a user to list: those after the key `after`, oldest first. */
-export interface KeyPage {
+interface KeyPage {
   kind?: KeyKind
   after?: string
   limit: number
@@ -134,7 +134,7 @@ export const deleteKey = (db: Db, userId: string, keyId: string) =>
   })
 
 /** A key with what it hands on: when it was proved, and whether it has ended by now. */
-export type StoredKey = Key & { authenticatedAt: string | null; hasEnded: boolean }
+type StoredKey = Key & { authenticatedAt: string | null; hasEnded: boolean }
 
 /** A key of a user with what it hands on, locked; throws `key_not_found`. */
 export const lockStoredKey = (tx: Db, userId: string, keyId: string): Promise<StoredKey> =>
@@ -174,7 +174,7 @@ export const deleteEndedSessions = (db: Db) =>
  * A caller before its key's own permissions are applied, with its place among the digests and
  * whether its use in this minute has yet to be noted.
  */
-export type FoundCaller = Caller & { asked: number; isUnmarked: boolean }
+type FoundCaller = Caller & { asked: number; isUnmarked: boolean }
 
 /**
  * The callers of the usable keys among `digests`. A session that was not used for `idleSeconds` has

@@ -24,7 +24,7 @@ export const keyNameSchema = text({
 })
 
 /** A name that services behind a gateway give a meaning; no comma, since it travels in a list. */
-export const permissionSchema = text({
+const permissionSchema = text({
   min: 1,
   max: 64,
   pattern: /^[A-Za-z0-9._:/*-]+$/,
@@ -72,7 +72,7 @@ export interface Powers {
 }
 
 /** What can be wished for a new key; the default is what the key that makes it has. */
-export type Wish = Partial<Pick<Powers, 'scope' | 'permissions' | 'validUntil'>>
+type Wish = Partial<Pick<Powers, 'scope' | 'permissions' | 'validUntil'>>
 
 /** The key that acts, as it is now; every key that may make another has the scope `all`. */
 export interface Maker extends Omit<Powers, 'scope'> {

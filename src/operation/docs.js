@@ -21,9 +21,8 @@ const folded = (title, text) => el('details', [el('summary', title), el('pre', t
 /** What a reference means; what is none, as it is. */
 function deref(value) {
   if (!value?.$ref) return value
-  let found = api
-  for (const name of value.$ref.split('/').slice(1)) found = found[name]
-  return found
+  const names = value.$ref.split('/').slice(1)
+  return names.reduce((found, name) => found[name], api)
 }
 
 /** What a schema admits: its keywords, as the document has them, but for long patterns. */

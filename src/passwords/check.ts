@@ -16,14 +16,14 @@ import {
 import { normalPassword } from './rules.ts'
 
 /** Whose password is checked; `passwordHash` is a PHC string, or null where there is none. */
-export interface Account {
+interface Account {
   id: string
   enabled: boolean
   passwordHash: string | null
 }
 
 /** An attempt to prove a password. */
-export interface Attempt {
+interface Attempt {
   /** The account, or null if nobody has the `address`, which must not be observable. */
   find(): Promise<Account | null>
   /** The folded address that was tried: failures are counted by it where there is no account. */

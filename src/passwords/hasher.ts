@@ -14,7 +14,7 @@ import { createQueue } from '../queue.ts'
 import { cost, formatHash, isWeaker, parseHash, type PasswordHash } from './hash.ts'
 
 /** A stored password: a PHC string, or null where there is none. */
-export interface Stored {
+interface Stored {
   passwordHash: string | null
 }
 

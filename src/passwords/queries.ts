@@ -18,7 +18,7 @@ const quietSeconds = 'extract(epoch from now() - updated_at)::int'
 const remembered = `greatest(0, failures - greatest(0, ${quietSeconds} / ${forgetSeconds}))`
 
 /** Whose password is guessed, and by which client; the empty client stands for anybody. */
-export interface Guess {
+interface Guess {
   account: Buffer
   client: string
 }

@@ -14,7 +14,7 @@ const storedColumns = `${columns}, password_hash as "passwordHash"`
 export type StoredUser = User & { passwordHash: string | null }
 
 /** What can be stored of a user. */
-export type UserChanges = Partial<Reserved & Pick<StoredUser, 'email' | 'passwordHash'>>
+type UserChanges = Partial<Reserved & Pick<StoredUser, 'email' | 'passwordHash'>>
 /** A user to insert. */
 export type NewUser = UserChanges & Pick<StoredUser, 'email' | 'passwordHash'>
 
@@ -54,7 +54,7 @@ export const findUserByEmail = (db: Db, email: string): Promise<StoredUser | nul
   first(db, `select ${storedColumns} from users where email_lower = $1`, [foldEmail(email)])
 
 /** Which users to list, in the order of creation: those after the user `after`. */
-export interface UserPage {
+interface UserPage {
   /** The beginning of an address, or @ and its whole domain. */
   search?: string
   after?: string
