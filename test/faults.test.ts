@@ -625,9 +625,13 @@ for (const [what, there, gone] of [
         body: { purpose: 'password-reset' },
       })
     const find = () => app.request('GET', '/users?email=a@b', { key: admin.key })
-    await assertUnavailable(check, what === 'a column' ? find : invite).finally(() =>
-      db.query(there),
-    )
+    try {
+      await assertUnavailable(what === 'a column' ? find : invite)
+      await until('health tells it', async () => (await check()).status === 503, 3)
+      await assertUnavailable(check)
+    } finally {
+      await db.query(there)
+    }
     await untilBack()
   })
 }

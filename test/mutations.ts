@@ -1341,8 +1341,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/operation/routes.ts',
-    text: ', checkTables(db)]',
-    replacement: ']',
+    text: '    await checkTables(db)\n',
+    replacement: '',
     meaning: 'a service without a table is healthy',
     tests: ['faults'],
   },
