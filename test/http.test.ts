@@ -7,6 +7,7 @@ import { test } from 'node:test'
 import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
 import { createLog } from '../src/log.ts'
 import { brief, password, startTestApp, undo, type Answer } from './support/helpers.ts'
+import { startPrefixGateway } from './support/prefix.ts'
 import { until } from './support/process.ts'
 
 const app = await startTestApp()
@@ -101,6 +102,43 @@ test('an If-Match that is no list of tags is refused', async () => {
   }
   for (const etag of ['"1"', ' "0" ,"1"', '*']) assert.equal((await change(etag)).status, 200, etag)
   for (const etag of ['"2"', 'W/"1"', '"1,1"']) assert.equal((await change(etag)).status, 412, etag)
+})
+
+test('Location and Link lead on behind a gateway that strips a prefix', async () => {
+  const outside = await startPrefixGateway(app.url, '/accounts')
+  const admin = await app.admin()
+  const headers = { 'x-api-key': admin.key, 'content-type': 'application/json' }
+  const made: string[] = []
+  for (const name of ['one', 'two', 'three']) {
+    const body = JSON.stringify({ email: `${name}@behind.example` })
+    const created = await fetch(`${outside}/v1/users`, { method: 'POST', headers, body })
+    const place = new URL(created.headers.get('location')!, created.url)
+    const read = await fetch(place, { headers })
+    const { details } = (await read.json()) as { details: { id: string } }
+    assert.deepEqual([created.status, place.href], [201, `${outside}/v1/users/${details.id}`])
+    made.push(details.id)
+  }
+
+  const list = async (path: string) => {
+    const found: string[] = []
+    let next: string | undefined = `${outside}/v1${path}`
+    while (next !== undefined) {
+      const page: Response = await fetch(next, { headers })
+      const { details } = (await page.json()) as { details: (string | { subject: string })[] }
+      found.push(...details.map((each) => (typeof each === 'string' ? each : each.subject)))
+      const link = /^<([^>]*)>; rel="next"$/.exec(page.headers.get('link') ?? '')?.[1]
+      next = link === undefined ? undefined : new URL(link, page.url).href
+    }
+    return found
+  }
+  assert.deepEqual(await list('/users?limit=1&search=@behind.example'), made)
+  const newest = (await list('/audit?limit=1&action=user.created')).slice(0, 3)
+  assert.deepEqual(newest, made.toReversed())
+
+  for (const path of ['/', '/docs', '/docs/', '/v1', '/v1/']) {
+    const page = await fetch(outside + path)
+    assert.deepEqual([page.status, page.url], [200, `${outside}/v1/docs`], path)
+  }
 })
 
 test('a body of another type is told which type is taken', async () => {

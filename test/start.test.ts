@@ -139,6 +139,24 @@ test('nothing is kept in, or run from, the folder for temporary files', async ()
   assert.deepEqual({ status, after: readdirSync(TMPDIR) }, { status: 0, after: before })
 })
 
+test('of a .env that lies there one line says that it is not read', async () => {
+  const directory = makeCheckout()
+  writeFileSync(join(directory, '.env'), 'SIGNUP=admin\n')
+  const start = [process.execPath, ...loader, join(root, launcher)]
+  const args = ['-c', 'cd "$0" && exec "$@"', directory, ...start]
+  const { status, stderr } = await run('sh', args, { SERVER_PORT: 'none' })
+  assert.deepEqual(
+    { status, lines: stderr.trimEnd().split('\n') },
+    {
+      status: 2,
+      lines: [
+        'user-service: .env is not read; node --env-file=.env bin/start.js does',
+        'user-service: Configuration: SERVER_PORT must be a whole number from 0 to 65535',
+      ],
+    },
+  )
+})
+
 test('every failure is one sentence, and no stack', () => {
   const refused = ['::1', '127.0.0.1'].map((host) => new Error(`connect ECONNREFUSED ${host}:1`))
   const cause = new AggregateError([...refused, ...refused])

