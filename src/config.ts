@@ -128,6 +128,8 @@ export function readConfig(env: Env) {
     logLevel: choice('LOG_LEVEL', ['info', 'error', 'warn', 'debug']),
     // The image sets it.
     commit: text('GIT_COMMIT_HASH')?.replace(/[^\w.-]/g, '') ?? 'unknown',
+    /** Of all settings. */
+    names: reader.names,
     /** One sentence for each name of the environment that seems to be a mistyped setting. */
     warnings: findMistyped(env, reader.names),
   }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -49,6 +49,59 @@ for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monito
     assert.match(stdout, /Exit status/i)
   })
 }
+
+const elsewhere = {
+  DATABASE_HOST: '127.0.0.1',
+  DATABASE_PORT: '1',
+  SERVICE_URL: 'http://127.0.0.1:1',
+  ...passwords,
+}
+const right = {
+  AWS_REGION: 'x',
+  BACKUP_DIRECTORY: 'x',
+  PGPASSFILE: 'x',
+  SIGNUP: 'open',
+  S3_BUCKET: 's3://bucket',
+  USER: 'x',
+}
+for (const [name, ...args] of [
+  ['migrate', 'status'],
+  ['database', 'create'],
+  ['admin', 'create', 'a@b'],
+  ['backup', 'list'],
+  ['restore', 'latest'],
+  ['monitor'],
+  ['audit', 'prune', '1', '--yes'],
+] as const) {
+  test(`${name} warns of a name that is nearly a setting, and of no other`, async () => {
+    const { stderr } = await run(`${name}.js`, [...args], {
+      ...elsewhere,
+      ...right,
+      DATABASE_SSLMODE: 'secret',
+    })
+    const lines = stderr.split('\n')
+    assert.equal(
+      lines[0],
+      `${name}: DATABASE_SSLMODE is no setting and has no effect; the nearest one is DATABASE_SSL`,
+    )
+    assert.doesNotMatch(lines.slice(1).join('\n'), /is no setting/)
+  })
+}
+
+test('commands know what each of them reads', async () => {
+  const folder = fileURLToPath(new URL('../src/commands/', import.meta.url))
+  const all = readdirSync(folder).map((file) => readFileSync(folder + file, 'utf8'))
+  const reads = /(?:text|read|integer|password)\('([A-Z][A-Z0-9_]+)'/g
+  const names = new Set([...all.join('').matchAll(reads)].map(([, name = '']) => name))
+  const mistyped = Object.fromEntries([...names].map((name) => [`${name}X`, 'x']))
+  const { stderr } = await run('migrate.js', ['status'], { ...elsewhere, ...mistyped })
+  const nearest = [...stderr.matchAll(/(\w+)X is no setting .* nearest one is (\w+)/g)]
+  assert.ok(names.size > 10)
+  assert.deepEqual(
+    nearest.map(([, name, setting]) => [name, setting]),
+    [...names].map((name) => [name, name]),
+  )
+})
 
 test('-h is --help', async () => {
   assert.deepEqual(await run('audit.js', ['-h']), await run('audit.js', ['--help']))

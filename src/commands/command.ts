@@ -8,12 +8,14 @@ import {
   createReader,
   localDirectory,
   privateDatabase,
+  readConfig,
   readDatabase,
   type DatabaseConfig,
   type Reader,
 } from '../config.ts'
 import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
+import { findMistyped } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 
 const controller = new AbortController()
@@ -39,6 +41,11 @@ const options = {
   timeout: { type: 'string' },
   yes: { type: 'boolean' },
 } as const
+
+/** What commands read beside the server's settings. */
+const ownSettings =
+  'ADMIN_PASSWORD MANAGER_PASSWORD USER_PASSWORD S3_BUCKET IAM_ROLE SERVICE_URL SERVICE_NAME ' +
+  'SERVICE_PORT SERVICE_ENDPOINT MONITOR_COOLDOWN'
 
 const readCall = () => parseArgs({ options, allowPositionals: true })
 
@@ -85,6 +92,8 @@ export async function command({
       return
     }
     if (!pattern.test(spell(call))) throw misuse(header)
+    const settings = new Set([...readConfig({}).names, ...ownSettings.split(' ')])
+    for (const warning of findMistyped(process.env, settings)) console.error(`${name}: ${warning}`)
     await Promise.race([run(call), failWhenStuck()])
   } catch (error) {
     exitWith(name, findFailure(error))
