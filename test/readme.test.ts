@@ -202,8 +202,9 @@ test('the objects shown as JSON have the members of real ones', async () => {
   )
   const shown = blocks.map(({ lines }) => Object.keys(JSON.parse(lines.join('\n'))))
   const credentials = { email: 'ada@example.org', password }
-  const user = await app.request('POST', '/users', { body: credentials })
-  const [key] = user.details.apiKeys
+  const created = await app.request('POST', '/users', { body: credentials })
+  const [key] = created.details.apiKeys
+  const user = await app.request('GET', '/users/me', { key })
   const keys = await app.request('GET', `/users/${user.details.id}/keys`, { key })
   const session = await app.request('POST', '/users/sessions', { body: credentials })
   const events = await app.request('GET', '/audit', { key: admin.key })

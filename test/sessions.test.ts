@@ -67,15 +67,18 @@ test('a log-in gives a session that works like a key and is listed among them', 
   const { status, details } = await login(user.email.toUpperCase())
   assert.deepEqual(
     [status, details.user, Object.keys(details)],
-    [201, user.id, ['user', 'key', 'validUntil']],
+    [201, user.id, ['user', 'key', 'keyId', 'validUntil']],
   )
   const left = (Date.parse(details.validUntil) - Date.now()) / 1000
   assert.ok(left > 10_700 && left <= 10_800, `${left} s`)
 
   const keys = await app.request('GET', `/users/${user.id}/keys`, { key: details.key })
   assert.deepEqual(
-    keys.details.map(({ kind }: any) => kind),
-    ['api', 'session'],
+    keys.details.map(({ id, kind }: any) => [id, kind]),
+    [
+      [user.keyId, 'api'],
+      [details.keyId, 'session'],
+    ],
   )
   const auth = await app.request('GET', '/users/auth', { key: details.key })
   assert.equal(auth.headers.get('x-auth-key-kind'), 'session')

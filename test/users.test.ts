@@ -30,7 +30,8 @@ test('anyone signs up and gets a key that works, shown this once', async () => {
     body: { email: ' Ada@Example.org ', password },
   })
   assert.equal(made.status, 201)
-  const { id, apiKeys, createdAt, updatedAt, ...rest } = made.details
+  const { keyId, ...shown } = made.details
+  const { id, apiKeys, createdAt, updatedAt, ...rest } = shown
   assert.deepEqual(rest, {
     email: 'Ada@Example.org',
     emailVerified: false,
@@ -47,7 +48,12 @@ test('anyone signs up and gets a key that works, shown this once', async () => {
   assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
 
   const read = await app.request('GET', `/users/${id}`, { key: apiKeys[0] })
-  assert.deepEqual(read.details, { ...made.details, apiKeys: [] })
+  assert.deepEqual(read.details, { ...shown, apiKeys: [] })
+  const keys = await app.request('GET', `/users/${id}/keys`, { key: apiKeys[0] })
+  assert.deepEqual(
+    keys.details.map((each: any) => each.id),
+    [keyId],
+  )
 })
 
 test('an address is taken whatever its case', async () => {

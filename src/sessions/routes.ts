@@ -17,6 +17,7 @@ import { anyEmailSchema, foldEmail } from '../users/rules.ts'
 const session = titled('Session', {
   user: uuidSchema,
   key: keyTextSchema,
+  keyId: uuidSchema,
   validUntil: instantSchema,
 })
 
@@ -75,7 +76,8 @@ export const sessionRoutes = (deps: SessionDeps): Route[] => [
           keyId: made.id,
           origin,
         })
-        return { body: { user: userId, key: made.key, validUntil: made.validUntil } }
+        const { id: keyId, key, validUntil } = made
+        return { body: { user: userId, key, keyId, validUntil } }
       })
     },
   }),

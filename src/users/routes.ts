@@ -40,7 +40,11 @@ import {
 import { etag, payload, reply, userOf } from './view.ts'
 
 const user = titled('User', { ...userMembers, apiKeys: list(keyTextSchema, 0) })
-const createdUser = titled('CreatedUser', { ...userMembers, apiKeys: list(keyTextSchema, 1) })
+const createdUser = titled('CreatedUser', {
+  ...userMembers,
+  apiKeys: list(keyTextSchema, 1),
+  keyId: uuidSchema,
+})
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 
 /** What the routes of users need. */
@@ -95,7 +99,7 @@ export const userRoutes = (deps: UserDeps): Route[] => [
           origin,
         })
         const headers = { ETag: etag(created), Location: `users/${created.id}` }
-        return { body: payload(created, [key]), headers }
+        return { body: { ...payload(created, [key]), keyId }, headers }
       })
     },
   }),
