@@ -13,6 +13,7 @@ import { allRoutes, type Deps } from '../src/routes.ts'
 import {
   type Answer,
   brief,
+  collide,
   hashCheaply,
   nobody,
   password,
@@ -321,16 +322,34 @@ for (const { what, change } of [
   { what: 'expired', change: 'valid_until = now()' },
 ]) {
   test(`a key that is ${what} while a request is sent does not count for it`, async () => {
-    const { id } = await app.user()
-    const { id: keyId, key } = await makeKey(id)
-    const made = await sendSlowly('POST', `/users/${id}/keys`, {
-      key,
-      body: { name: 'late' },
-      meanwhile: () => app.db.query(`update api_keys set ${change} where id = $1`, [keyId]),
-    })
-    assert.equal(made, 401)
+    const { id } = await app.user({ passwordHash: null })
+    for (const [method, path, body] of [
+      ['POST', `/users/${id}/keys`, { name: 'late' }],
+      ['PATCH', `/users/${id}`, { password }],
+    ] as const) {
+      const { id: keyId, key } = await makeKey(id)
+      const meanwhile = () => app.db.query(`update api_keys set ${change} where id = $1`, [keyId])
+      assert.equal(await sendSlowly(method, path, { key, body, meanwhile }), 401)
+    }
+    const kept = await app.db.query('select password_hash as hash from users where id = $1', [id])
+    assert.deepEqual(kept, [{ hash: null }])
   })
 }
+
+test('a key that ends while a first password is hashed does not set it', async () => {
+  const { id } = await app.user({ passwordHash: null })
+  const { key } = await makeKey(id)
+  const setPassword = () => app.request('PATCH', `/users/${id}`, { key, body: { password } })
+  // It waits before the hash, and finds after it what was true at the end of the wait.
+  const [answer] = await collide(app.db, {
+    lock: `update api_keys set valid_until = now() where user_id = '${id}';
+      select from users where id = '${id}' for update`,
+    requests: [setPassword],
+  })
+  assert.equal(answer!.status, 401)
+  const kept = await app.db.query('select password_hash as hash from users where id = $1', [id])
+  assert.deepEqual(kept, [{ hash: null }])
+})
 
 test('who may call each route, and with which keys, is as it is written here', () => {
   const found: Record<string, string[]> = {}
