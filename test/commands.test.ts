@@ -103,6 +103,20 @@ test('commands know what each of them reads', async () => {
   )
 })
 
+for (const name of ['run', 'mutate', 'soak/run', 'bench/run']) {
+  test(`test/${name}.js --help says how it is used, and starts nothing`, async () => {
+    const script = fileURLToPath(new URL(`${name}.js`, import.meta.url))
+    const { status, stdout, stderr } = await run(script, ['--help'])
+    assert.deepEqual([status, stderr], [0, ''])
+    assert.match(stdout, /^npm (test|run \w+) -- \[/)
+    if (name === 'run') return
+    const misused = await run(script, ['--no-such-option'])
+    assert.deepEqual([misused.status, misused.stdout], [2, ''])
+    assert.ok(misused.stderr.endsWith(`\n${stdout}`), misused.stderr)
+    assert.doesNotMatch(misused.stderr, /^ +at /m)
+  })
+}
+
 test('-h is --help', async () => {
   assert.deepEqual(await run('audit.js', ['-h']), await run('audit.js', ['--help']))
 })

@@ -1,7 +1,6 @@
-// `npm run mutate -- [--changed-since COMMIT] [--workers N] [FILE…]`: makes each mistake of the
-// table in a copy of the tree and runs the tests that must notice. One that no test notices fails
-// the run, as does one whose text is not found exactly once. With files or a commit: the mistakes
-// in those alone.
+// `npm run mutate`: makes each mistake of the table in a copy of the tree and runs the tests that
+// must notice. One that no test notices fails the run, as does one whose text is not found exactly
+// once.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -15,11 +14,11 @@ import {
 } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 
 import { mutations, testsOf, type Mutation } from './mutations.ts'
 import { root } from './support/process.ts'
 import { compile, isNative, loaderOf, startServer } from './support/runner.ts'
+import { misuse, readOptions } from './support/usage.ts'
 
 /** Longer than any test file takes on a busy machine: what still runs then hangs. */
 const limitMs = 900_000
@@ -112,10 +111,15 @@ function mutate({ file, text, replacement }: Mutation): { mutated: string } | { 
   return { mutated: parts.join(replacement) }
 }
 
-const { values, positionals } = parseArgs({
+const usage = `npm run mutate -- [--changed-since COMMIT] [--workers N] [FILE…]
+With files or a commit: the mistakes in those alone.
+`
+const { values, positionals } = readOptions(usage, {
   options: { 'changed-since': { type: 'string' }, workers: { type: 'string' } },
   allowPositionals: true,
 })
+const workers = Number(values.workers ?? availableParallelism())
+if (!(workers > 0)) misuse('N is a number', usage)
 
 function choose(): Mutation[] {
   const since = values['changed-since']
@@ -177,11 +181,10 @@ async function main() {
     }
   }
   try {
-    const length = Number(values.workers ?? availableParallelism())
-    const names = Array.from({ length }, (_, i) => `tree-${i}`)
-    const workers = await Promise.all(names.map((name) => makeWorker(directory, name)))
-    await checkUnchanged(workers, chosen, server.env)
-    await Promise.all(workers.map(work))
+    const names = Array.from({ length: workers }, (_, i) => `tree-${i}`)
+    const trees = await Promise.all(names.map((name) => makeWorker(directory, name)))
+    await checkUnchanged(trees, chosen, server.env)
+    await Promise.all(trees.map(work))
   } finally {
     await server.stop()
     rmSync(directory, { recursive: true, force: true })

@@ -18,6 +18,7 @@ import { insertKey } from '../src/keys/queries.ts'
 import { insertToken } from '../src/tokens/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { check, type Schema } from '../src/schema.ts'
+import { emailSchema } from '../src/users/rules.ts'
 import { resolve as resolveIn } from './support/documented.ts'
 import {
   createTestDatabase,
@@ -225,7 +226,6 @@ for (const route of routes.filter(({ body }) => body)) {
 test('the pattern of an address refuses every character that the check refuses', () => {
   const { schema } = document.paths['/users'].post.requestBody.content['application/json']
   const pattern = new RegExp(resolve(schema).properties.email.pattern, 'u')
-  const { body } = routes.find(({ operationId }) => operationId === 'createUser')!
   const different: string[] = []
   for (let code = 0; code < 0x110000; code++) {
     // Half a character is none that JSON in UTF-8 could hold.
@@ -233,7 +233,7 @@ test('the pattern of an address refuses every character that the check refuses',
     const character = String.fromCodePoint(code)
     const email = `a${character}a@b`
     const faults: Fault[] = []
-    body!.check({ email, password }, '', faults)
+    emailSchema.check(email, '', faults)
     const isTaken = faults.length === 0
     const isBlank = /[\s\p{Cc}\p{Cf}\p{Zs}@]/u.test(character)
     if (pattern.test(email) !== isTaken || isBlank === isTaken) different.push(code.toString(16))

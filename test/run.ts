@@ -20,7 +20,13 @@ function listTests(path: string): string[] {
   return names.sort().map((name) => join(path, name))
 }
 
+const usage = `npm test -- [FLAG OF node --test]… [FILE or FOLDER]…
+`
 const given = process.argv.slice(2)
+if (given.includes('--help') || given.includes('-h')) {
+  process.stdout.write(usage)
+  process.exit()
+}
 const firstName = given.findIndex((word) => !word.startsWith('-'))
 const flags = firstName === -1 ? given : given.slice(0, firstName)
 const named = firstName === -1 ? [join(root, 'test')] : given.slice(firstName)

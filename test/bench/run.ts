@@ -5,9 +5,9 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
 
 import { findPostgresBin } from '../../src/database/programs.ts'
+import { misuse, readOptions } from '../support/usage.ts'
 import type { Bench } from './bench.ts'
 import { fillDatabase, startPostgres } from './database.ts'
 import { flood, loginTiming } from './flood.ts'
@@ -36,7 +36,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   revocation,
 }
 
-const { values } = parseArgs({
+const { values } = readOptions(usage, {
   options: {
     quick: { type: 'boolean', default: false },
     users: { type: 'string' },
@@ -45,15 +45,12 @@ const { values } = parseArgs({
     only: { type: 'string' },
     against: { type: 'string' },
     'memory-seconds': { type: 'string' },
-    help: { type: 'boolean' },
   },
 })
 const { quick } = values
 const only = values.only?.split(',') ?? [...requests, ...Object.keys(cases)]
-if (values.help || only.some((name) => !requests.includes(name) && !(name in cases))) {
-  process.stdout.write(usage)
-  process.exit(values.help ? 0 : 2)
-}
+const unknown = only.find((name) => !requests.includes(name) && !(name in cases))
+if (unknown !== undefined) misuse(`There is no case ${unknown}`, usage)
 const users = Number(values.users ?? (quick ? 100_000 : 1_000_000))
 
 const readLinux = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8').trim() : '')

@@ -1,11 +1,10 @@
-// `npm run soak -- [--minutes N] [--seed N]`: two instances of the service on one PostgreSQL that
+// `npm run soak`: two instances of the service on one PostgreSQL that
 // syncs to disk, one of them behind a proxy. Clients work with both while faults are switched on
 // and off; every change that was acknowledged is written down, and looked for at the end.
 import { randomInt } from 'node:crypto'
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 
 import { createKey } from '../../src/keys/format.ts'
 import type { Env } from '../../src/config.ts'
@@ -16,16 +15,20 @@ import { startProxy } from '../support/proxy.ts'
 import { createRandom } from '../support/random.ts'
 import { startService } from '../support/service.ts'
 import { undo, undoAll } from '../support/undo.ts'
+import { misuse, readOptions } from '../support/usage.ts'
 import { createClient, type Client, type Slot } from './client.ts'
 import { databaseFaults, type Fault } from './faults.ts'
 import { createLoad } from './load.ts'
 import { verify } from './verify.ts'
 
-const { values } = parseArgs({
+const usage = `npm run soak -- [--minutes N] [--seed N]
+`
+const { values } = readOptions(usage, {
   options: { minutes: { type: 'string', default: '30' }, seed: { type: 'string' } },
 })
 const minutes = Number(values.minutes)
 const seed = Number(values.seed ?? randomInt(2 ** 31))
+if (!(minutes > 0) || !Number.isInteger(seed)) misuse('N is a number', usage)
 const clients = 12
 const backWithinMs = 5000
 
