@@ -15,7 +15,6 @@ const hints: Record<string, string> = {
   [sqlState.insufficientPrivilege]:
     'see DATABASE_USER; node bin/database.js create grants again what the service needs',
 }
-const certificateHint = 'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
 const isCertificate = /CERT|^UNABLE_TO_|^ERR_(TLS|SSL)_/
 
 /** Explains a failure that only an operator can fix; undefined for any other. */
@@ -25,7 +24,7 @@ function adviseOn(failure: DatabaseError) {
   if (/password must be a string/.test(message))
     return 'there is no DATABASE_PASSWORD, nor one in ~/.pgpass'
   let hint = hints[code]
-  if (isCertificate.test(code)) hint = certificateHint
+  if (isCertificate.test(code)) hint = 'see DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
   if (/does not support SSL/.test(message)) hint = 'see DATABASE_SSL'
   return hint && `${reasonOf(failure)}: ${hint}`
 }

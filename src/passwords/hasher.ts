@@ -100,16 +100,18 @@ export function createHasher(maxThreads = availableParallelism()) {
     client: string,
     prepare: () => Promise<P>,
   ): Promise<P & { computed: Buffer }> {
-    const turn = deferred<Worker>()
-    const place = { isReady: false, start: turn.resolve, refuse: turn.reject }
+    let place!: Place
+    const turn = new Promise<Worker>((start, refuse) => {
+      place = { isReady: false, start, refuse }
+    })
     queue.add(client, place)
     if (queue.length() > maxPlaces || queue.countOf(client) > maxPlacesPerClient) {
       const loser = queue.dropNewest(client)
       void refuseInTurn(loser)
-      if (loser === place) await turn.promise // rejects, in its turn
+      if (loser === place) await turn // rejects, in its turn
     }
     // It may be refused before it is awaited.
-    turn.promise.catch(() => {})
+    turn.catch(() => {})
     let prepared: P
     try {
       prepared = await prepare()
@@ -119,7 +121,7 @@ export function createHasher(maxThreads = availableParallelism()) {
     }
     place.isReady = true
     startNext()
-    const thread = await turn.promise
+    const thread = await turn
     const { ln, r, p, salt, hash } = prepared.parameters
     try {
       thread.ref() // Keep the process alive while hashing, but not for an idle thread.
@@ -167,13 +169,3 @@ const newParameters = (): PasswordHash => ({
   salt: randomBytes(16),
   hash: randomBytes(32),
 })
-
-function deferred<T>() {
-  let resolve!: (value: T) => void
-  let reject!: (error: Error) => void
-  const promise = new Promise<T>((fulfil, fail) => {
-    resolve = fulfil
-    reject = fail
-  })
-  return { promise, resolve, reject }
-}
