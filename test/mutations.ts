@@ -1209,8 +1209,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/rules.ts',
-    text: ' e0020-e007f',
-    replacement: '',
+    text: ', 0xe0000]',
+    replacement: ']',
     meaning: 'addresses differ by what nobody sees',
     tests: ['openapi'],
   },

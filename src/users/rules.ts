@@ -29,13 +29,15 @@ const sample = 'ada@example.org'
 export const foldEmail = (email: string) =>
   email.trim().normalize('NFC').toLowerCase().normalize('NFC').replaceAll('\0', ' ')
 
-/** The first and the last of characters of Unicode's class Cf beyond the first plane. */
-const beyond = '110bd-110bd 110cd-110cd 13430-1343f 1bca0-1bca3 1d173-1d17a e0001-e0001 e0020-e007f'
-/** One by one: not in every dialect of regular expressions is there a range of such. */
-const invisible = beyond.split(' ').flatMap((range) => {
-  const [from = 0, to = 0] = range.split('-').map((point) => parseInt(point, 16))
-  return Array.from({ length: to - from + 1 }, (_, index) => String.fromCodePoint(from + index))
-})
+/**
+ * The characters of Unicode's class Cf beyond the first plane, which are in these blocks; one by
+ * one, since not every dialect of regular expressions has a range of such.
+ */
+const invisible = [0x11000, 0x13400, 0x1bc00, 0x1d100, 0xe0000].flatMap((block) =>
+  Array.from({ length: 256 }, (_, index) => String.fromCodePoint(block + index)).filter((each) =>
+    /\p{Cf}/u.test(each),
+  ),
+)
 /** \s, Cc and Cf; not every dialect has \p. */
 const blank =
   '\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890\\u0891\\u08e2' +
