@@ -6,6 +6,14 @@ const key = byId('key')
 const base = new URL('.', location).href.slice(0, -1)
 let api
 
+const callers = {
+  anyone: 'anyone',
+  optional: 'anyone, or with a key',
+  key: 'any key',
+  self: 'the user itself or an admin',
+  admin: 'admins only',
+}
+
 /** An element; its children are one or a list, in which lists stand for their members. */
 function el(name, children, props) {
   const node = Object.assign(document.createElement(name), props)
@@ -62,8 +70,8 @@ function explain(operation) {
   const children = [
     el('h3', el('a', operation.summary, { href: `#${id}` })),
     el('code', `${method} ${path}`, { className: method }),
-    ' ',
-    el('small', access, { className: access }),
+    ' for ',
+    el('span', callers[access], { className: access }),
     el('p', rich(operation.description)),
     list('Parameters', parameters.map(member)),
     list('Body', members),
