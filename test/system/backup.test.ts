@@ -36,6 +36,7 @@ import {
   until,
 } from '../support/process.ts'
 import { startS3 } from '../support/s3.ts'
+import { startService } from '../support/service.ts'
 
 const undo: (() => unknown)[] = []
 const undoAll = async () => {
@@ -833,4 +834,98 @@ test('a restore that is killed leaves the database as it was', async () => {
   )
 
   await assertSameRows()
+})
+
+/** Programs in place of the real ones, which write down how they were called, then become them. */
+function makeSpies(...names: string[]) {
+  const spies = join(folder, 'spies')
+  mkdirSync(spies)
+  for (const name of names) {
+    const seen = `{ tr '\\0' ' ' </proc/$$/cmdline; echo; tr '\\0' '\\n' </proc/$$/environ; }`
+    const script = `#!/bin/sh\n${seen} >'${spies}/${name}.'$$\nexec /usr/bin/${name} "$@"\n`
+    writeFileSync(join(spies, name), script, { mode: 0o755 })
+  }
+  const readCalls = () =>
+    readdirSync(spies)
+      .filter((file) => file.includes('.'))
+      .map((file) => {
+        const [command = '', ...environment] = readFileSync(join(spies, file), 'utf8').split('\n')
+        return { program: file.replace(/\..*/, ''), command, environment: environment.join('\n') }
+      })
+  return { PATH: `${spies}:/usr/bin:/bin`, readCalls }
+}
+
+test('a dump has digests of keys and tokens alone, and no program is told one', async () => {
+  const manages = { ...base, DATABASE_PASSWORD: passwords.MANAGER_PASSWORD }
+  const service = await startService(manages)
+  undo.push(() => service.kill())
+  const { stdout: adminKey } = await runCommand('admin', ['create', 'root@example.org'], manages)
+  async function post(path: string, key: string, body: object) {
+    const reply = await fetch(service.url + path, {
+      method: 'POST',
+      headers: { 'x-api-key': key, 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+    })
+    assert.equal(reply.status, 201)
+    return ((await reply.json()) as { details: any }).details
+  }
+  const admin = adminKey.trim()
+  const account = { email: 'ada@example.org', password: 'correct horse battery' }
+  const { id, apiKeys } = await post('/users', admin, account)
+  const { key: session } = await post('/users/sessions', '', account)
+  const { token } = await post(`/users/${id}/tokens`, admin, { purpose: 'password-reset' })
+  const secrets: string[] = [admin, apiKeys[0], session, token]
+  const isTold = (text: string) =>
+    [...secrets, account.password].filter((each) => text.includes(each))
+
+  const { PATH, readCalls } = makeSpies('pg_dump', 'pg_restore', 'psql', 'aws')
+  const { stdout, stderr } = await runCommand('backup', [], { ...reads, PATH })
+  assert.equal(stderr, '')
+  const name = /dumps\/(\S+\.bck)/.exec(stdout)![1]!
+  const drill = await runCommand('restore', [name, '--check'], { ...owns, PATH })
+  assert.equal(drill.status, 0, drill.stderr)
+  const calls = readCalls()
+  assert.deepEqual([...new Set(calls.map(({ program }) => program))].sort(), [
+    'aws',
+    'pg_dump',
+    'pg_restore',
+    'psql',
+  ])
+  for (const { program, command, environment } of calls) {
+    assert.deepEqual(isTold(command + environment), [], command)
+    assert.doesNotMatch(command, /s3cret|backup-secret/)
+    if (program === 'aws') assert.doesNotMatch(environment, /s3cret/)
+  }
+
+  const dump = join(folder, 'with-secrets.bck')
+  await aws('s3', 'cp', '--only-show-errors', `${bucket}/${name}`, dump)
+  const sql = await succeed('pg_restore', ['--file=-', dump])
+  for (const each of secrets) assert.ok(sql.includes(sha256(Buffer.from(each))))
+  assert.deepEqual(isTold(sql), [])
+  const bytes = readFileSync(dump)
+  assert.deepEqual(
+    secrets.filter((each) => bytes.includes(each)),
+    [],
+  )
+})
+
+test('an extension in public and a lost search_path are in the way of no dump', async () => {
+  await main.sql('create extension pgcrypto schema public')
+  await main.sql('alter database db_user_service reset search_path')
+  const before = await readAll()
+  const { stdout, stderr } = await runCommand('backup', [], reads)
+  assert.equal(stderr, '')
+  const name = /dumps\/(\S+\.bck)/.exec(stdout)![1]!
+  for (const how of ['--check', '--yes']) {
+    const restored = await runCommand('restore', [name, how], owns)
+    assert.deepEqual(
+      { status: restored.status, stderr: restored.stderr },
+      { status: 0, stderr: '' },
+    )
+    assert.doesNotMatch(restored.stdout, /pgcrypto|Dropped/)
+  }
+  const lasting = (row: string) => !/^api_keys: .*\tsession\t|^tokens: /.test(row)
+  assert.deepEqual((await readAll()).filter(lasting), before.filter(lasting))
+  const digest = await main.sql(`select length(public.digest('x', 'sha256'))`)
+  assert.equal(digest.trim(), '32')
 })
