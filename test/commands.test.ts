@@ -330,13 +330,17 @@ test('the first admin has the key in the file, is made once, and needs no file l
   }
 })
 
-test('a server that is not there is one clear sentence', async () => {
-  const { status, stdout, stderr } = await run('migrate.js', ['up'], {
-    DATABASE_HOST: '127.0.0.1',
-    DATABASE_PORT: '1',
-  })
+test('a server that is not there is one clear sentence, with stacks at debug alone', async () => {
+  const env = { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' }
+  const { status, stdout, stderr } = await run('migrate.js', ['up'], env)
   assert.deepEqual([status, stdout], [1, ''])
   assert.equal(stderr, 'migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1\n')
+  const debugged = await run('migrate.js', ['up'], { ...env, LOG_LEVEL: 'debug' })
+  const stacks = debugged.stderr.replace(stderr, '')
+  assert.match(
+    stacks,
+    /^Error: Database unavailable\n +at [^]*\nCaused by Error: connect EC.*\n +at /,
+  )
 })
 
 test('old audit events are removed by the owner’s command', async () => {
