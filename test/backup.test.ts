@@ -12,9 +12,10 @@ import pg from 'pg'
 import { parseDuration } from '../src/commands/command.ts'
 import { dumpName, parseDumpName, parseManifest } from '../src/commands/dumps.ts'
 import { findForeign } from '../src/commands/foreign.ts'
+import { postgresEnv } from '../src/commands/programs.ts'
 import { locks } from '../src/database/codes.ts'
 import { readMigrations } from '../src/database/migrate.ts'
-import { createTestDatabase, undo } from './support/helpers.ts'
+import { connectTo, createTestDatabase, undo } from './support/helpers.ts'
 import { root, runCommand, startCommand, until } from './support/process.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'backup-test-'))
@@ -169,6 +170,13 @@ test('the AWS CLI gets endpoint and profile, and never the database’s password
   assert.deepEqual(names.sort(), ['AWS_ENDPOINT_URL', 'AWS_ENDPOINT_URL_S3', 'PATH', 'https_proxy'])
   // Where the command runs, so that settings may name files from there.
   assert.ok(variables.includes(`PWD=${resolve(root)}`), variables.join())
+})
+
+test('pg_dump and psql check the certificate of the server as the service does', () => {
+  const at = { ...connectTo('x', 'y'), hosts: ['db.example.org'] }
+  const each = [false, { rejectUnauthorized: false }, { rejectUnauthorized: true }] as const
+  const modes = each.map((ssl) => postgresEnv({ ...at, ssl })['PGSSLMODE'])
+  assert.deepEqual(modes, ['disable', 'require', 'verify-full'])
 })
 
 test('a backup puts a dump into the bucket, and then what is in it', async () => {

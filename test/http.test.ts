@@ -166,6 +166,19 @@ test('no answer holds half a character', async () => {
   assert.equal(await send(`${'a'.repeat(64)}😀`), 'a'.repeat(64))
 })
 
+test('a text with half a character is refused', async () => {
+  const body = '{"name":"\\ud83d laptop"}'
+  const made = await app.request('POST', '/users/me/keys', { key, body })
+  assert.deepEqual(brief(made), { status: 400, code: 'invalid_body' })
+})
+
+test('a number in a query is one to nine digits', async () => {
+  const list = (limit: string) => app.request('GET', `/users?limit=${limit}`, { key })
+  for (const limit of ['1e1', '0x10', '%2B5', '%205', '5.0', '5n', '0000000005'])
+    assert.deepEqual(brief(await list(limit)), { status: 400, code: 'invalid_query' }, limit)
+  assert.equal((await list('005')).status, 200)
+})
+
 test('a caller’s request id is kept when it has the form, else replaced', async () => {
   const ask = async (id: string) =>
     (await app.request('GET', '/livez', { headers: { 'x-request-id': id } })).headers.get(

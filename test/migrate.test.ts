@@ -102,6 +102,30 @@ test('up, down and up again gives the same schema', async () => {
   assert.equal(await describeSchema(db), first)
 })
 
+test('the database itself refuses a role, scope or purpose that there is not', async () => {
+  const db = await createEmpty()
+  await migrate(db, 'up')
+  const [user] = await db.query<{ id: string }>(
+    `insert into users (email, email_lower) values ('a@b', 'a@b') returning id`,
+  )
+  const digest = `'\\x${'00'.repeat(32)}'`
+  const from = `from users where id = '${user!.id}'`
+  for (const [constraint, statement] of [
+    ['users_role_check', `update users set role = 'root'`],
+    [
+      'api_keys_scope_check',
+      `insert into api_keys (user_id, digest, kind, name, scope)
+        select id, ${digest}, 'api', 'a', 'more' ${from}`,
+    ],
+    [
+      'tokens_purpose_check',
+      `insert into tokens (user_id, digest, purpose, valid_until)
+        select id, ${digest}, 'log-in', now() ${from}`,
+    ],
+  ] as const)
+    await assert.rejects(db.query(statement), { code: '23514', constraint })
+})
+
 /** Of the roles that are not the owner: role, table, rights. */
 async function readRights(db: Database) {
   const rows = await db.query<{ grantee: string; table_name: string; rights: string }>(`

@@ -1,6 +1,6 @@
 // `npm run mutate`: makes each mistake of the table in a copy of the tree and runs the tests that
-// must notice. One that no test notices fails the run, as does one whose text is not found exactly
-// once.
+// must notice. One that no test notices fails the run, as does one that makes its tests hang and
+// does not say so, or whose text is not found exactly once.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -111,23 +111,46 @@ function mutate({ file, text, replacement }: Mutation): { mutated: string } | { 
   return { mutated: parts.join(replacement) }
 }
 
-const usage = `npm run mutate -- [--changed-since COMMIT] [--workers N] [FILE…]
-With files or a commit: the mistakes in those alone.
+const usage = `npm run mutate -- [--changed-since COMMIT] [--share N] [--minutes N] [--workers N]
+  [FILE…]
+With files or a commit: the mistakes in those alone. With a share: the Nth part of the others, too,
+another part for each commit. After those minutes no further one is begun.
 `
 const { values, positionals } = readOptions(usage, {
-  options: { 'changed-since': { type: 'string' }, workers: { type: 'string' } },
+  options: {
+    'changed-since': { type: 'string' },
+    minutes: { type: 'string' },
+    share: { type: 'string' },
+    workers: { type: 'string' },
+  },
   allowPositionals: true,
 })
 const workers = Number(values.workers ?? availableParallelism())
-if (!(workers > 0)) misuse('N is a number', usage)
+const parts = Number(values.share ?? 1)
+const minutes = Number(values.minutes ?? Infinity)
+if (!(workers > 0 && parts > 0 && minutes > 0)) misuse('N is a number', usage)
+const deadline = performance.now() + minutes * 60_000
 
+/** The files that differ from that commit; none where the history does not reach so far. */
+function listChanged(since: string): string[] {
+  try {
+    return git('diff', '--name-only', since, '--').trim().split('\n')
+  } catch {
+    console.log(`There is no ${since} here`)
+    return []
+  }
+}
+
+/** First those of the files that are named or were changed, then those of the commit's share. */
 function choose(): Mutation[] {
-  const since = values['changed-since']
-  const changed = since === undefined ? [] : git('diff', '--name-only', since).trim().split('\n')
-  const files = [...positionals, ...changed]
-  if (files.length === 0 && since === undefined) return mutations
+  const { 'changed-since': since, share } = values
+  const files = [...positionals, ...(since === undefined ? [] : listChanged(since))]
+  if (files.length === 0 && since === undefined && share === undefined) return mutations
   const areTestsOf = (mutation: Mutation) => testsOf(mutation).some((test) => files.includes(test))
-  return mutations.filter((each) => files.includes(each.file) || areTestsOf(each))
+  const named = mutations.filter((each) => files.includes(each.file) || areTestsOf(each))
+  const part = parseInt(git('rev-parse', 'HEAD').slice(0, 8), 16) % parts
+  const others = mutations.filter((each, i) => i % parts === part && !named.includes(each))
+  return share === undefined ? named : [...named, ...others]
 }
 
 /** Throws unless the tests pass without a mutation. */
@@ -161,6 +184,7 @@ async function main() {
   let done = 0
   async function work(worker: Worker) {
     for (const [index, mutation] of queue) {
+      if (performance.now() > deadline) return
       const { file, meaning } = mutation
       const original = readFileSync(join(root, file), 'utf8')
       const result = mutate(mutation) as { mutated: string }
@@ -175,7 +199,8 @@ async function main() {
       const seconds = Math.round((performance.now() - start) / 1000)
       const by = test && ` by ${test.replace(/^test\/|\.test\.ts$/g, '')}`
       const line = `${index + 1} ${file}: ${meaning}: ${outcome}${by}, ${seconds} s`
-      if (outcome === 'not noticed') survivors.push(line)
+      const isMeant = outcome === 'hangs' && mutation.hangs === true
+      if (outcome !== 'noticed' && !isMeant) survivors.push(line)
       done++
       console.log(`${done}/${chosen.length} ${line}`)
     }
@@ -189,7 +214,7 @@ async function main() {
     await server.stop()
     rmSync(directory, { recursive: true, force: true })
   }
-  console.log(`${chosen.length} mutations, ${survivors.length} not noticed`)
+  console.log(`${done} of ${chosen.length} mutations tried, ${survivors.length} not noticed`)
   for (const each of survivors) console.log(each)
   process.exitCode = survivors.length > 0 ? 1 : 0
 }
