@@ -74,14 +74,14 @@ pg.Client.prototype.query = function (this: Client & { user?: string }, statemen
   return query.call(this, statement) as Promise<never>
 }
 
-/** The tables that a planner that may scan them does, though the service's may not. */
+/** The tables of ours that a planner that may scan them does, though the service's may not. */
 async function findScans({ text, values = [] }: Query): Promise<string[]> {
   const [row] = await db.transaction(async (tx) => {
     await tx.query('set local enable_seqscan = on')
     return tx.query<{ 'QUERY PLAN': { Plan: Node }[] }>(`explain (format json) ${text}`, values)
   })
   const scans = ({ 'Node Type': type, 'Relation Name': table, Plans = [] }: Node): string[] => [
-    ...(type === 'Seq Scan' && table ? [table] : []),
+    ...(type === 'Seq Scan' && table && !table.startsWith('pg_') ? [table] : []),
     ...Plans.flatMap(scans),
   ]
   return scans(row!['QUERY PLAN'][0]!.Plan)
