@@ -301,7 +301,7 @@ test('a missing AWS CLI is named', async () => {
 test('a backup while another one runs says so: 3', async () => {
   await db.transaction(async (tx) => {
     await tx.query('select pg_advisory_xact_lock($1)', [locks.backup])
-    const result = await runCommand('backup', [], base)
+    const result = await runCommand('backup', ['--timeout', '20s'], base)
 
     assert.deepEqual(result, {
       status: 3,
