@@ -11,7 +11,7 @@ import { locks } from '../src/database/codes.ts'
 import { checkSchema, migrate, readMigrations, readStatus } from '../src/database/migrate.ts'
 import { type Database, openDatabase, withDatabase } from '../src/database/pool.ts'
 import { explain } from '../src/database/explain.ts'
-import { checkRights, columns, rights } from '../src/database/grants.ts'
+import { checkRights, rights } from '../src/database/grants.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, startTestApp, undo } from './support/helpers.ts'
 import { until } from './support/process.ts'
@@ -161,22 +161,6 @@ test('the service’s role can do its work and no more, the backup’s can read 
   assert.deepEqual(
     inserted.map(({ column }) => column),
     ['action', 'actor', 'address', 'changes', 'key_id', 'request_id', 'subject'],
-  )
-})
-
-test('all columns that the start looks for are there, and no others', async () => {
-  const db = await createEmpty()
-  await migrate(db, 'up')
-  const found = await db.query<{ table: string; columns: string }>(
-    `select relname::text as table, string_agg(attname, ' ' order by attnum) as columns
-     from pg_class join pg_attribute on attrelid = pg_class.oid
-     where relnamespace = to_regnamespace('user_service_schema') and relkind = 'r' and attnum > 0
-     group by 1`,
-  )
-  const inOrder = (names: string) => names.split(' ').sort().join(' ')
-  assert.deepEqual(
-    Object.fromEntries(found.map(({ table, columns }) => [table, inOrder(columns)])),
-    Object.fromEntries(Object.entries(columns).map(([table, names]) => [table, inOrder(names)])),
   )
 })
 
@@ -379,16 +363,15 @@ test('the start names what was dropped, or not restored, and what mends it', asy
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_manager')
   await migrate(db, 'up')
-  for (const [harm, told] of [
-    ['alter table api_keys rename to gone', 'The table api_keys is missing'],
-    ['alter table login_failures drop failures', 'The table login_failures lacks failures'],
-    ['alter table tokens drop constraint tokens_pkey', 'The table tokens lacks its primary key'],
-    ['alter table audit_events drop at, drop address', 'The table audit_events lacks at, address'],
+  for (const [harm, name] of [
+    ['alter table api_keys rename to gone', 'api_keys'],
+    ['alter table tokens drop constraint tokens_pkey', 'tokens'],
   ] as const) {
     await db.query(harm)
     assert.equal(
       await startFails(config),
-      `${told}, though its migrations were applied. Restore a dump: node bin/restore.js`,
+      `The table ${name} or its primary key is missing, though its migrations were applied. ` +
+        'Restore a dump: node bin/restore.js',
     )
     await db.query('drop schema user_service_schema cascade')
     await createDatabase({ ...config, user: 'postgres' })

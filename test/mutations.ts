@@ -1336,14 +1336,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/grants.ts',
-    text: 'if (missing.length > 0) {',
-    replacement: 'if (missing.length > 99) {',
+    text: 'if (!isWhole)',
+    replacement: 'if (false)',
     meaning: 'a service without a table starts',
     tests: ['migrate'],
   },
   {
     file: 'src/database/grants.ts',
-    text: 'and indisprimary)',
+    text: ' and indisprimary)',
     replacement: ')',
     meaning: 'a service whose keys and addresses need not be unique starts',
     tests: ['migrate'],

@@ -1,4 +1,4 @@
-// What the service needs of each table: its columns, and rights, which `create`, a restore and each
+// The tables that the service needs and its rights in each, which `create`, a restore and each
 // migration grant. The start and health check both.
 import { ExitError } from '../errors.ts'
 import { one, type Db } from './pool.ts'
@@ -16,20 +16,6 @@ export const rights: Record<string, string[]> = {
   tokens: ['select', 'insert', 'delete'],
   audit_events: ['select', 'insert (action, actor, subject, key_id, changes, address, request_id)'],
   schema_migrations: ['select'],
-}
-
-/** The columns that statements name, by table. */
-export const columns: Record<keyof typeof rights, string> = {
-  users:
-    'id email email_lower password_hash role permissions enabled version created_at updated_at ' +
-    'email_verified_at metadata',
-  api_keys:
-    'id user_id digest kind name enabled valid_until last_used_at created_at scope permissions ' +
-    'factors authenticated_at address agent',
-  login_failures: 'account client failures wait_until updated_at',
-  tokens: 'digest purpose user_id email valid_until created_at',
-  audit_events: 'id at action actor subject key_id changes address request_id',
-  schema_migrations: 'name hash applied_at',
 }
 
 const tableGrants = Object.entries(rights).map(([name, privileges]) => {
@@ -88,39 +74,31 @@ export async function checkTables(db: Db) {
   const tables = await db.query<{
     role: string
     name: string
-    isThere: boolean
-    missing: string[]
+    isWhole: boolean
     lacking: string[]
     isFiltered: boolean
     mayRewrite: boolean
   }>(
-    `select current_user::text as role, name, pg_class.oid is not null as "isThere",
+    `select current_user::text as role, name,
+       exists (select from pg_index where indrelid = pg_class.oid and indisprimary) as "isWhole",
        row_security_active(pg_class.oid) as "isFiltered",
        has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayRewrite",
        array(select privilege from json_array_elements_text(privileges) as given,
            split_part(given, ' ', 1) as privilege
          where not (has_table_privilege(pg_class.oid, privilege)
-           or privilege <> given and has_any_column_privilege(pg_class.oid, privilege))) as lacking,
-       array(select part from string_to_table($2::json ->> name, ' ') as part
-         where not exists (select from pg_attribute
-           where attrelid = pg_class.oid and attname = part)
-         union all select 'its primary key'
-         where not exists (select from pg_index where indrelid = pg_class.oid and indisprimary)
-       ) as missing
+           or privilege <> given and has_any_column_privilege(pg_class.oid, privilege))) as lacking
      from json_each($1) as wanted (name, privileges)
      left join pg_class on relname = name and relnamespace = to_regnamespace('user_service_schema')
      order by name`,
-    [JSON.stringify(rights), JSON.stringify(columns)],
+    [JSON.stringify(rights)],
   )
   const warnings: string[] = []
-  for (const { role, name, isThere, missing, lacking, isFiltered, mayRewrite } of tables) {
-    if (missing.length > 0) {
-      const what = isThere ? `lacks ${missing.join(', ')}` : 'is missing'
+  for (const { role, name, isWhole, lacking, isFiltered, mayRewrite } of tables) {
+    if (!isWhole)
       throw new ExitError(
-        `The table ${name} ${what}, though its migrations were applied. ` +
+        `The table ${name} or its primary key is missing, though its migrations were applied. ` +
           'Restore a dump: node bin/restore.js',
       )
-    }
     if (lacking.length > 0)
       throw new ExitError(
         `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
