@@ -304,7 +304,7 @@ test('the first admin has the key in the file, is made once, and needs no file l
   const start = () => startTestApp(env, database)
   const refused = (reason: string) => ({
     status: 2,
-    message: `BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`,
+    message: `BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`,
   })
   await assert.rejects(start(), refused('ENOENT'))
   writeFileSync(file, 'no key')

@@ -79,4 +79,4 @@ function readKeyFile({ keyFile, makesFile }: FirstAdmin) {
 }
 
 const unusable = (reason: string) =>
-  new ExitError(`BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`, 2)
+  new ExitError(`BOOTSTRAP_ADMIN_KEY_FILE cannot be used: ${reason}`, 2)
