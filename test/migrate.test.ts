@@ -191,6 +191,16 @@ test('an empty database is behind, and the message names the command', async () 
   )
 })
 
+test('where create was left out, up says so', async () => {
+  const db = await createEmpty()
+  await db.query('drop schema user_service_schema')
+  await assert.rejects(migrate(db, 'up'), (error) => {
+    const reason = 'schema "user_service_schema" does not exist'
+    assert.equal(explain(error), `${reason}: node bin/database.js create makes it`)
+    return true
+  })
+})
+
 test('a database that knows more than the code is ahead, and refused', async () => {
   const db = await createEmpty()
   await migrate(db, 'up')

@@ -38,6 +38,7 @@ export const sqlState = {
   invalidPassword: '28P01',
   invalidAuthorization: '28000',
   unknownDatabase: '3D000',
+  unknownSchema: '3F000',
   serializationFailure: '40001',
   deadlock: '40P01',
   lockTimeout: '55P03',

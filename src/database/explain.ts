@@ -12,6 +12,7 @@ const hints: Record<string, string> = {
   [sqlState.invalidPassword]: 'see DATABASE_PASSWORD, DATABASE_PASSWORD_FILE or DATABASE_URL',
   [sqlState.invalidAuthorization]: 'see DATABASE_USER and DATABASE_SSL',
   [sqlState.unknownDatabase]: 'see DATABASE_NAME; node bin/database.js create makes one',
+  [sqlState.unknownSchema]: 'node bin/database.js create makes it',
   [sqlState.insufficientPrivilege]:
     'see DATABASE_USER; node bin/database.js create grants again what the service needs',
 }

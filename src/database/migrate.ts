@@ -136,7 +136,7 @@ async function runFile(tx: Db, name: string, text: string) {
     await tx.query(text)
   } catch (error) {
     const { code, message, position = 0 } = causeOf(error)
-    if (code === sqlState.lockTimeout) throw error
+    if (code === sqlState.lockTimeout || code === sqlState.unknownSchema) throw error
     const line = text.slice(0, Number(position)).split('\n').length
     throw new ExitError(`sql/${name}, line ${line}: ${message}. Nothing of this file was applied.`)
   }
