@@ -193,12 +193,13 @@ test('an empty database is behind, and the message names the command', async () 
 
 test('where create was left out, up says so', async () => {
   const db = await createEmpty()
-  await db.query('drop schema user_service_schema')
+  await db.query('alter schema user_service_schema rename to gone')
   await assert.rejects(migrate(db, 'up'), (error) => {
     const reason = 'schema "user_service_schema" does not exist'
     assert.equal(explain(error), `${reason}: node bin/database.js create makes it`)
     return true
   })
+  await db.query('alter schema gone rename to user_service_schema')
 })
 
 test('a database that knows more than the code is ahead, and refused', async () => {
