@@ -193,6 +193,12 @@ test('a network that swallows everything for PostgreSQL: answers within two seco
     () => read(far),
     () => change(far),
   )
+  const asked: Promise<void>[] = []
+  for (let i = 0; i < 30; i++) {
+    asked.push(assertUnavailable(() => read(far)))
+    await sleep(100)
+  }
+  await Promise.all(asked)
   proxy.cut()
   proxy.thaw()
   proxy.up()
@@ -349,6 +355,29 @@ test('a change that waits too long for a lock does not happen later', async () =
 test('each new connection uses the first of several hosts that accepts writes', async () => {
   const either = await using({ DATABASE_HOST: `/nowhere,${postgres.env.DATABASE_HOST}` })
   await untilBack(either)
+})
+
+test('hosts that do not answer are passed over within two seconds, whoever else waits', async () => {
+  const silent = ['127.0.0.2', '127.0.0.3', '127.0.0.4']
+  for (const host of silent) {
+    const server = createServer((socket) => socket.on('error', () => {}))
+    server.listen(proxy.port, host)
+    await once(server, 'listening')
+    undo.push(() => server.close())
+  }
+  const ask = async (hosts: string[]) => {
+    const config = { ...postgres.as('user_service_manager'), port: proxy.port, poolSize: 2 }
+    const there = openDatabase({ ...config, hosts }, () => {})
+    const start = performance.now()
+    const asked = Array.from({ length: 8 }, () => findFailure(there.query('select')))
+    const failures = await Promise.all(asked)
+    const ms = performance.now() - start
+    assert.ok(ms < 2500, `${ms} ms`)
+    await there.stop()
+    return new Set(failures.map((failure) => failure.split(':')[0]))
+  }
+  assert.deepEqual(await ask(silent), new Set(['database_unavailable']))
+  assert.deepEqual(await ask([...silent.slice(1), '127.0.0.1']), new Set(['none']))
 })
 
 /** What `work` fails with: its code, and the database's own words. */

@@ -43,10 +43,14 @@ export function createBatch<Item, Answer>(
     const batch: Waiting<Item, Answer>[] = []
     while (batch.length < limits.items && queue.length() > 0) batch.push(queue.take()!)
     schedule()
+    const start = performance.now()
     try {
       const answers = await run(batch.map(({ item }) => item))
       for (const [index, { resolve }] of batch.entries()) resolve(answers[index])
     } catch (error) {
+      // Those that wait have no time left to fail like this once more.
+      const isSlow = performance.now() - start > 1000
+      while (isSlow && queue.length() > 0) batch.push(queue.take()!)
       for (const { reject } of batch) reject(error)
     }
     running--

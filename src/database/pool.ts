@@ -57,7 +57,8 @@ export function openDatabase(
     max,
     application_name: 'user-service',
     keepAlive: true,
-    connectionTimeoutMillis: 1500,
+    // All hosts but one may be dead.
+    connectionTimeoutMillis: 1500 / Math.max(1, hosts.length - 1),
     query_timeout: timeoutMs,
     idleTimeoutMillis: 60_000,
     types: { getTypeParser },
@@ -71,6 +72,22 @@ export function openDatabase(
     const settings = timeoutMs === 0 ? commandSettings : serviceSettings
     const acceptsWrites = await prepareSession(client, settings)
     if (hosts.length > 1 && !acceptsWrites) throw new Error('the server does not accept writes')
+  }
+
+  /** The pool's own limit is for waiting, and again for each host. */
+  function connectInTime(): Promise<Client> {
+    if (pool.idleCount > 0 || timeoutMs === 0) return connect()
+    return new Promise((resolve, reject) => {
+      const connecting = connect()
+      const late = setTimeout(() => {
+        reject(unavailable(new Error('no connection in time')))
+        connecting.then(
+          (client) => client.release(false),
+          () => {},
+        )
+      }, timeoutMs)
+      connecting.finally(() => clearTimeout(late)).then(resolve, reject)
+    })
   }
 
   async function connect() {
@@ -96,7 +113,7 @@ export function openDatabase(
    */
   async function start<Row>(statement: Query, repeatable: boolean) {
     while (true) {
-      const client = await connect()
+      const client = await connectInTime()
       const mayBeCut = repeatable && used.has(client)
       used.add(client)
       try {
