@@ -357,7 +357,7 @@ test('each new connection uses the first of several hosts that accepts writes', 
   await untilBack(either)
 })
 
-test('hosts that do not answer are passed over within two seconds, whoever else waits', async () => {
+test('hosts that do not answer are passed over within two seconds, for all that wait', async () => {
   const silent = ['127.0.0.2', '127.0.0.3', '127.0.0.4']
   for (const host of silent) {
     const server = createServer((socket) => socket.on('error', () => {}))
