@@ -24,6 +24,8 @@ import { deleteForgottenFailures } from './passwords/queries.ts'
 import { allRoutes } from './routes.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
+import { tellOf } from './webhooks/queries.ts'
+import { startSender, type Sender } from './webhooks/sender.ts'
 
 /** A service that runs. */
 export interface App {
@@ -41,6 +43,14 @@ type Undo = (() => unknown)[]
 interface Pools {
   keyDb: Database
   db: Database
+}
+
+/** What runs beside the requests. */
+interface Started {
+  hasher: Hasher
+  log: Log
+  sender: Sender | null
+  isStopping(): boolean
 }
 
 /** The private database's first admin, unless another is configured. */
@@ -83,6 +93,7 @@ export async function startApp(
     await checkSchema(pools.db)
     for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
     signal.throwIfAborted()
+    await tellOf(pools.db, config.webhook?.events ?? [])
     if (admin !== null && (await bootstrap(pools.db, admin)))
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)
@@ -90,7 +101,12 @@ export async function startApp(
     const hasher = createHasher()
     undo.push(() => hasher.stop())
     let stopping = false
-    const pipeline = buildPipeline(config, pools, { hasher, log, isStopping: () => stopping })
+    const { webhook, accounts } = config
+    const sender = webhook && startSender({ ...accounts, webhook, db: pools.db, log })
+    undo.push(() => sender?.stop())
+    const db = sender?.db ?? pools.db
+    const started = { hasher, log, sender, isStopping: () => stopping }
+    const pipeline = buildPipeline(config, { ...pools, db }, started)
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
     // A client that connects just as the listener closes gets a reset, so give load balancers time
@@ -178,30 +194,28 @@ function startCleaning(db: Database, log: Log, undo: Undo) {
   undo.push(() => clearInterval(cleaning))
 }
 
-function buildPipeline(
-  config: Config,
-  { keyDb, db }: Pools,
-  { hasher, log, isStopping }: { hasher: Hasher; log: Log; isStopping(): boolean },
-) {
+function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }: Started) {
   const { rateLimit, basePath } = config
   const limiter =
     rateLimit === 0 ? null : createLimiter({ rate: rateLimit, burst: config.rateLimitBurst })
   const metrics = createMetrics()
+  const identify = createIdentify(keyDb, config.accounts.sessionIdleSeconds)
   const routes = allRoutes({
     db,
     databases: [keyDb, db],
-    hasher,
+    ...started,
+    identify,
+    hasWebhook: started.sender !== null,
     limiter,
     metrics,
     ...config.accounts,
     basePath,
     version,
     commit: config.commit,
-    isStopping,
   })
   return createPipeline({
     router: createRouter(routes, basePath),
-    identify: createIdentify(keyDb, config.accounts.sessionIdleSeconds),
+    identify,
     readClient: createClientReader(config.trustedProxies, log),
     throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
     freshSeconds: config.accounts.freshSeconds,

@@ -5,6 +5,7 @@ import { createSecureContext, type ConnectionOptions } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
+import { matching, type Action } from './events.ts'
 
 export { createReader, type Env, type Reader } from './environment.ts'
 
@@ -82,6 +83,62 @@ function readAccounts({ integer, choice, wrong }: Reader) {
   }
 }
 
+/** Where what happens is told, what of it, and the secrets, each of which signs. */
+export type Webhook = NonNullable<ReturnType<typeof readWebhook>>
+
+/** Reads who is told what happens; null: nobody. */
+export function readWebhook({ pair, read }: Reader) {
+  const events = read(
+    'WEBHOOK_EVENTS',
+    parseEvents('user.*,password.*,email.*,factor.*,token.*')!,
+    'must be names of events, or families such as user.*, separated by commas',
+    parseEvents,
+  )
+  return pair('WEBHOOK_URL', 'WEBHOOK_SECRET_FILE', () => ({
+    events,
+    url: read(
+      'WEBHOOK_URL',
+      '',
+      'must be https:, or http: to this machine or a dotless name; no user, nothing link-local',
+      parseReceiver,
+    ),
+    secrets: read<Buffer[]>(
+      'WEBHOOK_SECRET_FILE',
+      [],
+      'must name a file of one to three lines, each whsec_ and the base64 of 24 to 64 bytes',
+      parseSecrets,
+    ),
+  }))
+}
+
+function parseEvents(given: string): Action[] | undefined {
+  const found = split(given).map(matching)
+  return found.every(({ length }) => length > 0) ? found.flat() : undefined
+}
+
+/** 169.254.0.0/16 also as IPv6 wrote it once, as NAT64 and as 6to4 map it; AWS's metadata. */
+const linkLocal =
+  '169.254.0.0/16, fe80::/10, ::a9fe:0/112, 64:ff9b::a9fe:0/112, 2002:a9fe::/32, fd00:ec2::254'
+
+function parseReceiver(given: string): string | undefined {
+  // The parser makes plain addresses of 2852039166, 0xa9.254.43518 and the like.
+  const { protocol, hostname, username, password, href } = new URL(given)
+  const host = hostname.replace(/[[\]]/g, '')
+  const isIn = (networks: string) =>
+    isIP(host) > 0 && parseProxies(networks).check(host, isIPv4(host) ? 'ipv4' : 'ipv6')
+  const isNear = isIn('127.0.0.0/8, ::1') || /^[^.:]+$/.test(host)
+  const isPrivate = protocol === 'https:' || (protocol === 'http:' && isNear)
+  const isAllowed = isPrivate && !isIn(linkLocal) && username + password === ''
+  return isAllowed ? href : undefined
+}
+
+function parseSecrets(path: string): Buffer[] | undefined {
+  const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
+  const areSecrets = lines.every((line) => /^whsec_[A-Za-z\d+/]{32,86}={0,2}$/.test(line))
+  if (lines.length > 3 || !areSecrets) return undefined
+  return lines.map((line) => Buffer.from(line.slice(6), 'base64'))
+}
+
 /**
  * Turns the environment into the service's settings; throws all mistakes at once, exit status 2.
  */
@@ -113,6 +170,7 @@ export function readConfig(env: Env) {
       parseProxies,
     ),
     accounts: readAccounts(reader),
+    webhook: readWebhook(reader),
     corsOrigins: read(
       'CORS_ORIGINS',
       [],

@@ -19,9 +19,11 @@ import {
   password,
   startTestApp,
 } from './support/helpers.ts'
+import { startReceiver } from './support/receiver.ts'
 
 hashCheaply()
-const app = await startTestApp()
+const receiver = await startReceiver()
+const app = await startTestApp(receiver.env)
 const [victim, formerAdmin, admin, another, gone, disabled] = await Promise.all([
   app.user(),
   app.admin(),
@@ -198,7 +200,7 @@ async function checkRoute(route: Route, on = app) {
 }
 
 const tableOf = (signup: 'open' | 'admin') =>
-  allRoutes({ signup, basePath: '/v1', passwordMinLength: 8 } as Deps)
+  allRoutes({ signup, basePath: '/v1', passwordMinLength: 8, hasWebhook: true } as Deps)
 for (const route of tableOf('open').filter(({ undocumented }) => !undocumented)) {
   test(`${route.method} ${route.path} is for ${route.access}`, () => checkRoute(route))
 }
@@ -353,7 +355,7 @@ test('a key that ends while a first password is hashed does not set it', async (
 
 test('who may call each route, and with which keys, is as it is written here', () => {
   const found: Record<string, string[]> = {}
-  for (const route of allRoutes({ signup: 'open', basePath: '/v1' } as Deps)) {
+  for (const route of tableOf('open')) {
     const { method, path, access, scope, fresh, changesKeys, atRoot } = route
     if (atRoot) continue
     const marks = [scope && `scope ${scope}`, fresh && 'fresh', changesKeys && 'narrow keys, too']
@@ -362,12 +364,12 @@ test('who may call each route, and with which keys, is as it is written here', (
   }
   assert.deepEqual(found, {
     anyone: [
-      'ANY /users/password-resets',
       'GET /docs',
       'GET /healthcheck',
       'GET /livez',
       'GET /openapi.json',
       'GET /users/healthcheck',
+      'POST /users/password-resets',
       'POST /users/passwords',
       'POST /users/sessions',
       'POST /users/verifications',
@@ -390,6 +392,7 @@ test('who may call each route, and with which keys, is as it is written here', (
       'PATCH /users/{id}/keys/{keyId}, narrow keys, too',
       'POST /users/{id}/keys, fresh, narrow keys, too',
       'POST /users/{id}/keys/{keyId}/rotate, fresh, narrow keys, too',
+      'POST /users/{id}/verifications',
     ],
     admin: ['GET /metrics, scope metrics', 'GET /users', 'POST /users/{id}/tokens, fresh'],
   })

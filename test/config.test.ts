@@ -157,6 +157,84 @@ test('origins of applications that are no web sites may be named', () => {
   assert.deepEqual(readConfig({ CORS_ORIGINS: origins.join(' , ') }).corsOrigins, origins)
 })
 
+const secretsFile = join(directory, 'secrets')
+const webhook = { WEBHOOK_URL: 'https://a.example', WEBHOOK_SECRET_FILE: secretsFile }
+const secretOf = (bytes: number) => `whsec_${Buffer.alloc(bytes, 7).toString('base64')}`
+writeFileSync(secretsFile, `${secretOf(24)}\r\n${secretOf(64)}\n${secretOf(33)}\n\n`)
+
+test('a receiver is at https, or at http on this machine or in its network', () => {
+  const urls = [
+    'https://user-service.example:8443/hook?of=us',
+    'https://192.0.2.1/',
+    'https://[2001:db8::1]/',
+    'http://localhost:3000/',
+    'http://receiver/',
+    'http://127.1.2.3/',
+    'http://[::1]:3000/',
+    'http://[::ffff:7f00:1]/',
+  ]
+  for (const WEBHOOK_URL of urls) {
+    const { url, secrets } = readConfig({ ...webhook, WEBHOOK_URL }).webhook!
+    assert.equal(url, WEBHOOK_URL)
+    assert.deepEqual(
+      secrets.map(({ length }) => length),
+      [24, 64, 33],
+    )
+  }
+  assert.equal(readConfig({}).webhook, null)
+})
+
+for (const url of [
+  'http://secret.example/',
+  'http://secret.localhost./',
+  'http://192.0.2.1/',
+  'http://[2001:db8::1]/',
+  'ftp://secret/',
+  'secret',
+  'https://user@secret.example/',
+  'https://:secret@a.example/',
+  'http://2852039166/',
+  'http://0xa9.0xfe.0xa9fe/',
+  'http://0251.0376.0251.0376/',
+  'https://169.254.169.254/secret',
+  'https://169.254.1/',
+  'https://169.254.169.254./',
+  'https://[fe80::1]/',
+  'https://[febf::1]/',
+  'http://[::ffff:169.254.169.254]/',
+  'https://[::ffff:a9fe:a9fe]/',
+  'https://[::169.254.169.254]/',
+  'https://[64:ff9b::169.254.169.254]/',
+  'https://[2002:a9fe:a9fe::1]/',
+  'https://[fd00:ec2::254]/',
+  'http://０/',
+]) {
+  test(`the receiver cannot be ${url}, and the message does not say so`, () => {
+    const { message, status } = failure({ ...webhook, WEBHOOK_URL: url })
+    assert.match(message, /^Configuration: WEBHOOK_URL must be https:, or http:/)
+    assert.doesNotMatch(message, /secret|169|a9fe/)
+    assert.equal(status, 2)
+  })
+}
+
+test('which events are told are names or families', () => {
+  const eventsOf = (env: Env) => readConfig({ ...webhook, ...env }).webhook?.events
+  const all = eventsOf({})!
+  assert.ok(all.includes('user.created') && all.includes('email.verified'))
+  assert.ok(!all.includes('session.failed') && !all.includes('key.created'))
+  const some = 'user.deleted, session.*,factor.*'
+  assert.deepEqual(eventsOf({ WEBHOOK_EVENTS: some }), [
+    'user.deleted',
+    'session.started',
+    'session.failed',
+    'session.ended',
+    'factor.added',
+    'factor.removed',
+    'factor.recovery_used',
+    'factor.codes_renewed',
+  ])
+})
+
 test('a name that is nearly a setting is warned of, with the nearest one', () => {
   const nearest = {
     SIGN_UP: 'SIGNUP',
@@ -245,6 +323,24 @@ const mistakes: [string, Env][] = [
   ['PASSWORD_MIN_LENGTH', { PASSWORD_MIN_LENGTH: '7' }],
   ['BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE', { BOOTSTRAP_ADMIN_EMAIL: 'secret@x' }],
   ['DRAIN_SECONDS', { DRAIN_SECONDS: '-1' }],
+  ['WEBHOOK_URL and WEBHOOK_SECRET_FILE', { WEBHOOK_URL: 'https://secret.example' }],
+  ['WEBHOOK_URL and WEBHOOK_SECRET_FILE', { WEBHOOK_SECRET_FILE: '/secret' }],
+  ['WEBHOOK_SECRET_FILE', { ...webhook, WEBHOOK_SECRET_FILE: '/secret' }],
+  ...[
+    '',
+    'secret',
+    `${secretOf(24)}\nsecret`,
+    secretOf(23),
+    secretOf(65),
+    `whsec_*${secretOf(32).slice(7)}`,
+    Array(4).fill(secretOf(32)).join('\n'),
+  ].map((text, index): [string, Env] => {
+    const path = join(directory, `faulty-${index}`)
+    writeFileSync(path, text)
+    return ['WEBHOOK_SECRET_FILE', { ...webhook, WEBHOOK_SECRET_FILE: path }]
+  }),
+  ['WEBHOOK_EVENTS', { WEBHOOK_EVENTS: 'user.*,secret.*' }],
+  ['WEBHOOK_EVENTS', { WEBHOOK_EVENTS: 'user.secret' }],
   ['SHUTDOWN_SECONDS', { SHUTDOWN_SECONDS: '' + 1e9 }],
   ['LOG_LEVEL', { LOG_LEVEL: 'secret' }],
   ['DATABASE_URL or DATABASE_HOST', { NODE_ENV: 'production' }],

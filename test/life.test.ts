@@ -61,15 +61,6 @@ test('an invited user logs in once it has set a password with the token', async 
   ])
 })
 
-test('nobody asks for a token where nothing sends it', async () => {
-  const body = { email: 'x@example.org' }
-  const resets = await app.request('POST', '/users/password-resets', { body })
-  assert.deepEqual(brief(resets), { status: 404, code: 'not_found' })
-  const { id, key } = await app.user()
-  const proof = await app.request('POST', `/users/${id}/verifications`, { key, body: {} })
-  assert.deepEqual(brief(proof), { status: 404, code: 'not_found' })
-})
-
 test('only an admin leaves out the password of a new user', async () => {
   const answer = await app.request('POST', '/users', { body: { email: 'x' } })
   assert.deepEqual(brief(answer), { status: 400, code: 'invalid_body' })

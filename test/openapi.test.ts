@@ -29,13 +29,21 @@ import {
   type TestApp,
 } from './support/helpers.ts'
 import { createSchemaCheck } from './support/json-schema.ts'
+import { startReceiver } from './support/receiver.ts'
 
 hashCheaply()
 const origin = 'https://console.example.org'
-const app = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
+const receiver = await startReceiver()
+const env = { RATE_LIMIT: '100000', CORS_ORIGINS: origin, ...receiver.env }
+const app = await startTestApp(env)
 const admin = await app.admin()
 const document: any = JSON.parse((await app.request('GET', '/openapi.json')).text)
-const routes: Route[] = allRoutes({ signup: 'open', basePath: '/v1', passwordMinLength: 8 } as Deps)
+const routes: Route[] = allRoutes({
+  signup: 'open',
+  basePath: '/v1',
+  passwordMinLength: 8,
+  hasWebhook: true,
+} as Deps)
 const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
 const operations: { name: string; method: string; path: string; operation: any }[] =
@@ -405,6 +413,8 @@ test('every operation succeeds as the document says, in body and headers', async
   await expect(204, 'delete /users/sessions', { key: session.key })
   await expect(204, 'delete /users/sessions/{id}', { id })
   await expect(204, 'delete /users/{id}/tokens', { id })
+  await expect(202, 'post /users/{id}/verifications', { id })
+  await expect(202, 'post /users/password-resets', { body: { email: 'ada@example.org' } })
   for (const purpose of ['password-reset', 'email']) {
     const { token } = await details(201, 'post /users/{id}/tokens', { id, body: { purpose } })
     const isReset = purpose === 'password-reset'
@@ -529,6 +539,9 @@ function refusals(parties: Parties): Refusal[] {
     ],
     ['user_not_found', 'delete /users/{id}/tokens', { key, id: unknownId }],
     ['email_in_use', 'post /users/verifications', { body: { token: tokens.late } }],
+    ['invalid_email', 'post /users/password-resets', { body: { email: 'ada' } }],
+    ['invalid_email', 'post /users/{id}/verifications', { ...user, body: { email: 'ada' } }],
+    ['user_not_found', 'post /users/{id}/verifications', { key, id: unknownId }],
     ['token_invalid', 'post /users/passwords', { body: { token: tokens.unknown, password } }],
     ['token_invalid', 'post /users/verifications', { body: { token: tokens.unknown } }],
     ...unfresh(parties),
@@ -548,6 +561,7 @@ function unfresh({ stranger: { id, keyId }, stale: { key }, off }: Parties): Ref
     [code, 'patch /users/{id}/keys/{keyId}', { key, id, keyId: off.id, body: { enabled: true } }],
     [code, 'post /users/{id}/keys/{keyId}/rotate', { key, id, keyId }],
     [code, 'post /users/{id}/tokens', { key, id, body: reset }],
+    [code, 'post /users/{id}/verifications', { key, id, body: { email: 'a@b' } }],
     [code, 'get /users/auth', { key, query: '?require-max-age=900' }],
   ]
 }
@@ -573,10 +587,7 @@ async function prepare(stranger: TestUser) {
     email: admin.email,
     seconds: 600,
   })
-  const full = await startTestApp(
-    { KEYS_PER_USER: '1', RATE_LIMIT: '100000', CORS_ORIGINS: origin },
-    database,
-  )
+  const full = await startTestApp({ ...env, KEYS_PER_USER: '1' }, database)
   return { stale, off, reader, full, tokens: { unknown: createSecret('ust'), late } }
 }
 
@@ -602,16 +613,17 @@ async function breakTables(db: Database) {
   await db.query(`update api_keys set authenticated_at = '4000-01-01 BC'`)
   await db.query(`create function fail() returns trigger language plpgsql
     as $$ begin raise 'broken'; end $$`)
-  for (const table of ['users', 'api_keys', 'login_failures', 'tokens', 'audit_events'])
+  const names = ['users', 'api_keys', 'login_failures', 'tokens', 'audit_events', 'outbox']
+  for (const table of names)
     await db.query(`create trigger fail before insert or update or delete on ${table}
       for each statement execute function fail()`)
 }
 
 test('every operation fails as the document says, and in no way that it does not', async () => {
-  const own = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
-  const broken = await startTestApp({ RATE_LIMIT: '100000', CORS_ORIGINS: origin })
-  const slow = await startTestApp({ RATE_LIMIT: '1', CORS_ORIGINS: origin }, app.database)
-  const stopping = await startTestApp({ DRAIN_SECONDS: '1', CORS_ORIGINS: origin }, app.database)
+  const own = await startTestApp(env)
+  const broken = await startTestApp(env)
+  const slow = await startTestApp({ ...env, RATE_LIMIT: '1' }, app.database)
+  const stopping = await startTestApp({ ...env, DRAIN_SECONDS: '1' }, app.database)
   const boss = await own.admin()
   const lost = await broken.admin()
   const reset = { userId: lost.id, purpose: 'password-reset', email: null, seconds: 999 } as const
@@ -667,10 +679,7 @@ async function startWithoutDatabase() {
   undo.push(() => rmSync(directory, { recursive: true }))
   const socket = join(directory, 'socket')
   symlinkSync(database.env['DATABASE_HOST']!, socket)
-  const away = await startTestApp(
-    { RATE_LIMIT: '100000', CORS_ORIGINS: origin, DATABASE_HOST: socket },
-    database,
-  )
+  const away = await startTestApp({ ...env, DATABASE_HOST: socket }, database)
   const { key } = await away.admin()
   rmSync(socket)
   await database.db.query(`select pg_terminate_backend(pid) from pg_stat_activity

@@ -20,6 +20,7 @@ import {
   startTestApp,
 } from './support/helpers.ts'
 import { until } from './support/process.ts'
+import { startReceiver } from './support/receiver.ts'
 
 const rows = 20_000
 
@@ -59,6 +60,14 @@ await db.transaction(async (tx) => {
   await tx.query(`insert into tokens (digest, purpose, user_id, email, valid_until)
     select sha256(convert_to(email, 'UTF8')), 'email', id, email, now() + interval '1 day'
     from users`)
+  // Half of them wait, of those that are due most behind another of their lane.
+  await tx.query(
+    `insert into outbox (id, action, lane, subject, address, data, next_at, give_up_at)
+     select uuid_v7(), 'user.changed', case when i % 3 = 0 then '' else id::text end, id,
+       case when i % 100 = 0 then email_lower end, '{}', now() + i % 2 * interval '1 hour',
+       now() + interval '1 day'
+     from (select *, row_number() over () as i from users) as numbered`,
+  )
   await tx.query(countNow)
 })
 await db.query('vacuum analyze')
@@ -66,7 +75,8 @@ await db.query('vacuum analyze')
 await db.query(countNow)
 await db.query('select pg_stat_reset()')
 
-const app = await startTestApp({}, database)
+const receiver = await startReceiver()
+const app = await startTestApp(receiver.env, database)
 const sent = new Map<string, Query>()
 const { query } = pg.Client.prototype
 pg.Client.prototype.query = function (this: Client & { user?: string }, statement: Query) {
@@ -84,7 +94,8 @@ async function findScans({ text, values = [] }: Query): Promise<string[]> {
     ...(type === 'Seq Scan' && table && !table.startsWith('pg_') ? [table] : []),
     ...Plans.flatMap(scans),
   ]
-  return scans(row!['QUERY PLAN'][0]!.Plan)
+  // One row is quickest read as it lies.
+  return scans(row!['QUERY PLAN'][0]!.Plan).filter((table) => table !== 'webhook')
 }
 
 interface Subject {
@@ -164,6 +175,11 @@ async function changeEverything({ id, key, adminKey }: Subject) {
   const proof = await ask(adminKey, 'POST', { path: tokens, body: move })
   await ask(key, 'POST', { path: '/users/verifications', body: { token: proof.token } })
   await ask(key, 'DELETE', { path: tokens })
+  const proofs = `${self}/verifications`
+  await ask(key, 'POST', { path: proofs })
+  await ask(key, 'POST', { path: proofs, body: { email: 'again@example.org' } })
+  const request = { email: 'plans-other@example.org' }
+  await ask(adminKey, 'POST', { path: '/users/password-resets', body: request })
   await ask(adminKey, 'PATCH', { path: self, body: { role: 'admin' } })
   await ask(adminKey, 'PATCH', { path: self, body: { role: 'user' } })
   await ask(key, 'DELETE', { path: self })
@@ -173,7 +189,7 @@ async function changeEverything({ id, key, adminKey }: Subject) {
 function assertAllTaken() {
   const lines = app.log.map((line) => JSON.parse(line))
   const taken = new Set(lines.map(({ method, route }) => `${method} ${route}`))
-  const documented = allRoutes({ signup: 'open' } as Deps).filter(
+  const documented = allRoutes({ signup: 'open', hasWebhook: true } as Deps).filter(
     ({ undocumented }) => !undocumented,
   )
   const known = documented.map(({ method, path }) => `${method === 'ANY' ? 'GET' : method} ${path}`)
@@ -209,8 +225,9 @@ test('no request reads a table from end to end', async () => {
     where datname = current_database() and usename = 'user_service_manager'`
   await until('all connections have ended', async () => (await db.query(left)).length === 0)
   const scanned = await db.query(`select relname, seq_scan from pg_stat_user_tables
-    where relname in ('users', 'api_keys', 'audit_events', 'login_failures', 'tokens')
-      and seq_scan > 0`)
+    where relname in ('users', 'api_keys', 'audit_events', 'login_failures', 'tokens', 'outbox')
+      -- Metrics, read once, count all that waits.
+      and seq_scan > case relname when 'outbox' then 1 else 0 end`)
   assert.deepEqual(scanned, [])
 })
 
@@ -239,7 +256,8 @@ test('no statement is planned to, nor is a look-up of many keys at once', async 
   const faults: Record<string, string[]> = {}
   for (const statement of planned) {
     const scans = await findScans(statement)
-    if (scans.length > 0) faults[statement.text] = scans
+    // Metrics count all that waits.
+    if (scans.length > 0 && !statement.text.includes('given_up')) faults[statement.text] = scans
   }
   assert.deepEqual(faults, {})
   assert.deepEqual(

@@ -10,10 +10,14 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { failures } from '../src/errors.ts'
+import { post } from '../src/webhooks/post.ts'
 import { createTestDatabase, hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
+import { freePort, until } from './support/process.ts'
+import { startReceiver } from './support/receiver.ts'
 
 hashCheaply()
-const app = await startTestApp()
+const receiver = await startReceiver()
+const app = await startTestApp(receiver.env)
 const admin = await app.admin()
 
 const top = fileURLToPath(new URL('..', import.meta.url))
@@ -211,6 +215,40 @@ test('the objects shown as JSON have the members of real ones', async () => {
   const real = [user.details, keys.details[0], session.details, events.details[0]]
   assert.deepEqual(shown, real.map(Object.keys))
   await app.request('DELETE', `/users/${user.details.id}`, { key })
+})
+
+test('the receiver that is shown prints the mail of a signed request, once', async () => {
+  const [code] = findBlocks(read('src/webhooks/README.md')).filter(
+    ({ language }) => language === 'js',
+  )
+  const directory = mkdtempSync(join(tmpdir(), 'user-service-receiver-'))
+  undo.push(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'receiver.mjs')
+  const port = await freePort()
+  writeFileSync(file, code!.lines.join('\n').replace('8025', String(port)))
+  const { WEBHOOK_SECRET_FILE = '' } = receiver.env
+  const child = spawn(process.execPath, [file], { env: { WEBHOOK_SECRET_FILE } })
+  undo.push(() => child.kill('SIGKILL'))
+  let printed = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    printed += String(chunk)
+  })
+  const url = `http://127.0.0.1:${port}/`
+  const tell = async (secrets: Buffer[]) => {
+    const body = {
+      type: 'password.reset_requested',
+      data: { email: 'ada@example.org', token: 'ust_x' },
+    }
+    const failure = await post({ url, secrets, events: [] }, 'one', body)
+    return failure?.reason
+  }
+  const secrets = receiver.secrets.map((secret) => Buffer.from(secret.slice(6), 'base64'))
+  await until('it listens', async () => (await tell([Buffer.alloc(32)])) === 'status 401')
+  assert.equal(await tell([Buffer.alloc(32), ...secrets]), undefined)
+  assert.equal(await tell(secrets), undefined)
+  const mail = 'To: ada@example.org\n\nSet a new password: https://app.example.org/reset#ust_x\n\n'
+  await until('the mail is printed', () => printed.includes(mail))
+  assert.equal(printed.split('To: ').length, 2)
 })
 
 interface Shell {

@@ -42,6 +42,9 @@ const ending = `
     if to_regclass('user_service_schema.tokens') is not null then
       delete from user_service_schema.tokens;
     end if;
+    if to_regclass('user_service_schema.outbox') is not null then
+      delete from user_service_schema.outbox where address is not null;
+    end if;
   end $$;
   commit;
 `
@@ -51,7 +54,7 @@ const foreignGrant =
   /^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO (?!(user_service_(admin|manager|user)|PUBLIC);$)/
 
 const undone =
-  'Sessions and tokens were deleted: everybody logs in again.\n' +
+  'Sessions, tokens and requests for one were deleted: everybody logs in again.\n' +
   'All else is as it was then: API keys that were revoked since, and passwords that were ' +
   'changed, work again. Revoke or reset them.'
 
@@ -90,7 +93,7 @@ await command({
 async function findLosses(db: Db, yes: boolean) {
   const foreign = await findForeign(db)
   if (yes) return foreign
-  const { schema_migrations, ...rows } = await countRows(db)
+  const { schema_migrations, webhook, ...rows } = await countRows(db)
   const held = Object.keys(rows).find((table) => rows[table]! > 0)
   const others = foreign.length > 0 ? `, and this would also drop ${foreign.join(', ')}` : ''
   if (held !== undefined)

@@ -15,6 +15,8 @@ export const rights: Record<string, string[]> = {
   login_failures: all,
   tokens: ['select', 'insert', 'delete'],
   audit_events: ['select', 'insert (action, actor, subject, key_id, changes, address, request_id)'],
+  webhook: ['select', 'update'],
+  outbox: all,
   schema_migrations: ['select'],
 }
 

@@ -1,8 +1,9 @@
 // A change and its event are one transaction, which checks once more whether the calling key may
 // still act: the body of its request may have taken 15 s to arrive.
-import { insertEvent, type Action } from '../audit/queries.ts'
+import { insertEvent, type NewEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
+import type { Action } from '../events.ts'
 import type { Caller, Origin, Reply } from '../http/route.ts'
 import { findMaker, holdOwner, lockOwner } from './queries.ts'
 import type { Maker } from './rules.ts'
@@ -29,9 +30,9 @@ interface Act {
 }
 
 /** What came of it. */
-interface Done {
+interface Done extends Pick<NewEvent, 'told' | 'recipient'> {
   /** The payload. */
-  body?: object
+  body?: unknown
   /** The key that was made. */
   keyId?: string
   /** The names of changed members; an empty list: nothing changed, so there is no event. */
@@ -49,7 +50,7 @@ export function audited(
   return db.transaction(async (tx) => {
     await lockOwner(tx, params.id)
     const maker = await requireStill(tx, caller)
-    const { body, keyId, changes } = (await work(tx, maker)) ?? {}
+    const { body, keyId, changes, ...rest } = (await work(tx, maker)) ?? {}
     const hasChanged = changes === undefined || changes.length > 0
     if (hasChanged) {
       await insertEvent(tx, {
@@ -59,6 +60,7 @@ export function audited(
         keyId: params.keyId ?? keyId,
         changes,
         origin,
+        ...rest,
       })
     }
     return { body }

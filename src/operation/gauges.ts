@@ -6,6 +6,7 @@ import type { Database } from '../database/pool.ts'
 import type { Limiter } from '../http/token-bucket.ts'
 import { createHistogram, family, observe, type Histogram, type Metrics } from '../http/metrics.ts'
 import type { Hasher } from '../passwords/hasher.ts'
+import type { Sender } from '../webhooks/sender.ts'
 
 /** What is measured, and the running build. */
 export interface MeasuredDeps {
@@ -13,12 +14,15 @@ export interface MeasuredDeps {
   hasher: Hasher
   limiter: Limiter | null
   metrics: Metrics
+  /** Null: there is no webhook. */
+  sender: Sender | null
   version: string
   commit: string
 }
 
 /** All metrics, in Prometheus' text format 0.0.4. */
-export function measure({ databases, hasher, limiter, metrics, version, commit }: MeasuredDeps) {
+export async function measure(deps: MeasuredDeps): Promise<string> {
+  const { databases, hasher, limiter, metrics, sender, version, commit } = deps
   const hashes = hasher.load()
   const sum = (what: 'total' | 'idle' | 'waiting') =>
     databases.reduce((n, each) => n + each.connections()[what], 0)
@@ -41,8 +45,19 @@ export function measure({ databases, hasher, limiter, metrics, version, commit }
       limiter?.size() ?? 0,
     ),
     gauge('user_service_event_loop_delay_seconds', 'How late timers of 20 ms were.', loopDelays),
+    ...Object.entries((await sender?.measure()) ?? {}).map(([name, value]) =>
+      gauge(name, webhookHelp[name]!, value),
+    ),
     ...processMetrics(),
   ].join('')
+}
+
+const webhookHelp: Record<string, string> = {
+  webhook_outbox: 'Events and requests that wait for the receiver.',
+  webhook_outbox_oldest_seconds: 'For how long the oldest of them has.',
+  webhook_given_up: 'Events that were given up.',
+  webhook_delivered_total: 'Events that the receiver took.',
+  webhook_failed_total: 'Attempts that it did not.',
 }
 
 const gauge = (name: string, help: string, value: number | Histogram) =>

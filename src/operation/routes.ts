@@ -60,9 +60,10 @@ export function operationRoutes(deps: OperationDeps): Route[] {
       scope: 'metrics',
       summary: 'Prometheus metrics',
       replies: { 200: { says: 'In the text format 0.0.4', raw: 'text/plain' } },
-      handle: () => ({
-        raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text: measure(deps) },
-      }),
+      async handle() {
+        const text = await measure(deps)
+        return { raw: { type: 'text/plain; version=0.0.4; charset=utf-8', text } }
+      },
     }),
     fileRoute({
       path: '/openapi.json',

@@ -6,12 +6,27 @@
 // min, never reaches the limit of an account from anywhere and cannot keep its owner out elsewhere.
 // Addresses that nobody has are counted like accounts.
 import type { Db } from '../database/pool.ts'
-import { copyFailures, deleteFailuresOf, digest } from './queries.ts'
+import {
+  copyFailures,
+  countFailure,
+  deleteFailuresOf,
+  digest,
+  lockGuess,
+  refuseWaiting,
+} from './queries.ts'
 
 /** The name under which the failures of a user are counted. */
 export const accountOfUser = (id: string) => digest(`user ${id}`)
 /** The name under which the failures of an address that no user has are counted. */
 export const accountOfAddress = (folded: string) => digest(`address ${folded}`)
+
+/** Counts a request for a reset; throws `throttled` if this client has to wait. */
+export async function countReset(tx: Db, client: string) {
+  const request = { account: digest(`resets ${client}`), client, isReset: true }
+  await lockGuess(tx, request)
+  await refuseWaiting(tx, request)
+  await countFailure(tx, request)
+}
 
 /**
  * Moves what was counted for an address to the user who gets it: whether an address has to wait

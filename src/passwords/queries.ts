@@ -21,6 +21,8 @@ const remembered = `greatest(0, failures - greatest(0, ${quietSeconds} / ${forge
 interface Guess {
   account: Buffer
   client: string
+  /** No password is guessed: the client asks for a reset, which is counted alone. */
+  isReset?: boolean
 }
 
 /** The form in which accounts and clients are named here. */
@@ -30,9 +32,16 @@ export const digest = (name: string) => hash('sha256', name, 'buffer')
 const anyAccount = digest('any account')
 
 /** The rows that count a guess; the failure of the number `free` is the first to cost a wait. */
-const counters = `(values ($1::bytea, $2::text, 5), ($1, '', 100), ($3::bytea, $2, 50))
-  as counters (account, client, free)`
-const valuesOf = ({ account, client }: Guess) => [account, client, anyAccount]
+const counters = `(select * from (
+  values (false, $1::bytea, $2::text, 5), (false, $1, '', 100), (false, $3::bytea, $2, 50),
+    (true, $1, $2, 20)) as counter (is_reset, account, client, free)
+  where is_reset = $4) as counters`
+const valuesOf = ({ account, client, isReset = false }: Guess) => [
+  account,
+  client,
+  anyAccount,
+  isReset,
+]
 
 /** Locks so that the guesses of this client, and those at this account, are settled one by one. */
 export const lockGuess = (tx: Db, { account, client }: Guess) =>
@@ -52,7 +61,8 @@ export async function refuseWaiting(db: Db, guess: Guess) {
      where wait_until > now() and ${quietSeconds} > -${maxClockSkewSeconds}`,
     values: valuesOf(guess),
   })
-  if (retryAfterSeconds > 0) throw new AppError('login_throttled', { retryAfterSeconds })
+  const code = guess.isReset ? 'throttled' : 'login_throttled'
+  if (retryAfterSeconds > 0) throw new AppError(code, { retryAfterSeconds })
 }
 
 /** Counts a failure; the transaction holds the guess's lock. */
@@ -71,14 +81,14 @@ export const countFailure = (tx: Db, guess: Guess) =>
   )
 
 /** Clears the failures of this client at this account, and takes them off the client's own. */
-export const clearFailures = (tx: Db, guess: Guess) =>
+export const clearFailures = (tx: Db, { account, client }: Guess) =>
   tx.query(
     `with cleared as (
        delete from login_failures where account = $1 and client = $2
        returning ${remembered} as count)
      update login_failures set failures = greatest(0, failures - cleared.count)
      from cleared where account = $3 and client = $2`,
-    valuesOf(guess),
+    [account, client, anyAccount],
   )
 
 /** Deletes all rows of an account. */

@@ -55,9 +55,22 @@ export const takeToken = (tx: Db, token: string, purpose: Purpose): Promise<Take
     [digestKey(token), purpose],
   )
 
-/** Ends all tokens of a user. */
-export const deleteTokens = (tx: Db, userId: string): Promise<unknown> =>
-  tx.query('delete from tokens where user_id = $1::uuid', [userId])
+/**
+ * Ends all tokens of a user, and what was asked for and is not sent yet; with `kept`, a folded
+ * address, only those that prove another one.
+ */
+export const deleteTokens = (tx: Db, userId: string, kept?: string): Promise<unknown> =>
+  tx.query(
+    `with asked as (
+       update outbox set give_up_at = now(),
+         next_at = case when last_failure is null then next_at else now() end
+       where address is not null and ((subject = $1::uuid and address is distinct from $2::text)
+         or ($2 is null and lane = 'token: password.reset_requested '
+           || (select email_lower from users where id = $1))))
+     delete from tokens
+     where user_id = $1::uuid and ($2 is null or (purpose = 'email' and lower(email) <> $2))`,
+    [userId, kept],
+  )
 
 /** Removes tokens that ended. */
 export const deleteEndedTokens = (db: Db): Promise<void> =>

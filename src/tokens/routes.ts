@@ -1,13 +1,15 @@
 // Tokens, which are sent to a user: whoever shows one has received it. A token opens one act, once,
-// for a limited time; it is no key. The service sends none: a back end sends its own mail.
+// for a limited time; it is no key. A back end makes and sends it, or the webhook does.
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
+import { requireFresh } from '../http/access.ts'
 import { route, type Route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
+import type { createIdentify } from '../keys/identify.ts'
 import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
-import { forgetFailures } from '../passwords/guessing.ts'
+import { countReset, forgetFailures } from '../passwords/guessing.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { newPassword } from '../passwords/rules.ts'
 import {
@@ -39,6 +41,10 @@ export interface TokenDeps {
   /** How long a token is good: the settings RESET_SECONDS and VERIFICATION_SECONDS. */
   resetSeconds: number
   verificationSeconds: number
+  freshSeconds: number
+  identify: ReturnType<typeof createIdentify>
+  /** Without one nobody can ask for a token. */
+  hasWebhook: boolean
 }
 
 /** Reserved for what asks for a token; it would else be the path of a user with a malformed id. */
@@ -56,7 +62,7 @@ const noResets = route('ANY /users/password-resets', {
 
 /** The routes of tokens. */
 export const tokenRoutes = (deps: TokenDeps): Route[] => [
-  noResets,
+  ...(deps.hasWebhook ? requestRoutes(deps) : [noResets]),
   route('POST /users/{id}/tokens', {
     operationId: 'createToken',
     tag: 'tokens',
@@ -79,7 +85,8 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
       }
       return audited(deps.db, { action: 'token.created', ...call }, async (tx) => {
         const user = await lockUser(tx, call.params.id)
-        if (email !== undefined) await requireFree(tx, email, user.id)
+        const other = email === undefined ? null : await findUserByEmail(tx, email)
+        if (other !== null && other.id !== user.id) throw new AppError('email_in_use')
         const made = await insertToken(tx, {
           userId: user.id,
           purpose,
@@ -158,7 +165,8 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
         if (!isPresent && email !== null) {
           await updateUser(tx, user, { email, emailVerified: true })
           await deleteTokens(tx, id)
-          await insertEvent(tx, { action: 'user.changed', changes: ['email'], ...event })
+          const told = { previousEmail: user.email }
+          await insertEvent(tx, { action: 'user.changed', changes: ['email'], told, ...event })
         } else if (!emailVerified) {
           await updateUser(tx, user, { emailVerified: true })
         }
@@ -169,9 +177,63 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
   }),
 ]
 
-async function requireFree(tx: Db, email: string, userId: string): Promise<void> {
-  const other = await findUserByEmail(tx, email)
-  if (other !== null && other.id !== userId) throw new AppError('email_in_use')
+/** The requests for a token. */
+function requestRoutes(deps: TokenDeps): Route[] {
+  const request = {
+    tag: 'tokens',
+    replies: { 202: { says: 'A token is sent, if it can be', body: oneOf('Accepted').json } },
+  } as const
+  return [
+    route('POST /users/password-resets', {
+      ...request,
+      operationId: 'requestPasswordReset',
+      access: 'anyone',
+      summary: 'Have a token sent that sets a password',
+      description:
+        'The answer is the same whether anybody has the address or not. From the 21st in a row ' +
+        'on, a client has to wait; an admin’s key, of scope `all`, does not.',
+      body: object({ email: emailSchema }),
+      fails: ['invalid_email', 'overloaded', 'database_unavailable'],
+      async handle({ body: { email }, headers, origin }) {
+        // Any other key than an admin’s, good or bad, counts for nothing.
+        const caller = await deps.identify(headers, origin.client).catch(() => null)
+        const isAdmins = caller?.role === 'admin' && caller.scope === 'all'
+        await deps.db.transaction(async (tx) => {
+          if (!isAdmins) await countReset(tx, origin.client)
+          await insertEvent(tx, {
+            action: 'password.reset_requested',
+            actor: null,
+            subject: null,
+            recipient: foldEmail(email),
+            origin,
+          })
+        })
+        return { body: 'Accepted' }
+      },
+    }),
+    route('POST /users/{id}/verifications', {
+      ...request,
+      operationId: 'requestVerification',
+      access: 'self',
+      summary: 'Have a token sent that proves an address',
+      description:
+        'Without `email`, the present one; with it, a change to that one, for which a session ' +
+        'must come from a log-in a short while ago. The tokens for a change before it end.',
+      body: object({}, { email: omittable(emailSchema) }),
+      bodyOptional: true,
+      fails: ['user_not_found', 'invalid_email', 'authentication_needed'],
+      handle({ body: { email }, ...call }) {
+        if (email !== undefined) requireFresh(call.caller, deps.freshSeconds)
+        return audited(deps.db, { action: 'email.verification_requested', ...call }, async (tx) => {
+          const user = await lockUser(tx, call.params.id)
+          const recipient = foldEmail(email ?? user.email)
+          if (email !== undefined) await deleteTokens(tx, user.id, recipient)
+          const told = email === undefined ? {} : { email, previousEmail: user.email }
+          return { body: 'Accepted', recipient, told }
+        })
+      },
+    }),
+  ]
 }
 
 /** Uses a token up and locks its user; throws `token_invalid`, alike for all that can be wrong. */

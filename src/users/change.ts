@@ -103,6 +103,7 @@ export async function applyChange(
     actor: caller.userId,
     subject: id,
     changes,
+    told: wanted.email === undefined ? undefined : { previousEmail: before.email },
     origin,
   })
   return reply(after)

@@ -1,10 +1,11 @@
 // The first admin: made by a command, by settings or by the private start.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
-import { insertEvent, type Action } from '../audit/queries.ts'
+import { insertEvent } from '../audit/queries.ts'
 import { explain } from '../database/explain.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
+import type { Action } from '../events.ts'
 import { createKey, isKey } from '../keys/format.ts'
 import { insertKey, type MadeKey, type NewKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'

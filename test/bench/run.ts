@@ -17,10 +17,12 @@ import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { stopServers } from './servers.ts'
 import { accessLog, instances, pages, throughput } from './throughput.ts'
+import { webhook } from './webhook.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
 Cases: auth user first log pages instances growth flood hostile timing memory start revocation
+  webhook
 `
 const requests = ['auth', 'user', 'first']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
@@ -34,6 +36,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   memory,
   start: startTime,
   revocation,
+  webhook,
 }
 
 const { values } = readOptions(usage, {

@@ -1,6 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
 import { withDatabase } from '../../src/database/pool.ts'
 import type { OwnPostgres } from '../support/postgres.ts'
 import type { Proxy } from '../support/proxy.ts'
+import type { Random } from '../support/random.ts'
+import type { Receiver } from '../support/receiver.ts'
 import type { Slot } from './client.ts'
 
 /** The instances that may answer 503 during the fault, and what brings it about and ends it. */
@@ -137,3 +141,23 @@ export function databaseFaults({
     ],
   }
 }
+
+/** What goes wrong with the receiver of the webhook, which no request notices. */
+export const receiverFaults = (receiver: Receiver, r: Random): Record<string, Fault> => ({
+  'receiver of the webhook refuses, hangs or resets': [
+    [],
+    async () => {
+      receiver.react(r.pick([503, 301, 'hang', 'reset'] as const))
+      await sleep(3000 + r.below(5000))
+      receiver.react(204)
+    },
+  ],
+  'receiver of the webhook switched off, and on': [
+    [],
+    async () => {
+      await receiver.close()
+      await sleep(3000 + r.below(5000))
+      await receiver.open()
+    },
+  ],
+})

@@ -8,16 +8,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createKey } from '../../src/keys/format.ts'
 import type { Env } from '../../src/config.ts'
-import { rssMb } from '../support/process.ts'
+import { rssMb, until } from '../support/process.ts'
 import { printTable, short } from '../bench/stats.ts'
 import { startOwnPostgres, type OwnPostgres } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
 import { createRandom } from '../support/random.ts'
+import { startReceiver, type Receiver } from '../support/receiver.ts'
 import { startService } from '../support/service.ts'
 import { undo, undoAll } from '../support/undo.ts'
 import { misuse, readOptions } from '../support/usage.ts'
 import { createClient, type Client, type Slot } from './client.ts'
-import { databaseFaults, type Fault } from './faults.ts'
+import { databaseFaults, receiverFaults, type Fault } from './faults.ts'
 import { createLoad } from './load.ts'
 import { verify } from './verify.ts'
 
@@ -94,7 +95,9 @@ async function setUp() {
   const admin = createKey()
   const keyFile = `${postgres.directory}/admin-key`
   writeFileSync(keyFile, admin, { mode: 0o600 })
-  const start = (database: Env) => startInstance({ ...database, BOOTSTRAP_ADMIN_KEY_FILE: keyFile })
+  const receiver = await startReceiver()
+  const start = (database: Env) =>
+    startInstance({ ...database, ...receiver.env, BOOTSTRAP_ADMIN_KEY_FILE: keyFile })
   const [one, two] = await Promise.all([
     start(postgres.env),
     start({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: String(proxy.port) }),
@@ -104,12 +107,13 @@ async function setUp() {
   const slots = [direct, proxied]
   const client = createClient(slots)
   const load = createLoad(client, admin)
-  return { postgres, proxy, admin, start, direct, proxied, slots, client, load }
+  return { postgres, proxy, receiver, admin, start, direct, proxied, slots, client, load }
 }
 
 async function soak(): Promise<boolean> {
   console.log(`${minutes} minutes, seed ${seed}, Node ${process.version}`)
-  const { postgres, proxy, admin, start, direct, proxied, slots, client, load } = await setUp()
+  const { postgres, proxy, receiver, admin, start, ...parties } = await setUp()
+  const { direct, proxied, slots, client, load } = parties
   const { fail, insist } = client
   // Each at an address of its own: who guesses at one for half an hour is told to wait, from
   // wherever it comes.
@@ -170,6 +174,7 @@ async function soak(): Promise<boolean> {
     }),
     'instance stopped under load, and replaced': [[], replace],
     'instance killed, and started': [[], kill],
+    ...receiverFaults(receiver, r),
   }
   const counts: Record<string, number> = {}
   let slowestBackMs = 0
@@ -207,6 +212,7 @@ async function soak(): Promise<boolean> {
   clearInterval(watching)
   const { early, late } = checkMemory(memory, fail)
   const checked = await verify({ client, slots, load, admin })
+  const events = await checkTold(postgres, receiver, fail)
   const open: string[] = []
   let connections = 0
   for (const [at, was] of before) {
@@ -232,6 +238,7 @@ async function soak(): Promise<boolean> {
       ['memory of the proxied instance early and late, MB', `${short(early)}, ${short(late)}`],
       ['sockets + other descriptors of each instance', open.join(', ')],
       ['connections to PostgreSQL', String(held)],
+      ['events that the webhook was to be told; came again', events],
     ],
   })
   return client.wrong.length === 0 && !interrupted
@@ -251,6 +258,28 @@ function checkMemory(samples: Sample[], fail: Client['fail']) {
   const late = largest(0.8, Infinity)
   if (late > early * 1.25 + 16) fail(`memory grew from ${short(early)} to ${short(late)} MB`)
   return { early, late }
+}
+
+/** Fails unless the receiver was told each event of a user, at least once and in order. */
+async function checkTold({ sql }: OwnPostgres, receiver: Receiver, fail: Client['fail']) {
+  const outbox = 'user_service_schema.outbox'
+  await sql(`update ${outbox} set next_at = now() where last_failure is not null`)
+  const left = () => sql<{ id: string }>(`select id from ${outbox}`)
+  await until('the outbox is empty', async () => (await left()).length === 0, 120)
+  const events = await sql<{ id: string; subject: string }>(
+    `select id, subject from user_service_schema.audit_events
+     where action like 'user.%' order by id`,
+  )
+  const told = receiver.told.filter(({ type }) => type.startsWith('user.'))
+  const firsts = new Map(told.map(({ id, data }) => [id, data.subject as string]))
+  const inOrder = (ids: string[]) => ids.join(' ')
+  for (const subject of new Set(events.map((each) => each.subject))) {
+    const are = [...firsts].filter(([, each]) => each === subject).map(([id]) => id)
+    const must = events.filter((each) => each.subject === subject).map(({ id }) => id)
+    if (inOrder(are) !== inOrder(must)) fail(`user ${subject}: told ${are}, in the audit ${must}`)
+  }
+  if (firsts.size !== events.length) fail(`${firsts.size} events told, ${events.length} happened`)
+  return `${events.length}; ${told.length - events.length}`
 }
 
 type Open = ReturnType<typeof countOpen>

@@ -4,7 +4,8 @@ import { version } from '../../src/app.ts'
 import { openApi } from '../../src/operation/openapi.ts'
 import { allRoutes, type Deps } from '../../src/routes.ts'
 
-const document: any = openApi(allRoutes({ signup: 'open' } as Deps), { basePath: '/v1', version })
+const routes = allRoutes({ signup: 'open', hasWebhook: true } as Deps)
+const document: any = openApi(routes, { basePath: '/v1', version })
 
 /** Where a reference of the document leads; a value that is none is itself. */
 export function resolve(value: any, root = document): any {

@@ -8,6 +8,7 @@ import { test } from 'node:test'
 
 import { startTestApp, undo } from '../support/helpers.ts'
 import { root, succeed } from '../support/process.ts'
+import { startReceiver } from '../support/receiver.ts'
 
 const rules = join(root, 'bin/prometheus-alerts.yml')
 const folder = mkdtempSync(join(tmpdir(), 'user-service-alerts-'))
@@ -37,6 +38,8 @@ const well: Series = {
   process_max_fds: '1024x120',
   process_start_time_seconds: '5x120',
   user_service_backup_last_success_seconds: '0x120',
+  webhook_outbox_oldest_seconds: '2x120',
+  webhook_given_up: '0x120',
 }
 
 /** What is wrong, and who is woken by it. */
@@ -54,6 +57,8 @@ const wrong: [alert: string, series: Series][] = [
   ['UserServiceNoBackup', { user_service_backup_last_success_seconds: '_x120' }],
   // The clock of promtool starts at 0: this is 25 hours before.
   ['UserServiceNoBackup', { user_service_backup_last_success_seconds: '-90000x120' }],
+  ['UserServiceWebhookBehind', { webhook_outbox_oldest_seconds: '2000x120' }],
+  ['UserServiceWebhookGivenUp', { webhook_given_up: '2x120' }],
 ]
 
 /** One of promtool's tests: these series make those alerts fire after two hours. */
@@ -96,7 +101,8 @@ test('each alert fires where it must, and nowhere else', async () => {
 })
 
 test('the service has the metrics that alerts name, in a form that promtool likes', async () => {
-  const app = await startTestApp()
+  const receiver = await startReceiver()
+  const app = await startTestApp(receiver.env)
   const { key } = await app.admin()
   await app.request('GET', '/livez')
   const { text } = await app.request('GET', '/metrics', { key })
@@ -104,7 +110,9 @@ test('the service has the metrics that alerts name, in a form that promtool like
   writeFileSync(file, text)
   await succeed('sh', ['-c', 'exec promtool check metrics <"$0"', file])
 
-  const named = readFileSync(rules, 'utf8').match(/\b(user_service|http|process)_\w+(?=\{)/g)!
+  const named = readFileSync(rules, 'utf8').match(
+    /\b(user_service|http|process|webhook)_\w+(?=\{)/g,
+  )!
   assert.deepEqual(
     named.filter((name) => !text.includes(`\n${name}{`) && !text.includes(`\n${name} `)),
     [],

@@ -1,0 +1,29 @@
+/** Every kind of event. */
+export const actions = [
+  'user.created',
+  'user.changed',
+  'user.deleted',
+  'key.created',
+  'key.changed',
+  'key.rotated',
+  'key.deleted',
+  'session.started',
+  'session.failed',
+  'session.ended',
+  'sessions.ended',
+  'token.created',
+  'tokens.ended',
+  'password.reset_requested',
+  'email.verification_requested',
+  'email.verified',
+  'factor.added',
+  'factor.removed',
+  'factor.recovery_used',
+  'factor.codes_renewed',
+] as const
+
+export type Action = (typeof actions)[number]
+
+/** The kinds that a pattern such as `user.*` or `user.created` means. */
+export const matching = (pattern: string): Action[] =>
+  actions.filter((action) => [action, action.replace(/\..*/, '.*')].includes(pattern))
