@@ -929,3 +929,14 @@ test('an extension in public and a lost search_path are in the way of no dump', 
   const digest = await main.sql(`select length(public.digest('x', 'sha256'))`)
   assert.equal(digest.trim(), '32')
 })
+
+test('a restore deletes requests for a token, and leaves events to be told', async () => {
+  await main.sql(`insert into outbox (id, action, lane, address, data, give_up_at)
+    select uuid_v7(), 'user.changed', lane, address, '{}', now()
+    from (values ('event', null), ('request', 'ada@example.org')) as given (lane, address)`)
+  const { stdout } = await runCommand('backup', [], reads)
+  const name = /dumps\/(\S+\.bck)/.exec(stdout)![1]!
+  const { status } = await runCommand('restore', [name, '--yes'], owns)
+  assert.equal(status, 0)
+  assert.equal(await main.sql('select lane from outbox'), 'event\n')
+})
