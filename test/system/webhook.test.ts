@@ -137,7 +137,7 @@ test('what a killed sender was sending is sent by another within 30 s', async ()
 const events = Number(process.env['EVENTS'] ?? 1000)
 
 test(`${events} events behind a receiver that is down arrive in order, each once`, async (t) => {
-  const { postgres, receiver, instances, people } = await setUp(1, 40)
+  const { postgres, receiver, instances, people } = await setUp(1, 8)
   receiver.react(503)
   const { url } = instances[0]!
   const startedAt = performance.now()
