@@ -27,3 +27,4 @@ create index outbox_waiting on user_service_schema.outbox (lane desc, id)
   where next_at < 'infinity' and sent_at is null;
 create index outbox_subject on user_service_schema.outbox (subject);
 create index outbox_next_at on user_service_schema.outbox (next_at);
+create index outbox_requests on user_service_schema.outbox (next_at) where address is not null;

@@ -1587,13 +1587,6 @@ export const mutations: Mutation[] = [
     tests: ['requests'],
   },
   {
-    file: 'src/webhooks/queries.ts',
-    text: 'for share of asked, users',
-    replacement: '',
-    meaning: 'a token is made for what is being ended',
-    tests: ['requests'],
-  },
-  {
     file: 'src/audit/queries.ts',
     text: `random() * interval '2 s'`,
     replacement: `interval '0 s'`,
@@ -1640,8 +1633,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/queries.ts',
-    text: 'order by id limit 1)',
-    replacement: 'order by id desc limit 1)',
+    text: 'order by lane desc, id limit 1)\n    union',
+    replacement: 'order by lane desc, id desc limit 1)\n    union',
     meaning: 'events of a user arrive in the wrong order',
     tests: ['webhook'],
   },

@@ -7,6 +7,7 @@ import pg, { type Client, type Query } from 'pg'
 
 import { insertEvent } from '../src/audit/queries.ts'
 import { insertKey } from '../src/keys/queries.ts'
+import { insertUser } from '../src/users/queries.ts'
 import { lockAsked, takeDue } from '../src/webhooks/queries.ts'
 import {
   brief,
@@ -499,10 +500,21 @@ test('asking for the same address again leaves the token good that was sent to i
 })
 
 test('what nobody is to get is removed at once, also while nothing may be sent', async () => {
-  await db.query(`update webhook set probe_at = now() + interval '1 hour'`)
-  await askReset('nobody@example.org')
-  await settled()
-  await db.query('update webhook set probe_at = null')
+  const { db: own } = await createTestDatabase()
+  for (const [name, enabled] of [
+    ['known', true],
+    ['disabled', false],
+  ] as const) {
+    await insertUser(own, { email: `${name}@example.org`, passwordHash: null, enabled })
+  }
+  await own.query(
+    `insert into outbox (id, action, lane, address, data, give_up_at)
+     select uuid_v7(), 'password.reset_requested', name, name || '@example.org', '{}',
+       now() + interval '1 hour'
+     from unnest(array['known', 'disabled', 'nobody']) as name`,
+  )
+  assert.deepEqual(await takeDue(own, 0), [])
+  assert.deepEqual(await own.query('select lane from outbox'), [{ lane: 'known' }])
 })
 
 test('no token is made for a request that has ended', async () => {

@@ -9,8 +9,16 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { post } from '../src/webhooks/post.ts'
+import { take } from '../src/webhooks/queries.ts'
 import { createCertificate } from './support/certificate.ts'
-import { brief, hashCheaply, nobody, password, startTestApp } from './support/helpers.ts'
+import {
+  brief,
+  createTestDatabase,
+  hashCheaply,
+  nobody,
+  password,
+  startTestApp,
+} from './support/helpers.ts'
 import { freePort, makeFolder, runCommand, until } from './support/process.ts'
 import { makeSecret, signatureOf, startReceiver } from './support/receiver.ts'
 
@@ -304,6 +312,30 @@ test('while the receiver fails two instances try once a second, and nothing is l
   const taken = receiver.told.slice(before).filter(({ at }) => at > times.at(-1)! + 2000)
   assert.equal(new Set(taken.map(({ id }) => id)).size, taken.length)
   await other.stop()
+})
+
+test('a look costs the same, however many wait behind what is refused', async () => {
+  const { db: own } = await createTestDatabase()
+  const explain = async () => {
+    const [row] = await own.query<any>(`explain (analyze, buffers, format json) ${take}`, [8])
+    await own.query(`update outbox set next_at = now() + interval '1 hour' where tries > 0`)
+    const [{ Plan }] = row['QUERY PLAN']
+    return Plan['Shared Hit Blocks'] + Plan['Shared Read Blocks']
+  }
+  const add = (count: number) =>
+    own.query(
+      `insert into outbox (id, action, lane, data, give_up_at)
+       select uuid_v7(), 'user.changed', i % 2, '{}', 'infinity' from generate_series(1, $1) as i`,
+      [count],
+    )
+  await add(10)
+  await explain()
+  await own.query('vacuum analyze outbox')
+  const few = await explain()
+  await add(20_000)
+  await own.query('vacuum analyze outbox')
+  const many = await explain()
+  assert.ok(many < few + 50, `${few} and ${many} pages`)
 })
 
 test('a clock that was set back does not keep the webhook waiting', async () => {

@@ -35,7 +35,7 @@ const isWaiting = "next_at < 'infinity' and sent_at is null"
  * `head`: the first of each lane, requests before events, found one by one until there are enough,
  * whatever waits behind them. The rest leases them for 20 s.
  */
-const take = `
+export const take = `
   with recursive turn as (
     update webhook set probe_at = case when probe_at is not null then now() + interval '1 s' end
     where (probe_at between now() and now() + interval '1 s') is not true
