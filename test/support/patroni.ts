@@ -1,7 +1,7 @@
 // Three machines, each a network namespace with an address of its own on a bridge, and in each
 // etcd, Patroni and PostgreSQL; HAProxy before them. All of it is gone at the end.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import {
@@ -15,7 +15,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 import { findPostgresBin } from '../../src/database/programs.ts'
 import { freePort, listProcesses, makeFolder, until } from './process.ts'
@@ -200,9 +200,21 @@ function connectMachines(directory: string) {
   return { machines }
 }
 
+/** Where what `undo` holds is not run, as when the set-up fails; else it finds nothing to do. */
+function atExit(script: string) {
+  const end = () => {
+    spawnSync('env', [...sudo, 'sh', '-c', script], { stdio: 'ignore' })
+  }
+  process.prependListener('exit', end)
+  process.on('uncaughtExceptionMonitor', end)
+}
+
+for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => process.exit(1))
+
 function addNamespace(name: string) {
   asRoot('ip', 'netns', 'add', name)
   undo.push(() => asRoot('ip', 'netns', 'delete', name))
+  atExit(`for pid in $(ip netns pids ${name}); do kill -9 $pid; done; ip netns delete ${name}`)
   asRoot('ip', '-n', name, 'link', 'set', 'lo', 'up')
 }
 
@@ -210,6 +222,7 @@ function mountDisk(directory: string, mb: number) {
   const { uid, gid } = account
   const options = `size=${mb}m,mode=755,uid=${uid},gid=${gid}`
   asRoot('mount', '-t', 'tmpfs', '-o', options, 'tmpfs', directory)
+  atExit(`umount --lazy ${directory}; rm -rf ${dirname(directory)}`)
   // After the processes, which are ended before: `undo` runs last-first.
   undo.splice(0, 0, () => until('the disk is free', () => tryUnmount(directory)))
 }

@@ -251,9 +251,9 @@ async function restartInTurn() {
   const patch = { method: 'PATCH', body: { postgresql: { parameters } } }
   assert.ok((await cluster.rest(leader, '/config', patch)).ok)
   await until(
-    'all know',
+    'all know that they are to be restarted',
     async () => (await cluster.members()).every((member) => member.pending_restart),
-    30,
+    60,
   )
   const restart = async (machine: patroni.Machine) => {
     const { ok, text } = await cluster.rest(machine, '/restart', { method: 'POST', body: {} })
