@@ -14,13 +14,14 @@ import { createKey } from '../src/keys/format.ts'
 import { type Db, openDatabase, withDatabase } from '../src/database/pool.ts'
 import { createDatabase } from '../src/database/setup.ts'
 import { createCertificate } from './support/certificate.ts'
-import { password, startTestApp, undo } from './support/helpers.ts'
+import { hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
 import { startOwnPostgres } from './support/postgres.ts'
 import { startProxy } from './support/proxy.ts'
 import { until } from './support/process.ts'
 import { open } from './support/raw.ts'
 import { type Service, startService } from './support/service.ts'
 
+hashCheaply()
 const postgres = await startOwnPostgres({
   max_connections: '40',
   fsync: 'off',

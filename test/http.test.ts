@@ -6,10 +6,11 @@ import { test } from 'node:test'
 
 import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
 import { createLog } from '../src/log.ts'
-import { brief, password, startTestApp, undo, type Answer } from './support/helpers.ts'
+import { brief, hashCheaply, password, startTestApp, undo, type Answer } from './support/helpers.ts'
 import { startPrefixGateway } from './support/prefix.ts'
 import { until } from './support/process.ts'
 
+hashCheaply()
 const app = await startTestApp()
 const { key } = await app.admin()
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/

@@ -15,6 +15,7 @@ import { deleteEndedTokens } from '../src/tokens/queries.ts'
 import {
   connectTo,
   createTestDatabase,
+  hashCheaply,
   password,
   passwordHash,
   startTestApp,
@@ -36,6 +37,7 @@ interface Node {
  */
 const countNow = 'select pg_stat_force_next_flush()'
 
+hashCheaply()
 const database = await createTestDatabase()
 const { db } = database
 await db.transaction(async (tx) => {

@@ -135,7 +135,7 @@ test('clients take turns, and no few of them can shut another out', async () => 
   const alone = createHasher(1)
   undo.push(() => alone.stop())
   const order: string[] = []
-  const cheap = phc.replace('ln=14', 'ln=12')
+  const cheap = phc.replace('ln=14', 'ln=8')
   const ask = (client: string) =>
     alone
       .verify('x', async () => ({ passwordHash: cheap }), client)
