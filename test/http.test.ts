@@ -392,6 +392,18 @@ test('a flood of refusals leaves a few lines, a sum and numbers', async () => {
   assert.match(text, /^user_service_failures_total\{code="key_invalid"\} 200$/m)
 })
 
+test('while the database cannot be used a flood leaves a few lines and a sum, too', async () => {
+  const away = await startTestApp()
+  await away.db.query('alter table api_keys rename to elsewhere')
+  await Promise.all(Array.from({ length: 200 }, () => away.request('GET', '/healthcheck')))
+  const records = () => away.log.map((line) => JSON.parse(line))
+  const lines = records().filter(({ level, status }) => level === 'warn' && status === 503)
+  assert.ok(lines.length >= 20 && lines.length < 40, `${lines.length} lines`)
+  await until('the others are summed up', () =>
+    records().some(({ message }) => message === 'refusals not logged'),
+  )
+})
+
 test('without CORS_ORIGINS no other origin may read an answer', async () => {
   const answer = await app.request('GET', '/livez', { headers: { origin: 'https://evil.example' } })
   assert.deepEqual(

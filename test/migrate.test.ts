@@ -396,6 +396,19 @@ const readWarnings = (user: string, hosts = ['one']) =>
     checkRights(db, hosts),
   )
 
+test('a right to make ids that was taken from all is told, and granted again', async () => {
+  const db = await createEmpty()
+  const config = connectTo(`test_migrate_${process.pid}_${made}`, 'user_service_manager')
+  await migrate(db, 'up')
+  await db.query(`
+    revoke execute on all functions in schema user_service_schema
+    from public, user_service_manager`)
+  const told = 'The role may not execute uuid_v7. Run: node bin/database.js create'
+  assert.equal(await startFails(config), told)
+  await createDatabase({ ...config, user: 'postgres' })
+  assert.equal(await startFails(config), 'none')
+})
+
 test('the start names what the role may not or should not do, and what command helps', async () => {
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')

@@ -1351,6 +1351,20 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/grants.ts',
+    text: 'grant execute on all functions in schema user_service_schema to user_service_manager;',
+    replacement: '',
+    meaning: 'a service that can make no ids stays so',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/http/pipeline.ts',
+    text: `logRefusal(origin.client, 'request', { ...fields, reason: explain(failure) })`,
+    replacement: `log('warn', 'request', { ...fields, reason: explain(failure) })`,
+    meaning: 'a flood while the database is away washes the log away',
+    tests: ['http'],
+  },
+  {
+    file: 'src/database/grants.ts',
     text: `replication !== 'origin'`,
     replacement: `replication === ''`,
     meaning: 'keys outlive their users',

@@ -11,7 +11,7 @@ const usage = `  status  what waits: webhook-id, event, tries, next try (or infi
   drop    removes an event
   test    sends a webhook.test; fails unless the receiver takes it
 
-Connects as the server does. Exit status: 0 done, 1 failed, 2 misuse.`
+Connects as the server does.`
 
 const waiting = 'where sent_at is null and id::text = coalesce($1, id::text)'
 /** Each returns the lines to print; $1 is the id, or null. */

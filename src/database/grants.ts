@@ -33,6 +33,7 @@ const tableGrants = Object.entries(rights).map(([name, privileges]) => {
 /** Grants the service and the backup what they need, on each table that is in the schema. */
 export const grantStatements = `
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
+    grant execute on all functions in schema user_service_schema to user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
       revoke all on tables from public, user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
@@ -46,13 +47,16 @@ const fix = 'Run: node bin/database.js create'
  * service needs. Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]) {
-  const { encoding, replication, isReadOnly } = await one<{
+  const { encoding, makesIds, replication, isReadOnly } = await one<{
     encoding: string
+    makesIds: boolean
     replication: string
     isReadOnly: boolean
   }>(db, {
     text: `
       select current_setting('server_encoding') as encoding,
+        has_function_privilege(to_regprocedure('user_service_schema.uuid_v7()'), 'execute')
+          as "makesIds",
         current_setting('session_replication_role') as replication,
         current_setting('transaction_read_only') = 'on' as "isReadOnly"`,
   })
@@ -65,6 +69,7 @@ export async function checkRights(db: Db, hosts: string[]) {
       `session_replication_role is ${replication}: keys would outlive their users. ` +
         'As a superuser, reset it for the database and the role',
     )
+  if (!makesIds) throw new ExitError(`The role may not execute uuid_v7. ${fix}`)
   const warnings = await checkTables(db)
   if (isReadOnly && hosts.length === 1)
     warnings.push('the database is read-only: every change will fail')

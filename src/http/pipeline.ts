@@ -123,7 +123,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const isQuiet = !exchange.route || exchange.route.quiet
     if (code === 'internal') log('error', 'request', { ...fields, ...describeError(cause) })
     else if (cause !== undefined) {
-      log('warn', 'request', { ...fields, reason: explain(failure) })
+      logRefusal(origin.client, 'request', { ...fields, reason: explain(failure) })
       log('debug', 'cause', { requestId: origin.requestId, ...describeError(failure) })
     } else if (code !== undefined || status === 499) logRefusal(origin.client, 'request', fields)
     else log(isQuiet ? 'debug' : 'info', 'request', fields)

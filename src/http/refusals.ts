@@ -29,7 +29,8 @@ export function createRefusalLog(log: Log): RefusalLog {
 
   return (client, message, fields) => {
     if (limiter.take(client).allowed) {
-      log('info', message, fields)
+      // What has a reason is not the client's fault.
+      log('reason' in fields ? 'warn' : 'info', message, fields)
       return
     }
     if (omitted.size === 0) setTimeout(sumUp, 1000).unref()

@@ -43,7 +43,7 @@ interface Asking {
  * As long as an answer may take, and what a busy machine adds; a change is a look-up of its key and
  * a transaction, each of which may wait.
  */
-const limits = { read: 2500, change: 4500 }
+const limits = { read: 3500, change: 4500 }
 /** How long after its acknowledgement a change must count everywhere. */
 const contractMs = 1000
 const pick = <T>(list: T[]) => list[Math.floor(Math.random() * list.length)]
