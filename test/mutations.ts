@@ -1710,7 +1710,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/post.ts',
-    text: 'return { reason: cause?.code ?? message, seconds: null }',
+    text: 'return { reason: cause?.code ?? cause?.name ?? message, seconds: null }',
     replacement: 'return { reason: cause === undefined ? message : String(cause), seconds: null }',
     meaning: 'the host of the receiver is logged',
     tests: ['webhook'],

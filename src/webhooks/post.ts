@@ -44,8 +44,8 @@ export async function post(
     return { reason: `status ${answer.status}`, seconds: readRetryAfter(answer.headers) }
   } catch (error) {
     // The system's messages hold the URL's host, its codes do not: ENOTFOUND, CERT_HAS_EXPIRED.
-    const { message, cause } = error as Error & { cause?: { code?: string } }
-    return { reason: cause?.code ?? message, seconds: null }
+    const { message, cause } = error as Error & { cause?: { code?: string; name: string } }
+    return { reason: cause?.code ?? cause?.name ?? message, seconds: null }
   } finally {
     clearTimeout(late)
   }
