@@ -206,6 +206,25 @@ for (const { name, reaction } of refusals) {
   })
 }
 
+test('a receiver that does not want an event is not taken for one that fails', async () => {
+  for (const [reaction, isFailing] of [
+    [422, false],
+    [404, true],
+  ] as const) {
+    const { id } = await app.user()
+    receiver.react(reaction)
+    await patch(id, { enabled: false })
+    await readPutOff(id)
+    const [state] = await db.query('select probe_at is not null as "isFailing" from webhook')
+    assert.deepEqual({ ...state! }, { isFailing })
+  }
+  receiver.react(204)
+  await until('a second has passed', async () => {
+    await hurry()
+    return (await countWaiting()) === 0
+  })
+})
+
 test('why an attempt failed is said in plain words, without the URL', async () => {
   const reasons: Record<string, string> = {
     [`http://127.0.0.1:${await freePort()}/`]: 'ECONNREFUSED',

@@ -108,11 +108,15 @@ const putOff = `
     else least(give_up_at, now() + make_interval(secs => coalesce($3::float, ${backOff}))) end
   where id = $1`
 
+/** What a receiver that works answers to an event that it does not want. */
+const isOfEvent = /^status (400|413|422)$/
+
 /** Notes that the receiver took it, or puts it off; gives up an event whose time has come. */
 export async function settle(db: Db, taken: Taken, failure: Failure | null): Promise<void> {
   const { id, address, user } = taken
   if (failure !== null) {
-    await db.query("update webhook set probe_at = now() + interval '1 s'")
+    if (!isOfEvent.test(failure.reason))
+      await db.query("update webhook set probe_at = now() + interval '1 s'")
     await db.query(putOff, [id, failure.reason, failure.seconds])
     return
   }
