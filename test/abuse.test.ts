@@ -11,10 +11,12 @@ import type { Database } from '../src/database/pool.ts'
 import type { Pipeline } from '../src/http/pipeline.ts'
 import { listen } from '../src/http/server.ts'
 import { createLog } from '../src/log.ts'
-import { password, startTestApp, undo } from './support/helpers.ts'
+import { hashCheaply, password, startTestApp, undo } from './support/helpers.ts'
 import { until } from './support/process.ts'
 import { exchange, open, type RawAnswer, type Sending } from './support/raw.ts'
 
+// A password still takes a moment.
+hashCheaply(12)
 const app = await startTestApp()
 const admin = await app.admin()
 const user = await app.user()

@@ -105,17 +105,21 @@ test('a transaction that loses a deadlock is tried again', async () => {
   const lock = (tx: Db, { id }: { id: string }) =>
     tx.query('select from users where id = $1 for update', [id])
   let tries = 0
+  let isWon = false
   const { loser } = await db.transaction(async (tx) => {
     await tx.query(`set local deadlock_timeout = '1min'`)
     await lock(tx, other)
     const loser = service.transaction(async (ours) => {
       tries++
+      // A row that is free belongs to whoever asks first, also before one that has waited.
+      if (tries > 1) await until('the other has won', () => isWon)
       await lock(ours, user)
       await lock(ours, other)
     })
     // It holds one user and waits for the other; now this waits for the one.
     await untilWaiting(1)
     await lock(tx, user)
+    isWon = true
     return { loser }
   })
   await loser

@@ -26,24 +26,22 @@ export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 const storedHash = { now: passwordHash }
 
 /**
- * Has this file's passwords be hashed with a thousandth of the work, where that is not the point.
+ * Has this file's passwords be hashed with a thousandth of the work (`ln` less, see `cost`), where
+ * that is not the point.
  */
-export function hashCheaply() {
-  cost.ln = 4
+export function hashCheaply(ln = 4) {
+  cost.ln = ln
   const salt = Buffer.alloc(16)
   const hash = scryptSync(password, salt, 32, { N: 2 ** cost.ln, r: cost.r, p: cost.p })
   storedHash.now = formatHash({ ...cost, salt, hash })
 }
 
-/** Runs `work` as if nothing had been said of cheap hashes. */
-export async function atFullCost(work: () => Promise<unknown>) {
-  const { ln } = cost
-  const { now } = storedHash
-  cost.ln = 14
-  storedHash.now = passwordHash
+/** Runs `work` at another cost than the rest of the file. */
+export async function atCost(ln: number, work: () => Promise<unknown>) {
+  const before = cost.ln
+  hashCheaply(ln)
   await work()
-  cost.ln = ln
-  storedHash.now = now
+  hashCheaply(before)
 }
 
 export interface Answer {

@@ -9,9 +9,9 @@ import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import pg from 'pg'
-import { findPrivatePostgres, startPrivatePostgres } from '../src/database/private.ts'
-import { fetchPrograms, findPostgresBin } from '../src/database/programs.ts'
-import { loader, until } from './support/process.ts'
+import { findPrivatePostgres, startPrivatePostgres } from '../../src/database/private.ts'
+import { fetchPrograms, findPostgresBin } from '../../src/database/programs.ts'
+import { loader, until } from '../support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const root = fs.mkdtempSync('/tmp/embedded-test-')
@@ -68,7 +68,7 @@ async function startElsewhere(
   directory: string,
   { believed, real }: { believed?: number; real?: number } = {},
 ) {
-  const module = import.meta.resolve('../src/database/private.ts')
+  const module = import.meta.resolve('../../src/database/private.ts')
   const program = `
     const uid = process.getuid()
     process.getuid = () => ${believed ?? 'uid'}
