@@ -98,7 +98,7 @@ export async function startApp(
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)
 
-    const hasher = createHasher()
+    const hasher = createHasher(config.hashThreads)
     undo.push(() => hasher.stop())
     let stopping = false
     const { webhook, accounts } = config

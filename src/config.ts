@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP, isIPv4 } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { createSecureContext, type ConnectionOptions } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
@@ -170,6 +171,8 @@ export function readConfig(env: Env) {
       parseProxies,
     ),
     accounts: readAccounts(reader),
+    // One core stays free for requests.
+    hashThreads: integer('HASH_THREADS', Math.max(1, availableParallelism() - 1), 1, 1000),
     webhook: readWebhook(reader),
     corsOrigins: read(
       'CORS_ORIGINS',

@@ -319,6 +319,7 @@ const mistakes: [string, Env][] = [
   ['CORS_ORIGINS', { CORS_ORIGINS: 'https://*.secret.example' }],
   ['CORS_ORIGINS', { CORS_ORIGINS: '*' }],
   ['CORS_ORIGINS', { CORS_ORIGINS: 'capacitor://secret/path' }],
+  ['HASH_THREADS', { HASH_THREADS: '0' }],
   ['SESSION_SECONDS', { SESSION_SECONDS: '1h' }],
   ['PASSWORD_MIN_LENGTH', { PASSWORD_MIN_LENGTH: '7' }],
   ['BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_KEY_FILE', { BOOTSTRAP_ADMIN_EMAIL: 'secret@x' }],

@@ -4,7 +4,6 @@ import { once } from 'node:events'
 import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -182,9 +181,9 @@ test('while PostgreSQL is frozen a flood of log-ins is answered within two secon
   const ms = performance.now() - start
   assert.ok(ms < 3000, `${ms} ms`)
   const count = (code: string) => answers.filter(({ body }) => body.code === code).length
-  // Of one client two are hashed, if there are as many cores, and 16 wait.
+  // Of one client as many are hashed as there are threads, and 16 wait.
   assert.ok(
-    count('overloaded') >= 40 - 16 - availableParallelism(),
+    count('overloaded') >= 40 - 16 - app.config.hashThreads,
     `${count('overloaded')} refused`,
   )
   assert.equal(count('overloaded') + count('database_unavailable'), 40)

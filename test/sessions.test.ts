@@ -18,6 +18,7 @@ import {
   startTestApp,
   passwordHash,
 } from './support/helpers.ts'
+import { until } from './support/process.ts'
 
 hashCheaply()
 const app = await startTestApp({ TRUSTED_PROXIES: '127.0.0.0/8' })
@@ -475,6 +476,21 @@ test('a flood of log-ins is refused at once past the queue, and shuts nobody els
     for (const { body, headers } of overloaded) {
       assert.deepEqual([body.code, headers.get('retry-after')], ['overloaded', '3'])
     }
+  }))
+
+test('HASH_THREADS is how many passwords are hashed at the same time', () =>
+  atCost(14, async () => {
+    const app = await startTestApp({ HASH_THREADS: '3' })
+    const { key } = await app.admin()
+    const attempts = Array.from({ length: 5 }, () =>
+      app.request('POST', '/users/sessions', { body: { email: 'ada@example.org', password } }),
+    )
+    const all = async () => {
+      const { text } = await app.request('GET', '/metrics', { key })
+      return /_in_flight 3\n[^]*_queued 2\n/.test(text)
+    }
+    await until('three are hashed and two wait', all)
+    await Promise.all(attempts)
   }))
 
 test('a password stored with less work is stored with today’s at log-in', () =>

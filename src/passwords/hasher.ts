@@ -1,11 +1,10 @@
-// Hashes passwords on threads of their own, one for each core, at a lower priority than the thread
-// that answers requests. (On libuv's pool, hashes would starve file and DNS work for seconds.)
+// Hashes passwords on threads of their own, at a lower priority than the thread that answers
+// requests. (On libuv's pool, hashes would starve file and DNS work for seconds.)
 //
 // A job's look-up runs while it waits for its turn, so that no thread is held by a slow database.
 // A request that finds no place in the queue is refused before any look-up.
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
-import { availableParallelism } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 
@@ -43,7 +42,7 @@ parentPort.on('message', ({ password, salt, length, ...cost }) => {
 })`
 
 /** Starts threads as they are needed, at most `maxThreads`. */
-export function createHasher(maxThreads = availableParallelism()) {
+export function createHasher(maxThreads: number) {
   const queue = createQueue<Place>()
   const threads = new Set<Worker>()
   const idle = new Set<Worker>()

@@ -15,6 +15,7 @@ import { growth } from './growth.ts'
 import { hostile } from './hostile.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
+import { size } from './size.ts'
 import { stopServers } from './servers.ts'
 import { accessLog, instances, pages, throughput } from './throughput.ts'
 import { webhook } from './webhook.ts'
@@ -22,7 +23,7 @@ import { webhook } from './webhook.ts'
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
 Cases: auth user first log pages instances growth flood hostile timing memory start revocation
-  webhook
+  webhook; with more users, by name alone: size
 `
 const requests = ['auth', 'user', 'first']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
@@ -37,6 +38,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   start: startTime,
   revocation,
   webhook,
+  size,
 }
 
 const { values } = readOptions(usage, {
@@ -51,7 +53,10 @@ const { values } = readOptions(usage, {
   },
 })
 const { quick } = values
-const only = values.only?.split(',') ?? [...requests, ...Object.keys(cases)]
+const only = values.only?.split(',') ?? [
+  ...requests,
+  ...Object.keys(cases).filter((name) => name !== 'size'),
+]
 const unknown = only.find((name) => !requests.includes(name) && !(name in cases))
 if (unknown !== undefined) misuse(`There is no case ${unknown}`, usage)
 const users = Number(values.users ?? (quick ? 100_000 : 1_000_000))
