@@ -11,7 +11,7 @@ import { locks } from '../src/database/codes.ts'
 import { checkSchema, migrate, readMigrations, readStatus } from '../src/database/migrate.ts'
 import { type Database, openDatabase, withDatabase } from '../src/database/pool.ts'
 import { explain } from '../src/database/explain.ts'
-import { checkRights, rights } from '../src/database/grants.ts'
+import { checkRights, grantStatements, rights } from '../src/database/grants.ts'
 import { createDatabase, dropDatabase } from '../src/database/setup.ts'
 import { connectTo, startTestApp, undo } from './support/helpers.ts'
 import { until } from './support/process.ts'
@@ -409,6 +409,8 @@ test('a right to make ids that was taken from all is told, and granted again', a
   assert.equal(await startFails(config), 'none')
 })
 
+const create = 'Run: node bin/database.js create'
+
 test('the start names what the role may not or should not do, and what command helps', async () => {
   const db = await createEmpty()
   const config = connectTo(`test_migrate_${process.pid}_${made}`, 'postgres')
@@ -416,14 +418,28 @@ test('the start names what the role may not or should not do, and what command h
   assert.deepEqual(await readWarnings('user_service_manager'), [])
   for (const user of ['user_service_admin', 'postgres'])
     assert.deepEqual(await readWarnings(user), [
-      `${user} may change the audit: connect as user_service_manager`,
+      `${user} may change the audit: connect as user_service_manager. ${create}`,
     ])
   const reason = await failure(readWarnings('user_service_user'))
-  assert.match(reason, /^user_service_user may not insert, update, delete in the table api_keys\. /)
+  assert.match(reason, /^user_service_user may not delete, insert, update in the table api_keys\. /)
   assert.match(reason, /\. Connect as user_service_manager/)
   for (const [harm, message] of [
     ['revoke insert on audit_events from user_service_manager', /may not insert in .*audit_events/],
     ['revoke insert on users from user_service_manager', /may not insert in .*users/],
+    [
+      `revoke insert on audit_events from user_service_manager;
+       grant insert (action) on audit_events to user_service_manager`,
+      /may not insert in .*audit_events/,
+    ],
+    [
+      `revoke update on users from user_service_manager;
+       grant update (email) on users to user_service_manager`,
+      /may not update in .*users/,
+    ],
+    [
+      'revoke insert (request_id) on audit_events from user_service_manager',
+      /may not insert in .*audit_events/,
+    ],
     [
       'revoke all on schema_migrations from user_service_manager',
       /^permission denied for table schema_migrations: see DATABASE_USER; node bin/,
@@ -440,11 +456,6 @@ test('the start names what the role may not or should not do, and what command h
     await createDatabase(config)
     assert.deepEqual(await readWarnings('user_service_manager'), [])
   }
-  await db.query('grant update on audit_events to user_service_manager')
-  assert.deepEqual(await readWarnings('user_service_manager'), [
-    'user_service_manager may change the audit: connect as user_service_manager',
-  ])
-  await createDatabase(config)
   await withDatabase(config, async (superuser) => {
     const set = `alter database ${config.name} set session_replication_role`
     await superuser.query(`${set} = replica`)
@@ -462,6 +473,37 @@ test('the start names what the role may not or should not do, and what command h
   assert.deepEqual(await readWarnings('user_service_manager'), [
     'the database is read-only: every change will fail',
   ])
+})
+
+test('a right that the service should not have is told at the start, and taken away', async () => {
+  const db = await createEmpty()
+  await migrate(db, 'up')
+  for (const [grant, may] of [
+    ['update on audit_events', 'change the audit'],
+    ['update (changes) on audit_events', 'change the audit'],
+    ['insert on audit_events', 'change the audit'],
+    ['insert (at) on audit_events', 'change the audit'],
+    ['truncate on audit_events', 'change the audit'],
+    ['insert on schema_migrations', 'insert in the table schema_migrations'],
+    ['update (hash) on schema_migrations', 'update in the table schema_migrations'],
+    ['delete, truncate on schema_migrations', 'delete in the table schema_migrations'],
+    ['update on tokens', 'update in the table tokens'],
+  ] as const) {
+    await db.query(`grant ${grant} to user_service_manager`)
+    assert.deepEqual(await readWarnings('user_service_manager'), [
+      `user_service_manager may ${may}: connect as user_service_manager. ${create}`,
+    ])
+    await db.query(grantStatements)
+    assert.deepEqual(await readWarnings('user_service_manager'), [], grant)
+  }
+  await db.query('grant create on schema user_service_schema to user_service_manager')
+  assert.deepEqual(await readWarnings('user_service_manager'), [
+    `the role may create tables in user_service_schema. ${create}`,
+  ])
+  await db.query(grantStatements)
+  assert.deepEqual(await readWarnings('user_service_manager'), [])
+  await db.query('alter table users add "(odd" int')
+  assert.deepEqual(await readWarnings('user_service_manager'), [])
 })
 
 test('the start refuses a database in another encoding', async () => {

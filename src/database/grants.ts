@@ -26,13 +26,14 @@ const tableGrants = Object.entries(rights).map(([name, privileges]) => {
       if to_regclass('${table}') is not null then
         revoke all on ${table} from public, user_service_manager;
         grant select on ${table} to user_service_user;
-        grant ${privileges.join(', ')} on ${table} to user_service_manager;
+        grant ${privileges} on ${table} to user_service_manager;
       end if;`
 })
 
 /** Grants the service and the backup what they need, on each table that is in the schema. */
 export const grantStatements = `
     grant usage on schema user_service_schema to user_service_manager, user_service_user;
+    revoke create on schema user_service_schema from public, user_service_manager;
     grant execute on all functions in schema user_service_schema to user_service_manager;
     alter default privileges for role user_service_admin in schema user_service_schema
       revoke all on tables from public, user_service_manager;
@@ -47,9 +48,10 @@ const fix = 'Run: node bin/database.js create'
  * service needs. Returns a sentence for each thing that hinders nothing but should be otherwise.
  */
 export async function checkRights(db: Db, hosts: string[]) {
-  const { encoding, makesIds, replication, isReadOnly } = await one<{
+  const { encoding, makesIds, makesTables, replication, isReadOnly } = await one<{
     encoding: string
     makesIds: boolean
+    makesTables: boolean
     replication: string
     isReadOnly: boolean
   }>(db, {
@@ -57,67 +59,78 @@ export async function checkRights(db: Db, hosts: string[]) {
       select current_setting('server_encoding') as encoding,
         has_function_privilege(to_regprocedure('user_service_schema.uuid_v7()'), 'execute')
           as "makesIds",
+        has_schema_privilege(to_regnamespace('user_service_schema'), 'create') as "makesTables",
         current_setting('session_replication_role') as replication,
         current_setting('transaction_read_only') = 'on' as "isReadOnly"`,
   })
   if (encoding !== 'UTF8')
     throw new ExitError(
-      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
+      `The database is encoded in ${encoding}` + '; it has to be UTF8. Dump it, and ' + fix,
     )
   if (replication !== 'origin')
     throw new ExitError(
-      `session_replication_role is ${replication}: keys would outlive their users. ` +
-        'As a superuser, reset it for the database and the role',
+      `session_replication_role is ${replication}: ` +
+        'keys would outlive their users. As a superuser, reset it for the database and the role',
     )
-  if (!makesIds) throw new ExitError(`The role may not execute uuid_v7. ${fix}`)
+  if (!makesIds) throw new ExitError('The role may not execute uuid_v7. ' + fix)
   const warnings = await checkTables(db)
+  // An owner has been told enough.
+  if (makesTables && warnings.length === 0)
+    warnings.push('the role may create tables in user_service_schema. ' + fix)
   if (isReadOnly && hosts.length === 1)
     warnings.push('the database is read-only: every change will fail')
   return warnings
 }
 
-/** As `checkRights`, of the tables alone, by the catalogue. */
+/**
+ * As `checkRights`, of the tables alone, by the catalogue, column by column. Of what the role may
+ * do and should not the first is named: one command takes all of it away.
+ */
 export async function checkTables(db: Db) {
   const tables = await db.query<{
     role: string
     name: string
     isWhole: boolean
-    lacking: string[]
     isFiltered: boolean
-    mayRewrite: boolean
+    needed: boolean
+    wrong: string | null
   }>(
     `select current_user::text as role, name,
-       exists (select from pg_index where indrelid = pg_class.oid and indisprimary) as "isWhole",
-       row_security_active(pg_class.oid) as "isFiltered",
-       has_table_privilege(pg_class.oid, 'update, delete, truncate') as "mayRewrite",
-       array(select privilege from json_array_elements_text(privileges) as given,
-           split_part(given, ' ', 1) as privilege
-         where not (has_table_privilege(pg_class.oid, privilege)
-           or privilege <> given and has_any_column_privilege(pg_class.oid, privilege))) as lacking
-     from json_each($1) as wanted (name, privileges)
-     left join pg_class on relname = name and relnamespace = to_regnamespace('user_service_schema')
-     order by name`,
+       exists (select from pg_index where indrelid = oid and indisprimary) as "isWhole",
+       row_security_active(oid) as "isFiltered",
+       needed, string_agg(distinct privilege, ', ') filter (where needed <> held) as wrong
+     from json_each_text($1) as wanted (name, privileges)
+     left join pg_class on oid = to_regclass('user_service_schema.' || name)
+     left join pg_attribute on attrelid = oid and attnum > 0 and attname ~ '^\\w+$'
+     cross join string_to_table('select insert update delete', ' ') as privilege
+     cross join lateral (select
+       privileges ~ format('"%s("| [^"]*\\m%s\\M)', privilege, attname) as needed,
+       case privilege
+         when 'delete' then has_table_privilege(attrelid, 'delete, truncate')
+         else has_column_privilege(attrelid, attnum, privilege) end as held) as each
+     group by name, oid, needed
+     order by needed desc, name`,
     [JSON.stringify(rights)],
   )
-  const warnings: string[] = []
-  for (const { role, name, isWhole, lacking, isFiltered, mayRewrite } of tables) {
+  for (const { role, name, isWhole, isFiltered, needed, wrong } of tables) {
     if (!isWhole)
       throw new ExitError(
-        `The table ${name} or its primary key is missing, though its migrations were applied. ` +
-          'Restore a dump: node bin/restore.js',
+        `The table ${name} or its primary key ` +
+          'is missing, though its migrations were applied. Restore a dump: node bin/restore.js',
       )
-    if (lacking.length > 0)
+    if (needed && wrong !== null)
       throw new ExitError(
-        `${role} may not ${lacking.join(', ')} in the table ${name}. ` +
-          `Connect as user_service_manager, or grant that again. ${fix}`,
+        `${role} may not ${wrong} in the table ${name}` +
+          '. Connect as user_service_manager, or grant that again. ' +
+          fix,
       )
     if (isFiltered)
       throw new ExitError(
         `Row-level security hides rows of the table ${name} from ${role}. ` +
           `Run: alter table user_service_schema.${name} disable row level security`,
       )
-    if (name === 'audit_events' && mayRewrite)
-      warnings.push(`${role} may change the audit: connect as user_service_manager`)
+    const what = name === 'audit_events' ? 'change the audit' : `${wrong} in the table ${name}`
+    if (wrong !== null) return [`${role} may ${what}` + ': connect as user_service_manager. ' + fix]
   }
-  return warnings
+  return []
 }
