@@ -459,6 +459,16 @@ test('what driver, resolver, TLS or socket says is a 503, a mistake of ours is n
   })
 })
 
+test('a race that is lost each time and what PostgreSQL finds corrupt are 503', async () => {
+  for (const code of ['40001', '40P01', 'XX000', 'XX001', 'XX002']) {
+    await db.query(`create function harm() returns trigger language plpgsql as
+      $$ begin raise sqlstate '${code}'; end $$`)
+    await db.query('create trigger harm before insert on api_keys execute function harm()')
+    await assertUnavailable(change).finally(() => db.query('drop function harm cascade'))
+  }
+  assert.equal((await change()).status, 201)
+})
+
 test('while the role may not connect answers are 503', async () => {
   for (const [off, on] of [['allow_connections false', 'allow_connections true']]) {
     await withDatabase({ ...postgres.as('postgres'), name: 'postgres' }, async (other) => {

@@ -39,8 +39,6 @@ export const sqlState = {
   invalidAuthorization: '28000',
   unknownDatabase: '3D000',
   unknownSchema: '3F000',
-  serializationFailure: '40001',
-  deadlock: '40P01',
   lockTimeout: '55P03',
   adminShutdown: '57P01',
   idleSessionTimeout: '57P05',

@@ -23,7 +23,6 @@ export type Database = ReturnType<typeof openDatabase>
 
 /** How often a transaction that loses to others is tried. */
 const attempts = 3
-const lostRace = [sqlState.deadlock, sqlState.serializationFailure]
 /**
  * A pooler in transaction mode hands out other connections than were prepared, or a column of the
  * result has got another type.
@@ -204,7 +203,9 @@ async function retryLostRaces<T>(work: () => Promise<T>) {
     try {
       return await work()
     } catch (error) {
-      if (attempt === attempts || !lostRace.includes(codeOf(error))) throw error
+      // A deadlock, a failure to serialize, and what else rolled the transaction back.
+      if (!codeOf(error).startsWith('40')) throw error
+      if (attempt === attempts) throw unavailable(error)
     }
   }
 }
@@ -288,6 +289,7 @@ const lostClasses = [
   '55', // no connections are accepted, the database is being dropped, a lock was not to be had
   '57', // stopped, or cancelled after its time
   '58', // an error of the system
+  'XX', // an error of PostgreSQL's own, such as a corrupted page
 ]
 
 /** Makes `database_unavailable` of an error that is neither our mistake nor the statement's. */
