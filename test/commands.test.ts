@@ -293,7 +293,10 @@ test('who starts as the owner is warned, and the service runs', async () => {
   const warnings = app.log.map((line) => JSON.parse(line)).filter(({ level }) => level === 'warn')
   assert.deepEqual(
     warnings.map(({ message }) => message),
-    ['user_service_admin may change the audit: connect as user_service_manager'],
+    [
+      'user_service_admin may change the audit: connect as user_service_manager. ' +
+        'Run: node bin/database.js create',
+    ],
   )
 })
 
@@ -337,7 +340,13 @@ test('a server that is not there is one clear sentence, with stacks at debug alo
   const env = { DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' }
   const { status, stdout, stderr } = await run('migrate.js', ['up'], env)
   assert.deepEqual([status, stdout], [1, ''])
-  assert.equal(stderr, 'migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1\n')
+  const see = 'see DATABASE_HOST, DATABASE_PORT or DATABASE_URL'
+  assert.equal(stderr, `migrate: Database unavailable: connect ECONNREFUSED 127.0.0.1:1: ${see}\n`)
+  const unknown = await run('migrate.js', ['up'], { DATABASE_HOST: 'database.invalid' })
+  assert.match(
+    unknown.stderr,
+    RegExp(`^migrate: Database unavailable: getaddrinfo E\\w+ database\\.invalid: ${see}\n$`),
+  )
   const debugged = await run('migrate.js', ['up'], { ...env, LOG_LEVEL: 'debug' })
   const stacks = debugged.stderr.replace(stderr, '')
   assert.match(

@@ -157,6 +157,8 @@ test('of a .env that lies there one line says that it is not read', async () => 
   )
 })
 
+const see = 'see DATABASE_HOST, DATABASE_PORT or DATABASE_URL'
+
 test('every failure is one sentence, and no stack', () => {
   const refused = ['::1', '127.0.0.1'].map((host) => new Error(`connect ECONNREFUSED ${host}:1`))
   const cause = new AggregateError([...refused, ...refused])
@@ -172,7 +174,7 @@ test('every failure is one sentence, and no stack', () => {
       new TypeError('x is not a function'),
     ].map(explain),
     [
-      'Database unavailable: connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1',
+      'Database unavailable: connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1: ' + see,
       'connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1',
       'Invalid email: must have one @',
       'Configuration: x',
@@ -203,7 +205,7 @@ test('a start that waits says why, and SIGTERM ends it with 0', async () => {
   const waiting = JSON.parse(service.log[0]!)
   assert.match(
     waiting.reason,
-    /^Database unavailable: connect ECONNREFUSED \S+:1(, connect \S+ \S+)?$/,
+    RegExp(`^Database unavailable: connect ECONNREFUSED \\S+:1(, connect \\S+ \\S+)?: ${see}$`),
   )
   assert.deepEqual([waiting.try, waiting.of], [1, 10])
   assert.equal(await service.kill(), 0)

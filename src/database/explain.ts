@@ -42,6 +42,9 @@ export function explain(error: unknown) {
   if (error instanceof AppError) {
     const reasons = error.faults.map(({ message }) => message)
     if (root !== error) reasons.push(reasonOf(root))
+    // Waiting may mend it, too.
+    if (/^(connect|getaddrinfo) /.test(reasonOf(root)))
+      reasons.push('see DATABASE_HOST, DATABASE_PORT or DATABASE_URL')
     return [error.message, ...reasons].join(': ')
   }
   const isExpected = root.severity !== undefined || root.syscall !== undefined
