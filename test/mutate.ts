@@ -114,7 +114,8 @@ function mutate({ file, text, replacement }: Mutation): { mutated: string } | { 
 const usage = `npm run mutate -- [--changed-since COMMIT] [--share N] [--minutes N] [--workers N]
   [FILE…]
 With files or a commit: the mistakes in those alone. With a share: the Nth part of the others, too,
-another part for each commit. After those minutes no further one is begun.
+another part for each commit. After those minutes none of the others is begun; those of files that
+are named or were changed are all made.
 `
 const { values, positionals } = readOptions(usage, {
   options: {
@@ -141,16 +142,17 @@ function listChanged(since: string): string[] {
   }
 }
 
-/** First those of the files that are named or were changed, then those of the commit's share. */
-function choose(): Mutation[] {
+/** Those of the files that are named or were changed, and those of the commit's share. */
+function choose(): { named: Mutation[]; others: Mutation[] } {
   const { 'changed-since': since, share } = values
   const files = [...positionals, ...(since === undefined ? [] : listChanged(since))]
-  if (files.length === 0 && since === undefined && share === undefined) return mutations
+  if (files.length === 0 && since === undefined && share === undefined)
+    return { named: [], others: mutations }
   const areTestsOf = (mutation: Mutation) => testsOf(mutation).some((test) => files.includes(test))
   const named = mutations.filter((each) => files.includes(each.file) || areTestsOf(each))
   const part = parseInt(git('rev-parse', 'HEAD').slice(0, 8), 16) % parts
   const others = mutations.filter((each, i) => i % parts === part && !named.includes(each))
-  return share === undefined ? named : [...named, ...others]
+  return { named, others: share === undefined ? [] : others }
 }
 
 /** Throws unless the tests pass without a mutation. */
@@ -169,7 +171,8 @@ async function checkUnchanged(workers: Worker[], chosen: Mutation[], server: Ser
 }
 
 async function main() {
-  const chosen = choose()
+  const { named, others } = choose()
+  const chosen = [...named, ...others]
   const faults: string[] = []
   for (const mutation of chosen) {
     const result = mutate(mutation)
@@ -184,7 +187,7 @@ async function main() {
   let done = 0
   async function work(worker: Worker) {
     for (const [index, mutation] of queue) {
-      if (performance.now() > deadline) return
+      if (index >= named.length && performance.now() > deadline) return
       const { file, meaning } = mutation
       const original = readFileSync(join(root, file), 'utf8')
       const result = mutate(mutation) as { mutated: string }
@@ -215,6 +218,8 @@ async function main() {
     rmSync(directory, { recursive: true, force: true })
   }
   console.log(`${done} of ${chosen.length} mutations tried, ${survivors.length} not noticed`)
+  const missing = chosen.length - done
+  if (missing > 0) console.log(`${missing} of the share were not begun in ${minutes} minutes`)
   for (const each of survivors) console.log(each)
   process.exitCode = survivors.length > 0 ? 1 : 0
 }
