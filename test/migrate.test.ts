@@ -102,7 +102,7 @@ test('up, down and up again gives the same schema', async () => {
   assert.equal(await describeSchema(db), first)
 })
 
-test('the database itself refuses a role, scope or purpose that there is not', async () => {
+test('the database refuses a role, scope, purpose or webhook that there is not', async () => {
   const db = await createEmpty()
   await migrate(db, 'up')
   const [user] = await db.query<{ id: string }>(
@@ -122,6 +122,7 @@ test('the database itself refuses a role, scope or purpose that there is not', a
       `insert into tokens (user_id, digest, purpose, valid_until)
         select id, ${digest}, 'log-in', now() ${from}`,
     ],
+    ['webhook_one_check', 'insert into webhook (one) values (false)'],
   ] as const)
     await assert.rejects(db.query(statement), { code: '23514', constraint })
 })
