@@ -25,5 +25,5 @@ export const actions = [
 export type Action = (typeof actions)[number]
 
 /** The kinds that a pattern such as `user.*` or `user.created` means. */
-export const matching = (pattern: string): Action[] =>
+export const matching = (pattern: string) =>
   actions.filter((action) => [action, action.replace(/\..*/, '.*')].includes(pattern))

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { post } from '../src/webhooks/post.ts'
-import { take } from '../src/webhooks/queries.ts'
+import { settle, take, takeDue } from '../src/webhooks/queries.ts'
 import { createCertificate } from './support/certificate.ts'
 import {
   brief,
@@ -336,7 +336,7 @@ test('while the receiver fails two instances try once a second, and nothing is l
 test('a look costs the same, however many wait behind what is refused', async () => {
   const { db: own } = await createTestDatabase()
   const explain = async () => {
-    const [row] = await own.query<any>(`explain (analyze, buffers, format json) ${take}`, [8])
+    const [row] = await own.query<any>(`explain (analyze, buffers, format json) ${take}`, [8, 'g'])
     await own.query(`update outbox set next_at = now() + interval '1 hour' where tries > 0`)
     const [{ Plan }] = row['QUERY PLAN']
     return Plan['Shared Hit Blocks'] + Plan['Shared Read Blocks']
@@ -355,6 +355,85 @@ test('a look costs the same, however many wait behind what is refused', async ()
   await own.query('vacuum analyze outbox')
   const many = await explain()
   assert.ok(many < few + 50, `${few} and ${many} pages`)
+})
+
+/** A database of so many users, each with an event that is due, and the oldest user's id. */
+async function makeWaiting(count: number, isRequest = false) {
+  const { db: own } = await createTestDatabase()
+  const users = await own.query<{ id: string }>(
+    `insert into users (id, email, email_lower)
+     select uuid_v7(), i || '@waits.example', i || '@waits.example'
+     from generate_series(1, $1) as i returning id`,
+    [count],
+  )
+  await own.query(
+    `insert into outbox (id, action, lane, subject, address, data, give_up_at)
+     select uuid_v7(), 'user.changed', case when $1 then 'token: ' else '' end || id, id,
+       case when $1 then email end, '{}', now() + interval '1 day' from users order by id desc`,
+    [isRequest],
+  )
+  const ids = users.map(({ id }) => id).sort()
+  return { own, oldest: ids[0]! }
+}
+
+for (const isRequest of [false, true]) {
+  const what = isRequest ? 'requests' : 'events'
+  test(`users whose ${what} are refused keep no older one waiting`, async () => {
+    const { own, oldest } = await makeWaiting(300, isRequest)
+    const place = { lane: 'g' }
+    const tried = new Set<string>()
+    let tries = 0
+    // Each try comes when all that was refused before is due again.
+    while (!tried.has(oldest) && tries < 700) {
+      for (const taken of await takeDue(own, 8, place)) {
+        tries++
+        tried.add(taken.user!.id)
+        await settle(own, taken, { reason: 'status 500', seconds: 0 })
+      }
+      await own.query('update webhook set probe_at = now()')
+    }
+    assert.ok(tried.has(oldest), `not after ${tries} tries, of ${tried.size} users`)
+  })
+}
+
+test('while the receiver fails a request for a token comes before what is due longer', async () => {
+  const { own } = await makeWaiting(2)
+  const [user] = await own.query<{ id: string }>('select id from users limit 1')
+  await own.query(
+    `insert into outbox (id, action, lane, subject, address, data, give_up_at)
+     values (uuid_v7(), 'email.verification_requested', 'token: x', $1, 'x', '{}', 'infinity')`,
+    [user!.id],
+  )
+  await own.query('update webhook set probe_at = now()')
+  const taken = await takeDue(own, 8, { lane: 'g' })
+  assert.deepEqual(
+    taken.map(({ address }) => address),
+    ['x'],
+  )
+})
+
+test('a look costs the same, however many users wait, and the next looks at others', async () => {
+  const { own, oldest } = await makeWaiting(10_000)
+  // All are put off but one, and something waits behind each of them.
+  await own.query(
+    `with behind as (
+       insert into outbox (id, action, lane, subject, data, give_up_at)
+       select uuid_v7(), action, lane, subject, data, give_up_at from outbox where lane <> $1)
+     update outbox set next_at = now() + interval '1 hour' where lane <> $1`,
+    [oldest],
+  )
+  await own.query('vacuum analyze outbox')
+  const [row] = await own.query<any>(`explain (analyze, buffers, format json) ${take}`, [8, 'g'])
+  const [{ Plan }] = row['QUERY PLAN']
+  const pages = Plan['Shared Hit Blocks'] + Plan['Shared Read Blocks']
+  assert.ok(pages < 3000, `${pages} pages`)
+  const place = { lane: 'g' }
+  const found: string[] = []
+  let looks = 0
+  for (; found.length === 0 && looks < 60; looks++) {
+    found.push(...(await takeDue(own, 8, place)).map(({ user }) => user!.id))
+  }
+  assert.deepEqual([found, looks], [[oldest], 50])
 })
 
 test('a clock that was set back does not keep the webhook waiting', async () => {

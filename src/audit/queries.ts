@@ -25,7 +25,7 @@ export interface NewEvent {
  * Writes one event, into the outbox too if the webhook is told of it; call it in the transaction of
  * the change. Throws `overloaded` if it is one more than 10,000 requests for a token.
  */
-export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
+export async function insertEvent(tx: Db, event: NewEvent) {
   const { recipient, told = {}, origin, changes = [], ...rest } = event
   const written = await tx.query(
     `with given as (

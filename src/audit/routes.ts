@@ -3,7 +3,7 @@
 import type { Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { paged, pageOf, pageQuery } from '../http/pagination.ts'
-import { route, type Route } from '../http/route.ts'
+import { route } from '../http/route.ts'
 import {
   addressSchema,
   documented,
@@ -38,7 +38,7 @@ const event = {
 }
 
 /** The routes of the audit log. */
-export const auditRoutes = ({ db }: { db: Db }): Route[] => [
+export const auditRoutes = ({ db }: { db: Db }) => [
   route('GET /audit', {
     operationId: 'listEvents',
     tag: 'audit',

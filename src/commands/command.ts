@@ -10,8 +10,6 @@ import {
   privateDatabase,
   readConfig,
   readDatabase,
-  type DatabaseConfig,
-  type Reader,
 } from '../config.ts'
 import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
@@ -121,7 +119,7 @@ function findFailure(error: unknown) {
 }
 
 /** How to reach the database: as configured, else the private one of a running `npm start`. */
-export function readCommandDatabase(user: string): DatabaseConfig {
+export function readCommandDatabase(user: string) {
   const reader = createReader(process.env)
   const configured = readDatabase(reader, user)
   reader.finish()
@@ -132,7 +130,7 @@ export function readCommandDatabase(user: string): DatabaseConfig {
 }
 
 /** Reads the settings; the database is on localhost unless they name another host. */
-export function createLocalReader(): Reader {
+export function createLocalReader() {
   const reader = createReader(process.env)
   reader.set('DATABASE_HOST', reader.text('DATABASE_HOST') ?? 'localhost')
   return reader

@@ -3,7 +3,7 @@ import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { createReader, sslModeOf, type DatabaseConfig, type Env } from '../config.ts'
+import { createReader, sslModeOf, type DatabaseConfig } from '../config.ts'
 import * as programs from '../database/programs.ts'
 import { ExitError } from '../errors.ts'
 import { signal } from './command.ts'
@@ -50,7 +50,7 @@ function programEnv() {
 }
 
 /** The environment in which pg_dump and psql connect as we do; no argument has the password. */
-export function postgresEnv(database: DatabaseConfig): Env {
+export function postgresEnv(database: DatabaseConfig) {
   const { hosts, port, name, user, password } = database
   const { text } = createReader(process.env)
   const mode = sslModeOf(database)

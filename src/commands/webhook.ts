@@ -39,7 +39,7 @@ await command({
   },
 })
 
-async function test(): Promise<void> {
+async function test() {
   const reader = createReader(process.env)
   const webhook = readWebhook(reader)
   reader.finish()

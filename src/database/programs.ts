@@ -187,7 +187,7 @@ export function startProgram(called: Program) {
 }
 
 /** Runs a program to its end; returns what it wrote, or throws what it wrote on stderr. */
-export async function runProgram(called: Program): Promise<{ stdout: string; stderr: string }> {
+export async function runProgram(called: Program) {
   const { child, ended } = startProgram(called)
   const output = text(child.stdout)
   const fed = feed(child.stdin, called.input ?? [])

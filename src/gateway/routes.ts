@@ -2,7 +2,7 @@
 // request's path and query as it likes: what is appended can only tighten.
 import { AppError } from '../errors.ts'
 import { isRecent } from '../http/access.ts'
-import { route, type Caller, type Route } from '../http/route.ts'
+import { route, type Caller } from '../http/route.ts'
 
 const identityHeaders = [
   'X-Auth-User-Id',
@@ -102,7 +102,7 @@ const looseQuery = {
 }
 
 /** The routes that gateways ask. */
-export const gatewayRoutes = (): Route[] =>
+export const gatewayRoutes = () =>
   ['/users/auth', '/users/auth/*'].map((path) =>
     route(`ANY ${path}`, {
       operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',

@@ -50,8 +50,7 @@ export function createClientReader(
 }
 
 /** The other side of a connection, which may be a proxy. */
-export const readPeer = (socket: Socket): Client =>
-  describe(normalAddress(socket.remoteAddress ?? ''))
+export const readPeer = (socket: Socket) => describe(normalAddress(socket.remoteAddress ?? ''))
 
 const describe = (address: string): Client => ({
   address,

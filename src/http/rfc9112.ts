@@ -9,7 +9,7 @@ import { AppError } from '../errors.ts'
 export const maxFields = 100
 
 /** What Node accepts and RFC 9112, RFC 9110 or our limit refuses; undefined: nothing is wrong. */
-export function findFault(req: IncomingMessage): AppError | undefined {
+export function findFault(req: IncomingMessage) {
   if (req.rawHeaders.length > 2 * maxFields) return new AppError('headers_too_large')
   const isSound = hasSoundHost(req) && hasSoundCoding(req) && hasSoundTarget(req)
   if (!isSound) return new AppError('invalid_request')

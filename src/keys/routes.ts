@@ -3,7 +3,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageOf, pageQuery } from '../http/pagination.ts'
-import { route, type Route } from '../http/route.ts'
+import { route } from '../http/route.ts'
 import {
   booleanSchema,
   differing,
@@ -66,7 +66,7 @@ export interface KeyDeps {
 }
 
 /** The routes of a user's keys and sessions. */
-export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: KeyDeps): Route[] => [
+export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: KeyDeps) => [
   route('GET /users/{id}/keys', {
     operationId: 'listKeys',
     tag: 'keys',

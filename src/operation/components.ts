@@ -5,7 +5,7 @@ import { integer, oneOf, requestIdSchema, uuidSchema, type JsonSchema } from '..
 const requestId: JsonSchema = { title: 'RequestId', ...requestIdSchema.json }
 
 /** A success: the schema of its payload in an envelope, which is named after the payload. */
-export function envelope(details: JsonSchema, operation: string): JsonSchema {
+export function envelope(details: JsonSchema, operation: string) {
   const title = `${details['title'] ?? operation}Answer`
   const status = oneOf('SUCCESS').json
   return closed(title, { requestId, status, details: asAnswered(details) })

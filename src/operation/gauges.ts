@@ -21,7 +21,7 @@ export interface MeasuredDeps {
 }
 
 /** All metrics, in Prometheus' text format 0.0.4. */
-export async function measure(deps: MeasuredDeps): Promise<string> {
+export async function measure(deps: MeasuredDeps) {
   const { databases, hasher, limiter, metrics, sender, version, commit } = deps
   const hashes = hasher.load()
   const sum = (what: 'total' | 'idle' | 'waiting') =>

@@ -8,7 +8,7 @@ import { causeOf } from '../database/codes.ts'
 import { checkTables } from '../database/grants.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import { route, type Reply, type Route } from '../http/route.ts'
+import { route, type Reply } from '../http/route.ts'
 import { findCallers } from '../keys/queries.ts'
 import { oneOf } from '../schema.ts'
 import { measure, type MeasuredDeps } from './gauges.ts'
@@ -23,7 +23,7 @@ export interface OperationDeps extends MeasuredDeps {
 }
 
 /** Health, metrics, the document and the page that shows it. */
-export function operationRoutes(deps: OperationDeps): Route[] {
+export function operationRoutes(deps: OperationDeps) {
   const checkDatabase = createDatabaseCheck(deps)
   const page = makePage()
   const ok = { body: 'OK' }

@@ -1,13 +1,6 @@
 import { readFileSync } from 'node:fs'
 
-import {
-  anyTextSchema,
-  documented,
-  maxNormalizedLength,
-  refined,
-  text,
-  type Schema,
-} from '../schema.ts'
+import { anyTextSchema, documented, maxNormalizedLength, refined, text } from '../schema.ts'
 
 const sample = 'correct horse battery staple'
 const maxLength = 128
@@ -31,7 +24,7 @@ export const normalPassword = (password: string) => password.normalize('NFKC')
  * A new password of at least `minLength` code points, in the form that is hashed. That it is not
  * the address is a rule of users.
  */
-export function newPassword(minLength: number): Schema<string> {
+export function newPassword(minLength: number) {
   const wrongLength = `must have ${minLength} to ${maxLength} characters`
   function refine(value: string, wrong: (message: string) => void) {
     if (value.length > maxNormalizedLength) {

@@ -3,7 +3,7 @@
 import { insertEvent } from '../audit/queries.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
-import { route, type Route } from '../http/route.ts'
+import { route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { deleteKey, deleteSessions, deleteSurplusSessions, insertKey } from '../keys/queries.ts'
 import { keyTextSchema } from '../keys/rules.ts'
@@ -30,7 +30,7 @@ export interface SessionDeps {
 }
 
 /** The routes of sessions. */
-export const sessionRoutes = (deps: SessionDeps): Route[] => [
+export const sessionRoutes = (deps: SessionDeps) => [
   route('POST /users/sessions', {
     operationId: 'logIn',
     tag: 'sessions',

@@ -59,7 +59,7 @@ export const takeToken = (tx: Db, token: string, purpose: Purpose): Promise<Take
  * Ends all tokens of a user, and what was asked for and is not sent yet; with `kept`, a folded
  * address, only those that prove another one.
  */
-export const deleteTokens = (tx: Db, userId: string, kept?: string): Promise<unknown> =>
+export const deleteTokens = (tx: Db, userId: string, kept?: string) =>
   tx.query(
     `with asked as (
        update outbox set give_up_at = now(),
@@ -73,5 +73,4 @@ export const deleteTokens = (tx: Db, userId: string, kept?: string): Promise<unk
   )
 
 /** Removes tokens that ended. */
-export const deleteEndedTokens = (db: Db): Promise<void> =>
-  deleteAll(db, 'tokens', 'valid_until < now()')
+export const deleteEndedTokens = (db: Db) => deleteAll(db, 'tokens', 'valid_until < now()')

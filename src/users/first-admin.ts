@@ -21,7 +21,7 @@ export interface FirstAdmin {
 }
 
 /** Makes an admin without a password, and its key; throws `invalid_email` or `email_in_use`. */
-export const createAdmin = (db: Database, address: string): Promise<MadeKey> =>
+export const createAdmin = (db: Database, address: string) =>
   db.transaction(async (tx) => {
     await lockFirstAdmin(tx)
     return insertAdmin(tx, address, createKey())

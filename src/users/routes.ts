@@ -4,7 +4,7 @@ import { insertEvent } from '../audit/queries.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageOf, pageQuery } from '../http/pagination.ts'
-import { route, type Route } from '../http/route.ts'
+import { route } from '../http/route.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { insertKey } from '../keys/queries.ts'
 import { keyTextSchema, powersOfNew } from '../keys/rules.ts'
@@ -54,7 +54,7 @@ export interface UserDeps extends ChangeDeps {
 }
 
 /** The routes of users. */
-export const userRoutes = (deps: UserDeps): Route[] => [
+export const userRoutes = (deps: UserDeps) => [
   route('POST /users', {
     operationId: 'createUser',
     tag: 'users',

@@ -19,51 +19,70 @@ export interface Taken {
 }
 
 /** Has every writer of events tell of these from now on; requests are told with their token. */
-export const tellOf = (db: Db, events: Action[]): Promise<unknown> =>
+export const tellOf = (db: Db, events: Action[]) =>
   db.query('update webhook set events = $1::text[]', [events])
 
 /** Of a row of the outbox: the user whom it is about, or who has its address. */
 const isHolder = '(users.id = subject or (subject is null and email_lower = address))'
 const isWaiting = "next_at < 'infinity' and sent_at is null"
 
+/** The first of the next lane of events, from the newest down. */
+const below = (lane: string) => `
+  select id, lane, next_at from outbox where ${isWaiting} and lane < ${lane}
+  order by lane desc, id limit 1`
+
+/** The first of the lane of events below one, and round. */
+const next = (lane: string) => `((${below(lane)}) union all (${below("'g'")}) limit 1) as next`
+
 /**
  * One statement, so that all of it sees the same.
  *
+ * `events`: the first of each user's, found one by one from $2 down and round; its lane is an id.
  * `turn`: how many rows may be sent; while the receiver fails, one a second of all instances. A
  * probe that is further away was set before the clock was set back.
  * `vain`: removes requests after an hour, and those of an address that nobody has.
- * `head`: the first of each lane, requests before events, found one by one until there are enough,
- * whatever waits behind them. The rest leases them for 20 s.
+ * `taken`: the first of each lane, leased for 20 s: requests, then of 200 users, the longest due.
  */
 export const take = `
-  with recursive turn as (
+  with recursive events as (
+    select * from ${next('$2')} union select next.* from events, lateral ${next('events.lane')}),
+  turn as (
     update webhook set probe_at = case when probe_at is not null then now() + interval '1 s' end
     where (probe_at between now() and now() + interval '1 s') is not true
       and (select min(next_at) from outbox) <= now()
-    returning case when probe_at is null then $1::int else 1 end as places),
+    returning case when probe_at is null then $1::int else 1 end as places,
+      (select lane from events limit 1 offset 199) as place),
   vain as (
     delete from outbox
     where address is not null and next_at <= now()
       and (give_up_at <= now() or not exists (select from users where enabled and ${isHolder}))
     returning id),
-  head as (
-    (select id, lane, next_at from outbox where ${isWaiting} order by lane desc, id limit 1)
-    union all
-    select next.* from head, lateral (
-      select id, lane, next_at from outbox where ${isWaiting} and lane < head.lane
-      order by lane desc, id limit 1) as next)
-  update outbox set tries = tries + 1, last_failure = null, next_at = now() + interval '20 s'
-  where id = any(array(
-    select id from head where next_at <= now() and id not in (select id from vain)
-    limit coalesce((select places from turn), 0))) and next_at <= now()
-  returning *, (
-    select to_jsonb(holder) from (
-      select id, email, email_verified_at is not null as "emailVerified", role, permissions,
-        enabled, version
-      from users where ${isHolder}) as holder) as user`
+  taken as (
+    update outbox set tries = tries + 1, last_failure = null, next_at = now() + interval '20 s'
+    where id = any(array(
+      select id from (
+        (select distinct on (lane) id, lane, next_at from outbox
+        where ${isWaiting} and lane > 'g' order by lane desc, id) union all
+        (select * from events limit 200)) as head
+      where next_at <= now() and id not in (select id from vain)
+      order by lane < 'g', next_at
+      limit coalesce((select places from turn), 0))) and next_at <= now()
+    returning *, (
+      select to_jsonb(holder) from (
+        select id, email, email_verified_at is not null as "emailVerified", role, permissions,
+          enabled, version
+        from users where ${isHolder}) as holder) as user)
+  select * from turn left join taken on true`
 
-/** Leases what is to be sent now: at most `most`, or one a second while the receiver fails. */
-export const takeDue = (db: Db, most: number): Promise<Taken[]> => db.query(take, [most], true)
+/**
+ * Leases what is to be sent now: at most `most`, or one a second while the receiver fails. Looks at
+ * 200 users from `place` on, and moves it to where the next look begins.
+ */
+export async function takeDue(db: Db, most: number, place: { lane: string }) {
+  const rows = await db.query<Taken & { place: string }>(take, [most, place.lane], true)
+  place.lane = rows[0]?.place ?? place.lane
+  return rows.filter(({ id }) => id !== null)
+}
 
 /** Whether the last one for the same was sent a moment ago. */
 const isTooSoon = "max(sent_at) filter (where lane = asked.lane) > now() - interval '1 minute'"
@@ -86,8 +105,7 @@ export const lockAsked = (tx: Db, id: string): Promise<{ subject: string; email:
   )
 
 /** Removes a row. */
-export const deleteRow = (db: Db, id: string): Promise<unknown> =>
-  db.query('delete from outbox where id = $1', [id])
+export const deleteRow = (db: Db, id: string) => db.query('delete from outbox where id = $1', [id])
 
 /** What a user asked for is in the audit already. */
 const noteSent = `
@@ -112,7 +130,7 @@ const putOff = `
 const isOfEvent = /^status (400|413|422)$/
 
 /** Notes that the receiver took it, or puts it off; gives up an event whose time has come. */
-export async function settle(db: Db, taken: Taken, failure: Failure | null): Promise<void> {
+export async function settle(db: Db, taken: Taken, failure: Failure | null) {
   const { id, address, user } = taken
   if (failure !== null) {
     if (!isOfEvent.test(failure.reason))

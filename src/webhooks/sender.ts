@@ -38,6 +38,7 @@ export function startSender(deps: SenderDeps): Sender {
   let isStopping = false
   let looking = Promise.resolve()
   let willLook = false
+  const place = { lane: 'g' }
 
   /** Looks whether something is to be sent, after a look that is under way. */
   function wake() {
@@ -49,7 +50,7 @@ export function startSender(deps: SenderDeps): Sender {
   async function look() {
     willLook = false
     try {
-      for (const taken of await takeDue(db, maxInFlight - inFlight.size)) {
+      for (const taken of await takeDue(db, maxInFlight - inFlight.size, place)) {
         const sending = send(taken).finally(() => {
           inFlight.delete(sending)
           wake()
