@@ -6,7 +6,7 @@ import { createSecureContext, type ConnectionOptions } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
-import { matching, type Action } from './events.ts'
+import { matching } from './events.ts'
 
 export { createReader, type Env, type Reader } from './environment.ts'
 
@@ -44,7 +44,7 @@ export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfi
 }
 
 /** The name that DATABASE_SSL and libpq have for how a connection is secured. */
-export function sslModeOf({ ssl }: DatabaseConfig): SslMode {
+export function sslModeOf({ ssl }: DatabaseConfig) {
   if (ssl === false) return 'disable'
   return ssl.rejectUnauthorized ? 'verify-full' : 'require'
 }
@@ -112,7 +112,7 @@ export function readWebhook({ pair, read }: Reader) {
   }))
 }
 
-function parseEvents(given: string): Action[] | undefined {
+function parseEvents(given: string) {
   const found = split(given).map(matching)
   return found.every(({ length }) => length > 0) ? found.flat() : undefined
 }
@@ -121,7 +121,7 @@ function parseEvents(given: string): Action[] | undefined {
 const linkLocal =
   '169.254.0.0/16, fe80::/10, ::a9fe:0/112, 64:ff9b::a9fe:0/112, 2002:a9fe::/32, fd00:ec2::254'
 
-function parseReceiver(given: string): string | undefined {
+function parseReceiver(given: string) {
   // The parser makes plain addresses of 2852039166, 0xa9.254.43518 and the like.
   const { protocol, hostname, username, password, href } = new URL(given)
   const host = hostname.replace(/[[\]]/g, '')
@@ -133,7 +133,7 @@ function parseReceiver(given: string): string | undefined {
   return isAllowed ? href : undefined
 }
 
-function parseSecrets(path: string): Buffer[] | undefined {
+function parseSecrets(path: string) {
   const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
   const areSecrets = lines.every((line) => /^whsec_[A-Za-z\d+/]{32,86}={0,2}$/.test(line))
   if (lines.length > 3 || !areSecrets) return undefined
@@ -241,7 +241,6 @@ function parseProxies(given: string) {
 }
 
 const sslModes = ['disable', 'require', 'verify-full'] as const
-type SslMode = (typeof sslModes)[number]
 
 /** Parameters in the URLs of providers that have no meaning here. */
 const ignoredParameters = [

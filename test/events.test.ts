@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { post } from '../src/webhooks/post.ts'
-import { settle, take, takeDue } from '../src/webhooks/queries.ts'
+import { deleteRow, settle, take, takeDue } from '../src/webhooks/queries.ts'
 import { createCertificate } from './support/certificate.ts'
 import {
   brief,
@@ -395,6 +395,28 @@ for (const isRequest of [false, true]) {
     assert.ok(tried.has(oldest), `not after ${tries} tries, of ${tried.size} users`)
   })
 }
+
+test('a sender whose lease has ended settles nothing of what another is sending', async () => {
+  for (const isRequest of [false, true]) {
+    const { own } = await makeWaiting(1, isRequest)
+    const takeIt = async () => {
+      await own.query('update outbox set next_at = now()')
+      await own.query('update webhook set probe_at = null')
+      const [taken] = await takeDue(own, 1, { lane: 'g' })
+      return taken!
+    }
+    const late = await takeIt()
+    const other = await takeIt()
+    const read = () => own.query('select tries, next_at, last_failure, sent_at from outbox')
+    const before = await read()
+    await settle(own, late, { reason: 'status 500', seconds: null })
+    await settle(own, late, null)
+    await deleteRow(own, late)
+    assert.deepEqual(await read(), before)
+    await settle(own, other, null)
+    assert.notDeepEqual(await read(), before)
+  }
+})
 
 test('while the receiver fails a request for a token comes before what is due longer', async () => {
   const { own } = await makeWaiting(2)

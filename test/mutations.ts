@@ -1636,7 +1636,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/sender.ts',
-    text: `      await deleteRow(tx, id)
+    text: `      await deleteRow(tx, taken)
 `,
     replacement: '',
     meaning: 'what an address may not get yet comes later',
@@ -1668,6 +1668,12 @@ export const mutations: Mutation[] = [
     text: 'and (give_up_at <= now() or not exists (select from users where enabled',
     replacement: 'and (give_up_at <= now() or not exists (select from users where true',
     meaning: 'what a disabled user is to get waits for an hour',
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: "'id = $1 and tries = $2'",
+    replacement: "'id = $1 and $2::int > 0'",
+    meaning: 'a sender that was held up settles what another is sending',
   },
   {
     file: 'src/webhooks/queries.ts',
@@ -1746,8 +1752,8 @@ export const mutations: Mutation[] = [
   {
     file: 'src/webhooks/queries.ts',
     text: `    update outbox set sent_at = now(), next_at = now() + interval '1 hour'
-    where id = $1 returning action, data)`,
-    replacement: `    delete from outbox where id = $1 returning action, data)`,
+    where \${isStill} returning action, data)`,
+    replacement: `    delete from outbox where \${isStill} returning action, data)`,
     meaning: 'nothing is known of what was sent',
   },
   {

@@ -293,7 +293,7 @@ const lostClasses = [
 ]
 
 /** Makes `database_unavailable` of an error that is neither our mistake nor the statement's. */
-function toFailure(error: unknown): unknown {
+function toFailure(error: unknown) {
   const { code = '', severity } = error as DatabaseError
   const isStatements =
     severity !== undefined && !lostClasses.some((state) => code.startsWith(state))

@@ -16,7 +16,7 @@ export function envelope(details: JsonSchema, operation: string) {
  * items becomes a set, which loses the order, and clients in Go refuse any text whose pattern has
  * an escape that RE2 does not know.
  */
-function asAnswered(schema: JsonSchema): JsonSchema {
+function asAnswered(schema: JsonSchema) {
   return JSON.parse(JSON.stringify(schema), (keyword, value) => {
     const isExotic = keyword === 'pattern' && String(value).includes('\\u')
     return isExotic || keyword === 'uniqueItems' ? undefined : value

@@ -163,7 +163,7 @@ export function createHasher(maxThreads: number) {
 }
 
 /** Today's cost, a new salt and, in place of the hash, random bytes that no password has. */
-const newParameters = (): PasswordHash => ({
+const newParameters = () => ({
   ...cost,
   salt: randomBytes(16),
   hash: randomBytes(32),

@@ -11,11 +11,7 @@ export interface Failure {
 }
 
 /** Posts a signed payload; null: it was taken. Never rejects, and ends within ten seconds. */
-export async function post(
-  { url, secrets }: Webhook,
-  id: string,
-  payload: object,
-): Promise<Failure | null> {
+export async function post({ url, secrets }: Webhook, id: string, payload: object) {
   const body = JSON.stringify(payload)
   const timestamp = String(Math.floor(Date.now() / 1000))
   const signatures = secrets.map((secret) => {
@@ -52,7 +48,7 @@ export async function post(
 }
 
 /** Seconds, or until a date, up to an hour. */
-function readRetryAfter(headers: Headers): number | null {
+function readRetryAfter(headers: Headers) {
   const given = headers.get('retry-after') ?? ''
   const seconds = /^\d+$/.test(given) ? Number(given) : (Date.parse(given) - Date.now()) / 1000
   return Number.isNaN(seconds) ? null : Math.min(Math.max(seconds, 1), 3600)

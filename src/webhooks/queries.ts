@@ -104,16 +104,20 @@ export const lockAsked = (tx: Db, id: string): Promise<{ subject: string; email:
     [id],
   )
 
-/** Removes a row. */
-export const deleteRow = (db: Db, id: string) => db.query('delete from outbox where id = $1', [id])
+/** As it was taken: its lease may have ended, and another sender have it. */
+const isStill = 'id = $1 and tries = $2'
+
+/** Removes a row that was taken. */
+export const deleteRow = (db: Db, { id, tries }: Taken) =>
+  db.query(`delete from outbox where ${isStill}`, [id, tries])
 
 /** What a user asked for is in the audit already. */
 const noteSent = `
   with sent as (
     update outbox set sent_at = now(), next_at = now() + interval '1 hour'
-    where id = $1 returning action, data)
+    where ${isStill} returning action, data)
   insert into audit_events (action, subject, address, request_id)
-  select action, $2::uuid, data->>'address', data->>'requestId' from sent
+  select action, $3::uuid, data->>'address', data->>'requestId' from sent
   where data->>'actor' is null`
 
 /** In seconds: 5, doubling to an hour, a fifth more or less. */
@@ -121,26 +125,26 @@ const backOff = 'least(5 * 2 ^ (tries - 1), 3600) * (0.8 + 0.4 * random())'
 
 /** What the receiver refused is due when it asks for it, or later each time. */
 const putOff = `
-  update outbox set last_failure = $2, next_at = case
+  update outbox set last_failure = $3, next_at = case
     when address is null and give_up_at <= now() then 'infinity'
-    else least(give_up_at, now() + make_interval(secs => coalesce($3::float, ${backOff}))) end
-  where id = $1`
+    else least(give_up_at, now() + make_interval(secs => coalesce($4::float, ${backOff}))) end
+  where ${isStill}`
 
 /** What a receiver that works answers to an event that it does not want. */
 const isOfEvent = /^status (400|413|422)$/
 
 /** Notes that the receiver took it, or puts it off; gives up an event whose time has come. */
 export async function settle(db: Db, taken: Taken, failure: Failure | null) {
-  const { id, address, user } = taken
+  const { id, tries, address, user } = taken
   if (failure !== null) {
     if (!isOfEvent.test(failure.reason))
       await db.query("update webhook set probe_at = now() + interval '1 s'")
-    await db.query(putOff, [id, failure.reason, failure.seconds])
+    await db.query(putOff, [id, tries, failure.reason, failure.seconds])
     return
   }
   await db.query('update webhook set probe_at = null where probe_at is not null')
-  if (address === null) await deleteRow(db, id)
-  else await db.query(noteSent, [id, user!.id])
+  if (address === null) await deleteRow(db, taken)
+  else await db.query(noteSent, [id, tries, user!.id])
 }
 
 /** What waits, for how long the oldest has, and what was given up, by the names of metrics. */

@@ -102,14 +102,14 @@ export function startSender(deps: SenderDeps): Sender {
  * The token that was asked for, which nobody else has, with whose it is and where it goes. Null:
  * nobody is to get one, and the request is removed.
  */
-const makeToken = (deps: SenderDeps, { id, action }: Taken) =>
+const makeToken = (deps: SenderDeps, taken: Taken) =>
   deps.db.transaction(async (tx) => {
-    const holder = await lockAsked(tx, id)
+    const holder = await lockAsked(tx, taken.id)
     if (holder === null) {
-      await deleteRow(tx, id)
+      await deleteRow(tx, taken)
       return null
     }
-    const isReset = action === 'password.reset_requested'
+    const isReset = taken.action === 'password.reset_requested'
     const made = await insertToken(tx, {
       userId: holder.subject,
       email: holder.email,
