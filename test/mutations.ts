@@ -1677,6 +1677,27 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/queries.ts',
+    text: 'for share of users`',
+    replacement: '`',
+    meaning: 'a token outlives what ended all tokens while it was made',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'for share of users`',
+    replacement: 'for share of asked, users`',
+    meaning: 'a token that is made and a reset wait for one another',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: '  await tx.query(asked, [id])\n',
+    replacement: '',
+    meaning: 'a token is made for a request that ended while its user was locked',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
     text: 'having count(sent_at) >= 5',
     replacement: 'having count(sent_at) >= 50',
     meaning: 'a mailbox is filled, fifty an hour',

@@ -7,7 +7,8 @@ import pg, { type Client, type Query } from 'pg'
 
 import { insertEvent } from '../src/audit/queries.ts'
 import { insertKey } from '../src/keys/queries.ts'
-import { insertUser } from '../src/users/queries.ts'
+import { deleteTokens, insertToken } from '../src/tokens/queries.ts'
+import { insertUser, lockUser } from '../src/users/queries.ts'
 import { lockAsked, takeDue } from '../src/webhooks/queries.ts'
 import {
   brief,
@@ -532,6 +533,60 @@ test('no token is made for a request that has ended', async () => {
   }
   assert.equal(await isToBeMade('1 hour'), true)
   assert.equal(await isToBeMade('0'), false)
+})
+
+/** A request for a reset that nobody sends, and its user. */
+async function makeAsked() {
+  const { id, email, key } = await app.user()
+  const [row] = await db.query<{ id: string }>(
+    `insert into outbox (id, action, lane, subject, address, data, next_at, give_up_at)
+     values (uuid_v7(), 'password.reset_requested', $2, $1, $2, '{}', 'infinity',
+       now() + interval '1 hour') returning id`,
+    [id, email],
+  )
+  return { id, key, askedId: row!.id }
+}
+const somebodyWaits = () =>
+  until('somebody waits for a lock', async () => {
+    const waiting = await db.query(
+      `select from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock'`,
+    )
+    return waiting.length > 0
+  })
+
+test('no token is made for a request that ends meanwhile, and neither waits for both', async () => {
+  const { id, askedId } = await makeAsked()
+  let tries = 0
+  const { looking } = await db.transaction(async (tx) => {
+    tries++
+    await lockUser(tx, id)
+    const looking = db.transaction((other) => {
+      tries++
+      return lockAsked(other, askedId)
+    })
+    await somebodyWaits()
+    await deleteTokens(tx, id)
+    return { looking }
+  })
+  // Of two that wait for one another PostgreSQL ends one, which is tried again.
+  assert.deepEqual([await looking, tries], [null, 2])
+  await db.query('delete from outbox where id = $1', [askedId])
+})
+
+test('tokens that are ended while one is made end that one, too', async () => {
+  const { id, key, askedId } = await makeAsked()
+  const { ending } = await db.transaction(async (tx) => {
+    const holder = await lockAsked(tx, askedId)
+    assert.equal(holder!.subject, id)
+    const ending = app.request('DELETE', `/users/${id}/tokens`, { key })
+    await somebodyWaits()
+    await insertToken(tx, { userId: id, purpose: 'password-reset', email: null, seconds: 60 })
+    return { ending }
+  })
+  assert.equal((await ending).status, 204)
+  assert.deepEqual(await db.query('select from tokens where user_id = $1', [id]), [])
+  await db.query('delete from outbox where id = $1', [askedId])
 })
 
 test('each request that was told came with a token', () => {

@@ -87,22 +87,23 @@ export async function takeDue(db: Db, most: number, place: { lane: string }) {
 /** Whether the last one for the same was sent a moment ago. */
 const isTooSoon = "max(sent_at) filter (where lane = asked.lane) > now() - interval '1 minute'"
 
+const asked = `
+  select users.id as subject, coalesce(data->>'email', users.email) as email
+  from outbox as asked join users on ${isHolder}
+  where asked.id = $1 and give_up_at > now() and enabled and not exists (
+    select from outbox where lane = asked.lane or subject = asked.subject
+    having count(sent_at) >= 5 or ${isTooSoon})
+  for share of users`
+
 /**
  * Who is to get the token that was asked for, and where. Null: the request has ended, or an address
- * or a user would get a second one within a minute, or a sixth within an hour. It and the user are
- * locked: nobody ends them in between.
+ * or a user would get a second one within a minute, or a sixth within an hour. The user is locked,
+ * as by everything that ends the request; what ended while this waited is seen the second time.
  */
-export const lockAsked = (tx: Db, id: string): Promise<{ subject: string; email: string } | null> =>
-  first(
-    tx,
-    `select users.id as subject, coalesce(data->>'email', users.email) as email
-     from outbox as asked join users on ${isHolder}
-     where asked.id = $1 and give_up_at > now() and enabled and not exists (
-       select from outbox where lane = asked.lane or subject = asked.subject
-       having count(sent_at) >= 5 or ${isTooSoon})
-     for share of asked, users`,
-    [id],
-  )
+export async function lockAsked(tx: Db, id: string) {
+  await tx.query(asked, [id])
+  return first<{ subject: string; email: string }>(tx, asked, [id])
+}
 
 /** As it was taken: its lease may have ended, and another sender have it. */
 const isStill = 'id = $1 and tries = $2'
