@@ -100,7 +100,8 @@ export function readWebhook({ pair, read }: Reader) {
     url: read(
       'WEBHOOK_URL',
       '',
-      'must be https:, or http: to this machine or a dotless name; no user, nothing link-local',
+      'must be https:, or http: to this machine or a dotless name; no user, nothing link-local, ' +
+        'no port that Node never connects to, such as 22 or 6000',
       parseReceiver,
     ),
     secrets: read<Buffer[]>(
@@ -117,19 +118,28 @@ function parseEvents(given: string) {
   return found.every(({ length }) => length > 0) ? found.flat() : undefined
 }
 
-/** 169.254.0.0/16 also as IPv6 wrote it once, as NAT64 and as 6to4 map it; AWS's metadata. */
+/** 169.254.0.0/16 also as IPv6 wrote it once, as SIIT, NAT64 and 6to4 map it; AWS's metadata. */
 const linkLocal =
-  '169.254.0.0/16, fe80::/10, ::a9fe:0/112, 64:ff9b::a9fe:0/112, 2002:a9fe::/32, fd00:ec2::254'
+  '169.254.0.0/16, fe80::/10, ::a9fe:0/112, ::ffff:0:a9fe:0/112, 64:ff9b::a9fe:0/112, ' +
+  '64:ff9b:1::/48, 2002:a9fe::/32, fd00:ec2::254'
+
+/** Of the Fetch standard, which Node follows: those of other protocols. */
+const blockedPorts =
+  '1 7 9 11 13 15 17 19 20 21 22 23 25 37 42 43 53 69 77 79 87 95 101 102 103 104 109 110 111 ' +
+  '113 115 117 119 123 135 137 139 143 161 179 389 427 465 512 513 514 515 526 530 531 532 540 ' +
+  '548 554 556 563 587 601 636 989 990 993 995 1719 1720 1723 2049 3659 4045 4190 5060 5061 ' +
+  '6000 6566 6665 6666 6667 6668 6669 6679 6697 10080'
 
 function parseReceiver(given: string) {
   // The parser makes plain addresses of 2852039166, 0xa9.254.43518 and the like.
-  const { protocol, hostname, username, password, href } = new URL(given)
+  const { protocol, hostname, port, username, password, href } = new URL(given)
   const host = hostname.replace(/[[\]]/g, '')
   const isIn = (networks: string) =>
     isIP(host) > 0 && parseProxies(networks).check(host, isIPv4(host) ? 'ipv4' : 'ipv6')
   const isNear = isIn('127.0.0.0/8, ::1') || /^[^.:]+$/.test(host)
   const isPrivate = protocol === 'https:' || (protocol === 'http:' && isNear)
-  const isAllowed = isPrivate && !isIn(linkLocal) && username + password === ''
+  const isBlocked = isIn(linkLocal) || blockedPorts.split(' ').includes(port)
+  const isAllowed = isPrivate && !isBlocked && username + password === ''
   return isAllowed ? href : undefined
 }
 

@@ -206,8 +206,14 @@ for (const url of [
   'https://[::169.254.169.254]/',
   'https://[64:ff9b::169.254.169.254]/',
   'https://[2002:a9fe:a9fe::1]/',
+  'https://[64:ff9b:1:a9fe:a9:fe00::]/',
+  'https://[64:ff9b:1::169.254.169.254]/',
+  'https://[::ffff:0:169.254.169.254]/',
   'https://[fd00:ec2::254]/',
   'http://０/',
+  'http://127.0.0.1:6000/secret',
+  'https://secret.example:22/',
+  'https://secret.example:10080/',
 ]) {
   test(`the receiver cannot be ${url}, and the message does not say so`, () => {
     const { message, status } = failure({ ...webhook, WEBHOOK_URL: url })

@@ -466,6 +466,26 @@ test('a clock that was set back does not keep the webhook waiting', async () => 
   await empty()
 })
 
+test('that looks fail is logged once, until one succeeds', async () => {
+  const count = (level: string) =>
+    app.log.filter((line) => line.includes(`"${level}","message":"webhook stands still"`)).length
+  for (const times of [1, 2]) {
+    const before = count('debug')
+    await db.query('alter table outbox rename to missing')
+    await until('three looks have failed', () => count('debug') >= before + 2)
+    await db.query('alter table missing rename to outbox')
+    assert.equal(count('warn'), times)
+    const { id } = await app.user()
+    await patch(id, { enabled: false })
+    await receiver.next(({ data }) => data.subject === id)
+    await empty()
+  }
+  assert.match(
+    app.log.find((line) => line.includes('stands still'))!,
+    /"reason":"[^"]+"/,
+  )
+})
+
 test('what an operator does by a command is told, too', async () => {
   const email = 'boss@example.org'
   const { status } = await runCommand('admin', ['create', email], app.database.env)

@@ -1697,6 +1697,27 @@ export const mutations: Mutation[] = [
     tests: ['requests'],
   },
   {
+    file: 'src/webhooks/sender.ts',
+    text: "log(isBlind ? 'debug' : 'warn',",
+    replacement: "log('debug',",
+    meaning: 'nobody is told that nothing is looked for',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/sender.ts',
+    text: '      isBlind = true\n',
+    replacement: '',
+    meaning: 'each look that fails is logged',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/sender.ts',
+    text: '      isBlind = false\n',
+    replacement: '',
+    meaning: 'only the first time that looks fail is logged',
+    tests: ['events'],
+  },
+  {
     file: 'src/webhooks/queries.ts',
     text: 'having count(sent_at) >= 5',
     replacement: 'having count(sent_at) >= 50',
@@ -1844,9 +1865,23 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/config.ts',
-    text: 'isPrivate && !isIn(linkLocal)',
-    replacement: 'isPrivate',
+    text: 'isIn(linkLocal) || ',
+    replacement: '',
     meaning: 'the metadata of a cloud can be the receiver',
+    tests: ['config'],
+  },
+  {
+    file: 'src/config.ts',
+    text: " || blockedPorts.split(' ').includes(port)",
+    replacement: '',
+    meaning: 'a receiver is taken to which nothing is ever sent',
+    tests: ['config'],
+  },
+  {
+    file: 'src/config.ts',
+    text: "'64:ff9b:1::/48, 2002",
+    replacement: "'2002",
+    meaning: 'the metadata of a cloud can be the receiver by a NAT64 of its own',
     tests: ['config'],
   },
   {

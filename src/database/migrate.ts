@@ -25,7 +25,7 @@ const folder = new URL('../../sql/', import.meta.url)
 const table = 'user_service_schema.schema_migrations'
 
 /** Reads all migrations of this version; throws when a number or a .down.sql is missing. */
-export function readMigrations(from = folder): Migration[] {
+export function readMigrations(from = folder) {
   // A checkout on Windows may have other line ends: it is the same file.
   const read = (file: string) => readFileSync(new URL(file, from), 'utf8').replaceAll('\r\n', '\n')
   const files = readdirSync(from).filter((file) => file.endsWith('.up.sql'))

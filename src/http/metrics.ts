@@ -76,7 +76,7 @@ function count<Key>(counts: Map<Key, number>, key: Key) {
 }
 
 /** A histogram without values, of bounds in rising order. */
-export function createHistogram(bounds: readonly number[]): Histogram {
+export function createHistogram(bounds: readonly number[]) {
   const all = [...bounds, Infinity]
   return { bounds: all, counts: all.map(() => 0), sum: 0 }
 }

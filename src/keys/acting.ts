@@ -13,7 +13,7 @@ import type { Maker } from './rules.ts'
  * From then on, a change of the caller's account waits for the transaction: a password reset, for
  * example, then also finds what the key has made.
  */
-export async function requireStill(tx: Db, caller: Caller): Promise<Maker> {
+export async function requireStill(tx: Db, caller: Caller) {
   await holdOwner(tx, caller.userId)
   const maker = await findMaker(tx, caller.keyId)
   if (maker === null) throw new AppError('key_invalid')

@@ -28,7 +28,7 @@ export type MadeKey = Key & { key: string }
  * Makes a key. The time of proof of a session is now unless `authenticatedAt` is given. Throws
  * `user_not_found`.
  */
-export async function insertKey(db: Db, options: NewKey): Promise<MadeKey> {
+export async function insertKey(db: Db, options: NewKey) {
   const {
     kind,
     key = createKey(),
@@ -97,7 +97,7 @@ interface KeyPage {
 }
 
 /** The keys and sessions of a user; throws `user_not_found`. */
-export async function listKeys(db: Db, userId: string, page: KeyPage): Promise<Key[]> {
+export async function listKeys(db: Db, userId: string, page: KeyPage) {
   const keys = await db.query<Key>(
     `select ${columns} from api_keys
      where user_id = $1::uuid and id > $2::uuid and kind = coalesce($4, kind)

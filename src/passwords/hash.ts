@@ -23,7 +23,7 @@ const phcPattern = new RegExp(
 )
 
 /** Reads a stored password; null if it has another form or asks for over 128 MiB or 16 passes. */
-export function parseHash(stored: string): PasswordHash | null {
+export function parseHash(stored: string) {
   const match = phcPattern.exec(stored)
   if (match === null) return null
   const [ln, r, p] = match.slice(1, 4).map(Number) as [number, number, number]

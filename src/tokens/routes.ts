@@ -4,7 +4,7 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
-import { route, type Route } from '../http/route.ts'
+import { route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
 import type { createIdentify } from '../keys/identify.ts'
@@ -61,7 +61,7 @@ const noResets = route('ANY /users/password-resets', {
 })
 
 /** The routes of tokens. */
-export const tokenRoutes = (deps: TokenDeps): Route[] => [
+export const tokenRoutes = (deps: TokenDeps) => [
   ...(deps.hasWebhook ? requestRoutes(deps) : [noResets]),
   route('POST /users/{id}/tokens', {
     operationId: 'createToken',
@@ -178,7 +178,7 @@ export const tokenRoutes = (deps: TokenDeps): Route[] => [
 ]
 
 /** The requests for a token. */
-function requestRoutes(deps: TokenDeps): Route[] {
+function requestRoutes(deps: TokenDeps) {
   const request = {
     tag: 'tokens',
     replies: { 202: { says: 'A token is sent, if it can be', body: oneOf('Accepted').json } },

@@ -140,11 +140,7 @@ function requireAllowed(
 /**
  * Locks the user; throws `user_not_found` or, if If-Match means another version, `stale_version`.
  */
-export async function lockVersion(
-  tx: Db,
-  id: string,
-  headers: IncomingHttpHeaders,
-): Promise<StoredUser> {
+export async function lockVersion(tx: Db, id: string, headers: IncomingHttpHeaders) {
   const found = await lockUser(tx, id)
   if (!matches(headers, etag(found))) throw new AppError('stale_version')
   return found

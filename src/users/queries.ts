@@ -19,7 +19,7 @@ type UserChanges = Partial<Reserved & Pick<StoredUser, 'email' | 'passwordHash'>
 export type NewUser = UserChanges & Pick<StoredUser, 'email' | 'passwordHash'>
 
 /** Inserts a user; throws `email_in_use` if the address is taken, whatever its case. */
-export async function insertUser(tx: Db, user: NewUser): Promise<User> {
+export async function insertUser(tx: Db, user: NewUser) {
   const { email, passwordHash, role, permissions, metadata, enabled, emailVerified } = {
     ...reservedDefaults,
     ...user,
@@ -72,7 +72,7 @@ const narrow = `id = any(array(
 const broad = 'left(email_lower, length($3)) = $3'
 
 /** The users of a page. */
-export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
+export async function listUsers(db: Db, page: UserPage) {
   const { search, after = nilUuid, limit } = page
   const list = (condition: string, values: string[]) =>
     db.query<User>(
@@ -95,7 +95,7 @@ export async function listUsers(db: Db, page: UserPage): Promise<User[]> {
 }
 
 /** Changes what is given of a locked user and counts the version up; throws `email_in_use`. */
-export async function updateUser(tx: Db, before: StoredUser, changes: UserChanges): Promise<User> {
+export async function updateUser(tx: Db, before: StoredUser, changes: UserChanges) {
   const { id, email, passwordHash, role, permissions, enabled, emailVerified } = {
     ...before,
     ...changes,

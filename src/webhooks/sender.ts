@@ -38,6 +38,7 @@ export function startSender(deps: SenderDeps): Sender {
   let isStopping = false
   let looking = Promise.resolve()
   let willLook = false
+  let isBlind = false
   const place = { lane: 'g' }
 
   /** Looks whether something is to be sent, after a look that is under way. */
@@ -57,8 +58,11 @@ export function startSender(deps: SenderDeps): Sender {
         })
         inFlight.add(sending)
       }
+      isBlind = false
     } catch (error) {
-      log('debug', 'webhook: no database', { reason: explain(error) })
+      // Once at level warn: looks are many.
+      log(isBlind ? 'debug' : 'warn', 'webhook stands still', { reason: explain(error) })
+      isBlind = true
     }
   }
 
