@@ -69,11 +69,7 @@ export const version: string = JSON.parse(
  * Builds everything in order and starts it. Each started thing pushes its own undo; `stop` runs
  * them last-first, and so does a start that fails half-way or is aborted by `signal`.
  */
-export async function startApp(
-  config: Config,
-  log: Log,
-  signal = new AbortController().signal,
-): Promise<App> {
+export async function startApp(config: Config, log: Log, signal = new AbortController().signal) {
   const undo: Undo = []
   async function stop() {
     for (const step of undo.splice(0).reverse()) {

@@ -1,5 +1,5 @@
 import { digits, documented, uuidSchema, type JsonSchema } from '../schema.ts'
-import type { Reply, ReplySpec } from './route.ts'
+import type { ReplySpec } from './route.ts'
 
 /** The members of a page's query. */
 export const pageQuery = {
@@ -25,7 +25,7 @@ export async function paged<Q extends { limit?: number }, Row extends { id: stri
   query: Q,
   read: (query: Q & { limit: number }) => Promise<Row[]>,
   show: (row: Row) => unknown = (row) => row,
-): Promise<Reply> {
+) {
   const limit = query.limit ?? 100
   const rows = await read({ ...query, limit: limit + 1 })
   const page = rows.slice(0, limit)

@@ -4,7 +4,7 @@ import { insertEvent, type NewEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Action } from '../events.ts'
-import type { Caller, Origin, Reply } from '../http/route.ts'
+import type { Caller, Origin } from '../http/route.ts'
 import { findMaker, holdOwner, lockOwner } from './queries.ts'
 import type { Maker } from './rules.ts'
 
@@ -46,7 +46,7 @@ export function audited(
   db: Database,
   { action, caller, origin, params }: Act,
   work: (tx: Db, maker: Maker) => Promise<Done | void>,
-): Promise<Reply> {
+) {
   return db.transaction(async (tx) => {
     await lockOwner(tx, params.id)
     const maker = await requireStill(tx, caller)

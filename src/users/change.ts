@@ -6,7 +6,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { matches } from '../http/etag.ts'
-import type { Caller, Origin, Reply } from '../http/route.ts'
+import type { Caller, Origin } from '../http/route.ts'
 import { requireStill } from '../keys/acting.ts'
 import { deleteSessions } from '../keys/queries.ts'
 import { checkPassword } from '../passwords/check.ts'
@@ -39,7 +39,7 @@ export async function changePassword(
   deps: ChangeDeps,
   change: Change,
   given: { password: string; currentPassword: string | undefined },
-): Promise<Reply> {
+) {
   const { db, hasher } = deps
   const { id, caller, origin } = change
   const { password, currentPassword } = given
@@ -76,7 +76,7 @@ export async function applyChange(
   tx: Db,
   deps: ChangeDeps,
   change: Change & { passwordHash?: string | null },
-): Promise<Reply> {
+) {
   const { id, caller, origin, passwordHash } = change
   const before = await lockVersion(tx, id, change.headers)
   await requireStill(tx, caller)

@@ -7,7 +7,7 @@ import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import type { Action } from '../events.ts'
 import { createKey, isKey } from '../keys/format.ts'
-import { insertKey, type MadeKey, type NewKey } from '../keys/queries.ts'
+import { insertKey, type NewKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
 import { hasAdmin, insertUser, lockFirstAdmin } from './queries.ts'
 import { emailSchema } from './rules.ts'
@@ -59,7 +59,7 @@ export async function insertOperatorKey(
   tx: Db,
   key: Pick<NewKey, 'userId' | 'name' | 'key'>,
   action: Action,
-): Promise<MadeKey> {
+) {
   const made = await insertKey(tx, { kind: 'api', factors: 2, ...key })
   await insertEvent(tx, { action, actor: null, subject: key.userId, keyId: made.id, origin: null })
   return made
