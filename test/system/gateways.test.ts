@@ -175,6 +175,30 @@ const switches = [
   'PRI * HTTP/2.0\r\n',
 ]
 
+/** A frame of HTTP/2, of the first stream or of the connection. */
+function frame(type: number, flags: number, { payload = '', stream = 1 }) {
+  const head = Buffer.from([0, 0, 0, type, flags, 0, 0, 0, stream])
+  head.writeUIntBE(payload.length, 0, 3)
+  return head.toString('latin1') + payload
+}
+
+const settingsFrame = frame(4, 0, { stream: 0 })
+
+/** Without compression. */
+const encodeHeader = (text: string) => String.fromCharCode(text.length) + text
+
+/** In HTTP/2 without TLS: a request that asks for a tunnel, and what would go through it. */
+function openInHttp2(headers: Record<string, string>, through: string) {
+  const fields = Object.entries(headers).map(
+    ([name, value]) => `\0${encodeHeader(name)}${encodeHeader(value)}`,
+  )
+  return [
+    `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${settingsFrame}`,
+    frame(1, 4, { payload: fields.join('') }),
+    frame(0, 0, { payload: through }),
+  ].join('')
+}
+
 /** Bodies whose end a gateway and a backend might see at different places. */
 const chunkedSmuggled = '0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\nX-Auth-Role: forged\r\n\r\n'
 const framings = [
@@ -322,6 +346,19 @@ for (const [name, port] of ports) {
     }
   })
 
+  test(`${name}: nor does CONNECT in HTTP/2 without TLS`, async () => {
+    const connect = { ':method': 'CONNECT', ':authority': 'backend.example.org:80' }
+    const extended = { ':protocol': 'websocket', ':scheme': 'http', ':path': '/' }
+    const forged = 'GET /admin HTTP/1.1\r\nHost: x\r\nX-Auth-Role: forged\r\n\r\n'
+    for (const headers of [connect, { ...connect, ...extended }]) {
+      backend.takeReceived()
+      const sent = openInHttp2({ ...headers, 'x-api-key': user.key }, forged)
+      const answer = await sendRaw(port, sent)
+      assert.doesNotMatch(backend.takeReceived().join(''), /^connect |^upgrade:|forged/im)
+      assert.equal(answer.includes(echoMark), false)
+    }
+  })
+
   test(`${name}: a second request cannot hide in the body of another`, async () => {
     for (const framing of framings) {
       backend.takeReceived()
@@ -357,8 +394,10 @@ for (const [name, port] of ports) {
   })
 
   test(`${name}: a long path and long cookies reach the backend`, async () => {
-    const path = `/x?${'y'.repeat(6000)}`
-    const answer = await get(path, [...as(user), ['Cookie', `a=${'b'.repeat(6000)}`]])
+    // Through Caddy each is more than the service itself takes.
+    const length = name === 'caddy' ? 17_000 : 6000
+    const path = `/x?${'y'.repeat(length)}`
+    const answer = await get(path, [...as(user), ['Cookie', `a=${'b'.repeat(length)}`]])
     assert.deepEqual([answer.status, answer.reached?.url], [200, path])
   })
 
