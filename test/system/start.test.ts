@@ -9,6 +9,7 @@ import {
   existsSync,
   readFileSync,
   readdirSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
@@ -76,6 +77,9 @@ const untilGone = () =>
     () => listProcesses().length === 0,
   )
 
+const untilInitdbRuns = () =>
+  until('initdb runs', () => listProcesses().some((command) => command.includes('initdb')), 60)
+
 test('the line that it prints works in every shell', async () => {
   const npm = startWithNpm()
   await untilListening(npm)
@@ -106,8 +110,11 @@ test('over TLS it prints no line, since curl would refuse the certificate', asyn
 
 test('Ctrl-C ends it with 0 or 130, whenever it comes, and leaves no process', async () => {
   for (let count = 0; count < 20; count++) {
+    const isFresh = count % 4 === 1
+    if (isFresh) rmSync(join(checkout, '.local'), { recursive: true, force: true })
     const npm = startWithNpm()
     if (count % 2 === 0) await untilListening(npm)
+    else if (isFresh) await untilInitdbRuns()
     else await sleep(count * 100)
     process.kill(-npm.pid, 'SIGINT')
     const [status, signal] = await npm.ended
