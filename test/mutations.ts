@@ -2302,4 +2302,86 @@ export const mutations: Mutation[] = [
     meaning: 'a user with keys cannot be deleted',
     tests: ['users'],
   },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: 'header_up -Cookie',
+    replacement: '',
+    meaning: 'Caddy: long cookies are refused',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: 'header_up -X-Forwarded-Uri',
+    replacement: '',
+    meaning: 'Caddy: a long path is refused',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: 'request_header -*_*',
+    replacement: '',
+    meaning: 'Caddy: Transfer_Encoding of a client reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: 'header_up -X-Api-Key # the key stops here',
+    replacement: '',
+    meaning: 'Caddy: the key reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/nginx.conf',
+    text: `    proxy_set_header X-Auth-Factors $auth_factors;
+`,
+    replacement: '',
+    meaning: 'nginx: a forged X-Auth-Factors reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/nginx.conf',
+    text: `    proxy_set_header X-Api-Key "";            # the key stops here
+`,
+    replacement: '',
+    meaning: 'nginx: the key reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/haproxy.cfg',
+    text: `  http-request deny deny_status 405 if { method CONNECT }
+`,
+    replacement: '',
+    meaning: 'HAProxy: CONNECT makes a tunnel',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/haproxy.cfg',
+    text: `  http-request del-header _ -m sub `,
+    replacement: `  # `,
+    meaning: 'HAProxy: Transfer_Encoding of a client reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/traefik.yml',
+    text: `          - X-Auth-Factors
+`,
+    replacement: '',
+    meaning: 'Traefik: a forged X-Auth-Factors reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'sql/0005_webhook.up.sql',
+    text: ` check (one)`,
+    replacement: '',
+    meaning: 'the webhook may have two rows',
+    tests: ['migrate'],
+  },
+  {
+    file: 'sql/0005_webhook.up.sql',
+    text: `insert into user_service_schema.webhook default values;
+`,
+    replacement: '',
+    meaning: 'no event is told',
+    tests: ['events'],
+  },
 ]
