@@ -89,7 +89,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     await checkSchema(pools.db)
     for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
     signal.throwIfAborted()
-    await tellOf(pools.db, config.webhook?.events ?? [])
+    for (const warning of await tellOf(pools.db, config.webhook?.events)) log('warn', warning)
     if (admin !== null && (await bootstrap(pools.db, admin)))
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)

@@ -9,7 +9,7 @@ export function createQueue<T>() {
 
   const itemsOf = (client: string) => byClient.get(client) ?? []
 
-  function removeAt(client: string, index: number): T {
+  function removeAt(client: string, index: number) {
     const items = itemsOf(client)
     const [item] = items.splice(index, 1)
     if (items.length === 0) byClient.delete(client)

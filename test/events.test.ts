@@ -650,6 +650,12 @@ test('without WEBHOOK_URL nothing is written, also by commands', async () => {
     )
   }
   assert.deepEqual(await db.query('select id from outbox'), before)
+  const warnings = quiet.log.filter((line) =>
+    /"warn".*"Events are told no more/.test(line),
+  )
+  assert.equal(warnings.length, 1)
+  const neither = await startTestApp()
+  assert.doesNotMatch([...app.log, ...neither.log].join('\n'), /told no more/)
   const document = await (await fetch(`${quiet.base}/openapi.json`)).text()
   assert.doesNotMatch(document, /password-resets|verifications".*requestVerification/)
   const metrics = await quiet.request('GET', '/metrics', { key: admin.key })

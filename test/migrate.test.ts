@@ -141,7 +141,8 @@ const expectedRights = [
   ...tables.map((table) => [
     'user_service_manager',
     table,
-    rights[table]!.filter((right) => !right.includes('('))
+    rights[table]!.replace(/, insert \(.*\)/, '')
+      .split(', ')
       .sort()
       .join(' ')
       .toUpperCase(),
@@ -153,7 +154,7 @@ test('the service’s role can do its work and no more, the backup’s can read 
   const db = await createEmpty()
   await migrate(db, 'up')
   assert.deepEqual(await readRights(db), expectedRights)
-  assert.deepEqual(rights['schema_migrations'], ['select'])
+  assert.equal(rights['schema_migrations'], 'select')
   const inserted = await db.query<{ column: string }>(
     `select column_name as column from information_schema.column_privileges
      where table_name = 'audit_events' and grantee = 'user_service_manager'

@@ -1323,15 +1323,15 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/grants.ts',
-    text: `audit_events: ['select',`,
-    replacement: `audit_events: ['select', 'update',`,
+    text: `audit_events: 'select,`,
+    replacement: `audit_events: 'select, update,`,
     meaning: 'the service may change the audit',
     tests: ['migrate'],
   },
   {
     file: 'src/database/grants.ts',
-    text: `'insert (action, actor,`,
-    replacement: `'insert (action, at, actor,`,
+    text: `insert (action, actor,`,
+    replacement: `insert (action, at, actor,`,
     meaning: 'the service may date events as it likes',
     tests: ['migrate'],
   },
@@ -1715,6 +1715,13 @@ export const mutations: Mutation[] = [
     text: '      isBlind = false\n',
     replacement: '',
     meaning: 'only the first time that looks fail is logged',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'told.length > 0 && events.length === 0',
+    replacement: 'told.length < 0',
+    meaning: 'an instance without WEBHOOK_URL silences the others unnoticed',
     tests: ['events'],
   },
   {

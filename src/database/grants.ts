@@ -3,21 +3,21 @@
 import { ExitError } from '../errors.ts'
 import { one, type Db } from './pool.ts'
 
-const all = ['select', 'insert', 'update', 'delete']
+const all = 'select, insert, update, delete'
 
 /**
  * The privileges of the service's role, by table. The audit is append-only, and the database alone
  * sets the id and the time of an event.
  */
-export const rights: Record<string, string[]> = {
+export const rights: Record<string, string> = {
   users: all,
   api_keys: all,
   login_failures: all,
-  tokens: ['select', 'insert', 'delete'],
-  audit_events: ['select', 'insert (action, actor, subject, key_id, changes, address, request_id)'],
-  webhook: ['select', 'update'],
+  tokens: 'select, insert, delete',
+  audit_events: 'select, insert (action, actor, subject, key_id, changes, address, request_id)',
+  webhook: 'select, update',
   outbox: all,
-  schema_migrations: ['select'],
+  schema_migrations: 'select',
 }
 
 const tableGrants = Object.entries(rights).map(([name, privileges]) => {
@@ -65,18 +65,18 @@ export async function checkRights(db: Db, hosts: string[]) {
   })
   if (encoding !== 'UTF8')
     throw new ExitError(
-      `The database is encoded in ${encoding}` + '; it has to be UTF8. Dump it, and ' + fix,
+      `The database is encoded in ${encoding}; it has to be UTF8. Dump it, and ${fix}`,
     )
   if (replication !== 'origin')
     throw new ExitError(
-      `session_replication_role is ${replication}: ` +
-        'keys would outlive their users. As a superuser, reset it for the database and the role',
+      `session_replication_role is ${replication}: keys would outlive their users. ` +
+        'As a superuser, reset it for the database and the role',
     )
-  if (!makesIds) throw new ExitError('The role may not execute uuid_v7. ' + fix)
+  if (!makesIds) throw new ExitError(`The role may not execute uuid_v7. ${fix}`)
   const warnings = await checkTables(db)
   // An owner has been told enough.
   if (makesTables && warnings.length === 0)
-    warnings.push('the role may create tables in user_service_schema. ' + fix)
+    warnings.push(`the role may create tables in user_service_schema. ${fix}`)
   if (isReadOnly && hosts.length === 1)
     warnings.push('the database is read-only: every change will fail')
   return warnings
@@ -99,12 +99,13 @@ export async function checkTables(db: Db) {
        exists (select from pg_index where indrelid = oid and indisprimary) as "isWhole",
        row_security_active(oid) as "isFiltered",
        needed, string_agg(distinct privilege, ', ') filter (where needed <> held) as wrong
-     from json_each_text($1) as wanted (name, privileges)
+     from json_each_text($1) as wanted (name, given)
      left join pg_class on oid = to_regclass('user_service_schema.' || name)
      left join pg_attribute on attrelid = oid and attnum > 0 and attname ~ '^\\w+$'
      cross join string_to_table('select insert update delete', ' ') as privilege
      cross join lateral (select
-       privileges ~ format('"%s("| [^"]*\\m%s\\M)', privilege, attname) as needed,
+       -- in all columns, or in this one
+       given ~ (privilege || '(,|$| \\(.*\\m' || attname || '\\M)') as needed,
        case privilege
          when 'delete' then has_table_privilege(attrelid, 'delete, truncate')
          else has_column_privilege(attrelid, attnum, privilege) end as held) as each
@@ -115,14 +116,13 @@ export async function checkTables(db: Db) {
   for (const { role, name, isWhole, isFiltered, needed, wrong } of tables) {
     if (!isWhole)
       throw new ExitError(
-        `The table ${name} or its primary key ` +
-          'is missing, though its migrations were applied. Restore a dump: node bin/restore.js',
+        `The table ${name} or its primary key is missing, though its migrations were applied. ` +
+          'Restore a dump: node bin/restore.js',
       )
     if (needed && wrong !== null)
       throw new ExitError(
-        `${role} may not ${wrong} in the table ${name}` +
-          '. Connect as user_service_manager, or grant that again. ' +
-          fix,
+        `${role} may not ${wrong} in the table ${name}. ` +
+          `Connect as user_service_manager, or grant that again. ${fix}`,
       )
     if (isFiltered)
       throw new ExitError(
@@ -130,7 +130,7 @@ export async function checkTables(db: Db) {
           `Run: alter table user_service_schema.${name} disable row level security`,
       )
     const what = name === 'audit_events' ? 'change the audit' : `${wrong} in the table ${name}`
-    if (wrong !== null) return [`${role} may ${what}` + ': connect as user_service_manager. ' + fix]
+    if (wrong !== null) return [`${role} may ${what}: connect as user_service_manager. ${fix}`]
   }
   return []
 }

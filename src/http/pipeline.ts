@@ -168,7 +168,7 @@ function answerOtherMethod({ req, headers }: Exchange, allow: string | undefined
 }
 
 /** The ids in a path, in lower case; `me` is the caller's. */
-function parseIds(given: Record<string, string>, caller: Caller | null): Record<string, string> {
+function parseIds(given: Record<string, string>, caller: Caller | null) {
   const params: Record<string, string> = {}
   for (const name in given) {
     const isMe = name === 'id' && given[name] === 'me' && caller !== null

@@ -10,7 +10,7 @@ import https from 'node:https'
 import { Server as NetServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { AppError, ExitError, type Code } from '../errors.ts'
+import { AppError, ExitError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { readPeer } from './address.ts'
 import { breakBody } from './body.ts'
@@ -161,7 +161,7 @@ function createRefusal({ find }: Connections, pipeline: Pipeline) {
 }
 
 /** The code of a reason that Node gives. */
-function codeOf(reason: string | undefined): Code {
+function codeOf(reason: string | undefined) {
   if (reason === 'HPE_HEADER_OVERFLOW') return 'headers_too_large'
   if (reason === 'ERR_HTTP_REQUEST_TIMEOUT') return 'request_timeout'
   return 'invalid_request'

@@ -18,9 +18,19 @@ export interface Taken {
   user: { id: string } | null
 }
 
-/** Has every writer of events tell of these from now on; requests are told with their token. */
-export const tellOf = (db: Db, events: Action[]) =>
-  db.query('update webhook set events = $1::text[]', [events])
+/**
+ * Has every writer of events tell of these from now on; requests are told with their token. Returns
+ * a sentence if others were told until now, and none are any more.
+ */
+export async function tellOf(db: Db, events: Action[] = []) {
+  const { told } = await one<{ told: Action[] }>(db, {
+    text: 'update webhook set events = $1::text[] from webhook as old returning old.events as told',
+    values: [events],
+  })
+  return told.length > 0 && events.length === 0
+    ? ['Events are told no more: WEBHOOK_URL is not set']
+    : []
+}
 
 /** Of a row of the outbox: the user whom it is about, or who has its address. */
 const isHolder = '(users.id = subject or (subject is null and email_lower = address))'

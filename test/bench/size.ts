@@ -81,8 +81,8 @@ async function partition(filled: Filled, rounds: number) {
       if (round >= 0) each.push(median(took))
     }
   }
-  await db.query('drop table parted')
   await db.stop()
+  await withDatabase(as('postgres'), (db) => db.query('drop table parted'))
   return times
 }
 

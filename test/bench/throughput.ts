@@ -1,6 +1,11 @@
 // Requests a second, latency and CPU time: the server alone on one core, PostgreSQL and the
 // generator on the others, all servers up, the load going from one to the next, in turn forwards
 // and backwards. What counts are the ratios of one round.
+import { chmodSync, mkdtempSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+import { startBouncer, versions } from '../support/pgbouncer.ts'
 import type { Bench } from './bench.ts'
 import type { KnownUser } from './database.ts'
 import { flood, hasWrk, writeRequests } from './drive.ts'
@@ -223,6 +228,35 @@ export async function instances({ directory, database, rounds, seconds }: Bench)
     ],
   )
   await Promise.all([one.stop(), other.stop()])
+}
+
+/** Requests through PgBouncer in transaction mode, with prepared statements and without. */
+export async function poolers(bench: Bench): Promise<void> {
+  const { directory, postgres, database } = bench
+  const file = writeRequests(`${directory}/auth`, database.known.slice(0, 10_000).map(auth))
+  // Its account needs a way to it.
+  const folder = mkdtempSync(join(tmpdir(), 'user-service-poolers-'))
+  chmodSync(folder, 0o755)
+  const { uid, gid } = statSync(postgres.socketDirectory)
+  const contestants: Contestant[] = [
+    { name: 'direct', server: await startService(database, directory), requests: () => file },
+  ]
+  const bouncers = []
+  for (const version of versions) {
+    const host = postgres.socketDirectory
+    const bouncer = await startBouncer(version, { directory: folder, host, uid, gid })
+    bouncers.push(bouncer)
+    pin([bouncer.pid], onOtherCores)
+    const env = { ...database.env, ...bouncer.env }
+    const server = await startService({ env }, directory)
+    contestants.push({ name: `PgBouncer ${version}`, server, requests: () => file })
+  }
+  const results = await compete(bench, contestants)
+  const against = Object.fromEntries(versions.map((each) => [`PgBouncer ${each}`, ['direct']]))
+  print('/users/auth through PgBouncer', results, against)
+  await Promise.all(contestants.map(({ server }) => server.stop()))
+  await Promise.all(bouncers.map((bouncer) => bouncer.stop()))
+  rmSync(folder, { recursive: true })
 }
 
 /** The first page of all users, and one deep in them. */

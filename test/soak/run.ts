@@ -54,6 +54,7 @@ async function startInstance(env: Env) {
   const service = await startService({
     ...env,
     RATE_LIMIT: '20',
+    SHUTDOWN_SECONDS: '30', // hashes wait for a busy machine
     TRUSTED_PROXIES: '127.0.0.1',
     BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
   })

@@ -65,6 +65,7 @@ stats_users = observer
   await until('PgBouncer listens', () => existsSync(join(folder, '.s.PGSQL.6432')))
   return {
     env: { DATABASE_HOST: folder, DATABASE_PORT: '6432' },
+    pid: child.pid!,
     /** How often a statement that was prepared has been executed. */
     async countBinds() {
       const client = new pg.Client({
