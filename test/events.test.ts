@@ -33,7 +33,10 @@ const { db } = app
 const silent = await startReceiver(secrets)
 silent.react('hang')
 const keys = secrets.map((secret) => Buffer.from(secret.slice(6), 'base64'))
-const tell = (url: string) => post({ url, secrets: keys, events: [] }, 'x', { data: {} })
+const tell = (url: string, ahead = 0) => {
+  const sent = { id: 'x', timeOrigin: performance.timeOrigin + ahead }
+  return post({ url, secrets: keys, events: [] }, sent, { data: {} })
+}
 const startedAt = performance.now()
 const hanging = tell(silent.url).then((failure) => ({ failure, ms: performance.now() - startedAt }))
 
@@ -255,6 +258,17 @@ for (const { name, given, seconds } of [
     await empty()
   })
 }
+
+test('the time of an attempt, and Retry-After, are by the clock that is given', async () => {
+  const other = await startReceiver(secrets)
+  const day = 86_400_000
+  const date = new Date(Date.now() + day + 200_000).toUTCString()
+  other.react({ status: 503, headers: { 'Retry-After': date } })
+  const failure = await tell(other.url, day)
+  const ahead = other.told[0]!.timestamp - Date.now() / 1000
+  assert.ok(Math.abs(ahead - 86_400) < 10, `${ahead} s ahead`)
+  assert.ok(failure!.seconds! > 180 && failure!.seconds! <= 200, `${failure!.seconds} s`)
+})
 
 test('what is refused waits longer each time, and is given up after three days', async () => {
   const { id } = await app.user()
@@ -564,6 +578,10 @@ test('bin/webhook.js shows what waits, sends it again, drops it, tries the recei
       .map(({ next }) => `${second} user.changed 0 ${next} status 500`)
       .join('\n'),
   })
+  const [left] = await db.query<{ hours: number }>(
+    'select extract(epoch from give_up_at - now())::float / 3600 as hours from outbox',
+  )
+  assert.ok(left!.hours > 71 && left!.hours <= 72, `given up in ${left!.hours} hours`)
   assert.deepEqual(await run('retry', second!), { status: 0, said: second })
   await db.query('delete from outbox')
 
@@ -650,9 +668,7 @@ test('without WEBHOOK_URL nothing is written, also by commands', async () => {
     )
   }
   assert.deepEqual(await db.query('select id from outbox'), before)
-  const warnings = quiet.log.filter((line) =>
-    /"warn".*"Events are told no more/.test(line),
-  )
+  const warnings = quiet.log.filter((line) => /"warn".*"Events are told no more/.test(line))
   assert.equal(warnings.length, 1)
   const neither = await startTestApp()
   assert.doesNotMatch([...app.log, ...neither.log].join('\n'), /told no more/)

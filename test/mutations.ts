@@ -1821,6 +1821,27 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/post.ts',
+    text: 'timeOrigin + performance.now()',
+    replacement: 'Date.now() + 0 * timeOrigin',
+    meaning: 'an attempt has the time of a clock that is wrong',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'timeOrigin: row.now - performance.now()',
+    replacement: 'timeOrigin: performance.timeOrigin',
+    meaning: 'an attempt has the time of the service’s clock, not the database’s',
+    tests: ['system/clock'],
+  },
+  {
+    file: 'src/commands/webhook.ts',
+    text: `now() + interval '3 days' else`,
+    replacement: 'give_up_at else',
+    meaning: 'what is sent again by hand is given up at the first refusal',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/post.ts',
     text: `redirect: 'manual'`,
     replacement: `redirect: 'follow'`,
     meaning: 'a receiver leads the service to any place',

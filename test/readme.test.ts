@@ -240,7 +240,8 @@ test('the receiver that is shown prints the mail of a signed request, once', asy
       type: 'password.reset_requested',
       data: { email: 'ada@example.org', token: 'ust_x' },
     }
-    const failure = await post({ url, secrets, events: [] }, 'one', body)
+    const sent = { id: 'one', timeOrigin: performance.timeOrigin }
+    const failure = await post({ url, secrets, events: [] }, sent, body)
     return failure?.reason
   }
   const secrets = receiver.secrets.map((secret) => Buffer.from(secret.slice(6), 'base64'))

@@ -18,7 +18,8 @@ const waiting = 'where sent_at is null and id::text = coalesce($1, id::text)'
 const statements: Record<string, string> = {
   status: `select concat_ws(' ', id, action, tries, next_at, last_failure) as line
     from outbox ${waiting} order by id`,
-  retry: `update outbox set next_at = now(), tries = 0
+  retry: `update outbox set next_at = now(), tries = 0,
+      give_up_at = case when address is null then now() + interval '3 days' else give_up_at end
     ${waiting} and ($1 is not null or next_at = 'infinity') returning id as line`,
   drop: `delete from outbox ${waiting} returning id as line`,
 }
@@ -44,7 +45,8 @@ async function test() {
   const webhook = readWebhook(reader)
   reader.finish()
   if (webhook === null) throw misuse('WEBHOOK_URL must be set')
+  const { timeOrigin } = performance
   const payload = { type: 'webhook.test', timestamp: new Date(), data: { user: null } }
-  const failure = await post(webhook, randomUUID(), payload)
+  const failure = await post(webhook, { id: randomUUID(), timeOrigin }, payload)
   if (failure !== null) throw new ExitError(`the receiver did not take it: ${failure.reason}`)
 }

@@ -10,10 +10,18 @@ export interface Failure {
   seconds: number | null
 }
 
+/** An event, and what `performance.now()` counts from, by the database's clock. */
+interface Sent {
+  id: string
+  timeOrigin: number
+}
+
 /** Posts a signed payload; null: it was taken. Never rejects, and ends within ten seconds. */
-export async function post({ url, secrets }: Webhook, id: string, payload: object) {
+export async function post({ url, secrets }: Webhook, sent: Sent, payload: object) {
+  const { id, timeOrigin } = sent
+  const now = () => timeOrigin + performance.now()
   const body = JSON.stringify(payload)
-  const timestamp = String(Math.floor(Date.now() / 1000))
+  const timestamp = String(Math.floor(now() / 1000))
   const signatures = secrets.map((secret) => {
     const signed = `${id}.${timestamp}.${body}`
     return `v1,${createHmac('sha256', secret).update(signed).digest('base64')}`
@@ -37,7 +45,7 @@ export async function post({ url, secrets }: Webhook, id: string, payload: objec
     })
     await answer.body?.cancel()
     if (answer.ok) return null
-    return { reason: `status ${answer.status}`, seconds: readRetryAfter(answer.headers) }
+    return { reason: `status ${answer.status}`, seconds: readRetryAfter(answer.headers, now()) }
   } catch (error) {
     // The system's messages hold the URL's host, its codes do not: ENOTFOUND, CERT_HAS_EXPIRED.
     const { message, cause } = error as Error & { cause?: { code?: string; name: string } }
@@ -48,8 +56,8 @@ export async function post({ url, secrets }: Webhook, id: string, payload: objec
 }
 
 /** Seconds, or until a date, up to an hour. */
-function readRetryAfter(headers: Headers) {
+function readRetryAfter(headers: Headers, now: number) {
   const given = headers.get('retry-after') ?? ''
-  const seconds = /^\d+$/.test(given) ? Number(given) : (Date.parse(given) - Date.now()) / 1000
+  const seconds = /^\d+$/.test(given) ? Number(given) : (Date.parse(given) - now) / 1000
   return Number.isNaN(seconds) ? null : Math.min(Math.max(seconds, 1), 3600)
 }

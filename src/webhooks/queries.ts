@@ -16,6 +16,8 @@ export interface Taken {
   tries: number
   /** The user as it is now. */
   user: { id: string } | null
+  /** What `performance.now()` counts from, by the database's clock. */
+  timeOrigin: number
 }
 
 /**
@@ -82,16 +84,22 @@ export const take = `
         select id, email, email_verified_at is not null as "emailVerified", role, permissions,
           enabled, version
         from users where ${isHolder}) as holder) as user)
-  select * from turn left join taken on true`
+  select *, extract(epoch from clock_timestamp())::float * 1000 as now
+  from turn left join taken on true`
 
 /**
  * Leases what is to be sent now: at most `most`, or one a second while the receiver fails. Looks at
  * 200 users from `place` on, and moves it to where the next look begins.
  */
 export async function takeDue(db: Db, most: number, place: { lane: string }) {
-  const rows = await db.query<Taken & { place: string }>(take, [most, place.lane], true)
+  const rows = await db.query<Taken & { place: string; now: number }>(
+    take,
+    [most, place.lane],
+    true,
+  )
   place.lane = rows[0]?.place ?? place.lane
-  return rows.filter(({ id }) => id !== null)
+  const taken = rows.filter(({ id }) => id !== null)
+  return taken.map((row) => ({ ...row, timeOrigin: row.now - performance.now() }))
 }
 
 /** Whether the last one for the same was sent a moment ago. */

@@ -72,7 +72,7 @@ export function startSender(deps: SenderDeps): Sender {
       const token = taken.address === null ? {} : await makeToken(deps, taken)
       if (token === null) return
       const data = { ...taken.data, ...token, user: taken.user }
-      const failure = await post(webhook, id, { type, timestamp: taken.created_at, data })
+      const failure = await post(webhook, taken, { type, timestamp: taken.created_at, data })
       counts[failure === null ? 'webhook_delivered_total' : 'webhook_failed_total']++
       if (failure !== null) log('warn', 'webhook refused', { id, type, tries, ...failure })
       await settle(db, taken, failure)

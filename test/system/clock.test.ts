@@ -9,6 +9,7 @@ import { makeClock } from '../support/faketime.ts'
 import { createTestDatabase, password } from '../support/helpers.ts'
 import { until } from '../support/process.ts'
 import { exchange } from '../support/raw.ts'
+import { startReceiver } from '../support/receiver.ts'
 import { startService } from '../support/service.ts'
 
 const day = 86_400_000
@@ -19,8 +20,10 @@ function assertWithin(value: number, [from, to]: [number, number], what: string)
 
 const clock = makeClock()
 const { env, db } = await createTestDatabase()
+const receiver = await startReceiver()
 const service = await startService({
   ...env,
+  ...receiver.env,
   ...clock.env,
   RATE_LIMIT: '5',
   TRUSTED_PROXIES: '127.0.0.1',
@@ -127,6 +130,10 @@ async function checkInstants({ ended, session }: { ended: string; session: strin
   const waits = await logIn(ghost)
   assert.equal(waits.status, 429)
   assertWithin(waits.retryAfter, [15, 30], 'seconds of a wait')
+  const told = `told-${receiver.told.length}@example.org`
+  await ask('POST', '/users', { body: { email: told, password } })
+  const { timestamp } = await receiver.next(({ data }) => data.user?.email === told)
+  assertWithin(timestamp - Date.now() / 1000, [-20, 1], 'seconds of an attempt')
   async function make(keySeconds: number) {
     const validUntil = new Date(Date.now() + keySeconds * 1000).toISOString()
     const body = { name: 'x', validUntil }
