@@ -1941,6 +1941,40 @@ export const mutations: Mutation[] = [
     tests: ['requests'],
   },
   {
+    file: 'src/users/routes.ts',
+    text: '        await deleteTokens(tx, deleted.id)\n',
+    replacement: '',
+    meaning: 'who gets the address of a deleted user gets the reset that was asked for',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/users/change.ts',
+    text: `  if (isPasswordNew || wanted.email !== undefined) await deleteTokens(tx, id)
+`,
+    replacement: `  if (isPasswordNew) await deleteTokens(tx, id)
+`,
+    meaning: 'a reset that is put off outlives a change of address',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/users/change.ts',
+    text: `  if (wanted.email !== undefined) await deleteTokens(tx, id)
+`,
+    replacement: '',
+    meaning: 'a reset that was asked for before an address was anybody’s goes to it',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/tokens/routes.ts',
+    text: `          await deleteTokens(tx, id)
+          await updateUser(tx, user, { email, emailVerified: true })
+`,
+    replacement: `          await updateUser(tx, user, { email, emailVerified: true })
+`,
+    meaning: 'a reset that is put off outlives a change of address by a token',
+    tests: ['requests'],
+  },
+  {
     file: 'src/tokens/queries.ts',
     text: 'update outbox set give_up_at = now(),',
     replacement: 'update outbox set give_up_at = give_up_at,',

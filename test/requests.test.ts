@@ -334,6 +334,51 @@ for (const { what, end } of ends) {
   })
 }
 
+/** Has a reset for an address be put off for half an hour. */
+const putOff = (address: string) =>
+  db.query(
+    `insert into outbox (id, action, lane, address, data, next_at, tries, last_failure, give_up_at)
+     values (uuid_v7(), 'password.reset_requested', 'token: password.reset_requested ' || $1, $1,
+       '{}', now() + interval '30 minutes', 5, 'status 503', now() + interval '50 minutes')`,
+    [address],
+  )
+const moves: { what: string; end: (user: User, email: string) => Promise<unknown> }[] = [
+  {
+    what: 'an admin changes the address',
+    end: ({ id }, email) =>
+      app.request('PATCH', `/users/${id}`, { key: admin.key, body: { email } }),
+  },
+  {
+    what: 'a token changes the address',
+    async end({ id }, email) {
+      const made = await app.request('POST', `/users/${id}/tokens`, {
+        key: admin.key,
+        body: { purpose: 'email', email },
+      })
+      assert.deepEqual(brief(await useProof(made.details.token)), { status: 204 })
+    },
+  },
+  {
+    what: 'the user is deleted',
+    end: ({ id }) => app.request('DELETE', `/users/${id}`, { key: admin.key }),
+  },
+]
+for (const { what, end } of moves) {
+  test(`a reset that is put off goes to nobody who gets the address after ${what}`, async () => {
+    const user = await app.user()
+    const after = `after-${user.email}`
+    await putOff(user.email)
+    if (what !== 'the user is deleted') await putOff(after)
+    await end(user, after)
+    const live = await db.query(
+      'select address from outbox where address = any($1) and give_up_at > now()',
+      [[user.email, after]],
+    )
+    assert.deepEqual(live, [])
+    await settled()
+  })
+}
+
 test('a request whose tokens are ended while it is sent is counted all the same', async () => {
   const user = await app.user()
   receiver.react(({ data }) => (data.subject === user.id ? 'hang' : 204))

@@ -163,7 +163,9 @@ export const tokenRoutes = (deps: TokenDeps) => [
         const { id, emailVerified } = user
         const event = { actor: id, subject: id, origin }
         if (!isPresent && email !== null) {
+          await deleteTokens(tx, id)
           await updateUser(tx, user, { email, emailVerified: true })
+          // Of the address after it, too.
           await deleteTokens(tx, id)
           const told = { previousEmail: user.email }
           await insertEvent(tx, { action: 'user.changed', changes: ['email'], told, ...event })

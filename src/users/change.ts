@@ -91,13 +91,15 @@ export async function applyChange(
   if (changes.length === 0) return reply(before)
   if (isSensitive(wanted)) requireFresh(caller, deps.freshSeconds)
   if (endsAdmin(before, wanted)) await requireAnotherAdmin(tx, id)
+  if (isPasswordNew || wanted.email !== undefined) await deleteTokens(tx, id)
   const after = await updateUser(tx, before, {
     ...wanted,
     ...verification(before, wanted, change),
     ...(passwordHash && { passwordHash }),
   })
   if (isPasswordNew) await deleteSessions(tx, id, caller.keyId)
-  if (isPasswordNew || wanted.email !== undefined) await deleteTokens(tx, id)
+  // Of the address after it, too.
+  if (wanted.email !== undefined) await deleteTokens(tx, id)
   await insertEvent(tx, {
     action: 'user.changed',
     actor: caller.userId,

@@ -9,6 +9,7 @@ import { audited, requireStill } from '../keys/acting.ts'
 import { insertKey } from '../keys/queries.ts'
 import { keyTextSchema, powersOfNew } from '../keys/rules.ts'
 import { anyPasswordSchema, newPassword } from '../passwords/rules.ts'
+import { deleteTokens } from '../tokens/queries.ts'
 import {
   differing,
   documented,
@@ -205,6 +206,7 @@ export const userRoutes = (deps: UserDeps) => [
       audited(deps.db, { action: 'user.deleted', ...call }, async (tx) => {
         const deleted = await lockVersion(tx, call.params.id, call.headers)
         if (deleted.role === 'admin' && deleted.enabled) await requireAnotherAdmin(tx, deleted.id)
+        await deleteTokens(tx, deleted.id)
         await deleteUser(tx, deleted)
       }),
   }),
