@@ -416,7 +416,7 @@ test('a sender whose lease has ended settles nothing of what another is sending'
     const takeIt = async () => {
       await own.query('update outbox set next_at = now()')
       await own.query('update webhook set probe_at = null')
-      const [taken] = await takeDue(own, 1, { lane: 'g' })
+      const [taken] = await takeDue(own, 3, { lane: 'g' })
       return taken!
     }
     const late = await takeIt()
@@ -432,7 +432,7 @@ test('a sender whose lease has ended settles nothing of what another is sending'
   }
 })
 
-test('while the receiver fails a request for a token comes before what is due longer', async () => {
+test('requests come before events that are due longer, by chance while it fails', async () => {
   const { own } = await makeWaiting(2)
   const [user] = await own.query<{ id: string }>('select id from users limit 1')
   await own.query(
@@ -440,12 +440,23 @@ test('while the receiver fails a request for a token comes before what is due lo
      values (uuid_v7(), 'email.verification_requested', 'token: x', $1, 'x', '{}', 'infinity')`,
     [user!.id],
   )
-  await own.query('update webhook set probe_at = now()')
-  const taken = await takeDue(own, 8, { lane: 'g' })
-  assert.deepEqual(
-    taken.map(({ address }) => address),
-    ['x'],
-  )
+  const look = async (places: number) => {
+    const taken = await takeDue(own, places, { lane: 'g' })
+    await own.query(`update outbox set next_at = now() - case when address is null
+      then interval '1 minute' else interval '0' end`)
+    return taken.map(({ address }) => address)
+  }
+  await look(0)
+  assert.deepEqual(await look(1), ['x'])
+  assert.deepEqual((await look(8)).sort(), [null, null, 'x'])
+  const counts = { event: 0, request: 0 }
+  for (let probe = 0; probe < 60; probe++) {
+    await own.query('update webhook set probe_at = now()')
+    const [address, ...others] = await look(8)
+    assert.deepEqual(others, [])
+    counts[address === null ? 'event' : 'request']++
+  }
+  assert.ok(counts.event > 8 && counts.request > 8, JSON.stringify(counts))
 })
 
 test('a look costs the same, however many users wait, and the next looks at others', async () => {

@@ -1751,17 +1751,59 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/queries.ts',
-    text: "order by lane < 'g', next_at",
-    replacement: "order by lane < 'g', lane desc",
+    text: "order by (lane < 'g') <> turned, next_at",
+    replacement: "order by (lane < 'g') <> turned, lane desc",
     meaning: 'users whose events are refused keep older ones waiting',
     tests: ['events'],
   },
   {
     file: 'src/webhooks/queries.ts',
-    text: "order by lane < 'g',",
+    text: "order by (lane < 'g') <> turned,",
     replacement: 'order by',
     meaning: 'requests for a token wait for events',
     tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'random() < 0.5 as turned',
+    replacement: 'random() < 0 as turned',
+    meaning: 'requests that are refused keep all events waiting',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'then 2 else 0 end as kept',
+    replacement: 'then 0 else 0 end as kept',
+    meaning: 'events that hang keep requests for a token waiting',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: ' and (next_at <= now() or last_failure is null)',
+    replacement: '',
+    meaning: 'a request that is put off holds up every later one for its address',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'order by lane desc, tries > 0 and last_failure is null desc, id)',
+    replacement: 'order by lane desc, id)',
+    meaning: 'two tokens go to an address at once',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: '      and last_failure is not null)',
+    replacement: '      and last_failure is not null and false)',
+    meaning: 'a second mail comes for what was asked for before the first',
+    tests: ['requests'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: ' and outbox.subject is not distinct from sent.subject',
+    replacement: '',
+    meaning: 'who asks for an address ends what another has asked for it',
+    tests: ['requests'],
   },
   {
     file: 'src/webhooks/queries.ts',
@@ -1801,8 +1843,8 @@ export const mutations: Mutation[] = [
   {
     file: 'src/webhooks/queries.ts',
     text: `    update outbox set sent_at = now(), next_at = now() + interval '1 hour'
-    where \${isStill} returning action, data)`,
-    replacement: `    delete from outbox where \${isStill} returning action, data)`,
+    where \${isStill} returning action, data, lane, subject)`,
+    replacement: `    delete from outbox where \${isStill} returning action, data, lane, subject)`,
     meaning: 'nothing is known of what was sent',
   },
   {
@@ -1829,7 +1871,7 @@ export const mutations: Mutation[] = [
   {
     file: 'src/webhooks/queries.ts',
     text: 'timeOrigin: row.now - performance.now()',
-    replacement: 'timeOrigin: performance.timeOrigin',
+    replacement: 'timeOrigin: Date.now() - performance.now()',
     meaning: 'an attempt has the time of the service’s clock, not the database’s',
     tests: ['system/clock'],
   },

@@ -50,10 +50,12 @@ const next = (lane: string) => `((${below(lane)}) union all (${below("'g'")}) li
  * One statement, so that all of it sees the same.
  *
  * `events`: the first of each user's, found one by one from $2 down and round; its lane is an id.
- * `turn`: how many rows may be sent; while the receiver fails, one a second of all instances. A
- * probe that is further away was set before the clock was set back.
+ * `turn`: how many rows may be sent, two of them requests alone; while the receiver fails, one a
+ * second of all instances, by chance an event or a request first. A probe that is further away was
+ * set before the clock was set back.
  * `vain`: removes requests after an hour, and those of an address that nobody has.
  * `taken`: the first of each lane, leased for 20 s: requests, then of 200 users, the longest due.
+ * A request that is put off holds up no later one.
  */
 export const take = `
   with recursive events as (
@@ -63,6 +65,8 @@ export const take = `
     where (probe_at between now() and now() + interval '1 s') is not true
       and (select min(next_at) from outbox) <= now()
     returning case when probe_at is null then $1::int else 1 end as places,
+      case when probe_at is null then 2 else 0 end as kept,
+      probe_at is not null and random() < 0.5 as turned,
       (select lane from events limit 1 offset 199) as place),
   vain as (
     delete from outbox
@@ -73,12 +77,15 @@ export const take = `
     update outbox set tries = tries + 1, last_failure = null, next_at = now() + interval '20 s'
     where id = any(array(
       select id from (
-        (select distinct on (lane) id, lane, next_at from outbox
-        where ${isWaiting} and lane > 'g' order by lane desc, id) union all
-        (select * from events limit 200)) as head
-      where next_at <= now() and id not in (select id from vain)
-      order by lane < 'g', next_at
-      limit coalesce((select places from turn), 0))) and next_at <= now()
+        select id, places - case when lane < 'g' then kept else 0 end as places,
+          row_number() over (order by (lane < 'g') <> turned, next_at) as row
+        from turn, (
+          (select distinct on (lane) id, lane, next_at from outbox
+          where ${isWaiting} and lane > 'g' and (next_at <= now() or last_failure is null)
+          order by lane desc, tries > 0 and last_failure is null desc, id) union all
+          (select * from events limit 200)) as head
+        where next_at <= now() and id not in (select id from vain)) as due
+      where row <= places)) and next_at <= now()
     returning *, (
       select to_jsonb(holder) from (
         select id, email, email_verified_at is not null as "emailVerified", role, permissions,
@@ -130,11 +137,15 @@ const isStill = 'id = $1 and tries = $2'
 export const deleteRow = (db: Db, { id, tries }: Taken) =>
   db.query(`delete from outbox where ${isStill}`, [id, tries])
 
-/** What a user asked for is in the audit already. */
+/** What a user asked for is in the audit already. What is put off for the same is not needed. */
 const noteSent = `
   with sent as (
     update outbox set sent_at = now(), next_at = now() + interval '1 hour'
-    where ${isStill} returning action, data)
+    where ${isStill} returning action, data, lane, subject),
+  put_off as (
+    delete from outbox using sent
+    where outbox.lane = sent.lane and outbox.subject is not distinct from sent.subject
+      and last_failure is not null)
   insert into audit_events (action, subject, address, request_id)
   select action, $3::uuid, data->>'address', data->>'requestId' from sent
   where data->>'actor' is null`
