@@ -281,11 +281,11 @@ function readUrl({ text, read, set, wrong }: Reader) {
 }
 
 function parseUrl(given: string): Env | undefined {
-  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(given)
+  const { hostname, port, pathname, username, password, searchParams } = new URL(given)
   const { host, sslmode, ...others } = Object.fromEntries(searchParams)
   const hosts = host ?? (decodeURIComponent(hostname.replace(/[[\]]/g, '')) || 'localhost')
   const isUnderstood =
-    /^postgres(ql)?:$/.test(protocol) &&
+    /^postgres(ql)?:\/\//.test(given) &&
     /^(disable|require|verify-full|undefined)$/.test(String(sslmode)) &&
     new Set(searchParams.keys()).size === searchParams.size &&
     Object.keys(others).every((name) => ignoredParameters.includes(name)) &&

@@ -73,7 +73,7 @@ async function serve() {
 /** npm that is killed forwards nothing, and its private database would run on. */
 function watchNpm(onEnd: () => void) {
   if (process.env['npm_lifecycle_event'] !== 'start') return
-  const npm = process.ppid
+  const npm = Number(process.env['npm_pid'])
   const watching = setInterval(() => {
     if (process.ppid === npm) return
     clearInterval(watching)

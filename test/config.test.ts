@@ -293,6 +293,8 @@ test('a .env that nobody reads is noticed', () => {
 
 const mistakes: [string, Env][] = [
   ['DATABASE_URL', { DATABASE_URL: 'mysql://root:secret@x/y' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres:/u:secret@h/d' }],
+  ['DATABASE_URL', { DATABASE_URL: 'postgres:u:secret@h/d' }],
   ['DATABASE_URL', { DATABASE_URL: 'postgres://u:secret@h/d?sslmode=prefer' }],
   ['DATABASE_URL', { DATABASE_URL: 'postgres://u:p@h/d?options=secret' }],
   ['DATABASE_URL', { DATABASE_URL: 'postgres://u:12#secret@h/d' }],

@@ -318,8 +318,11 @@ test('when PostgreSQL has no connection left answers are 503, until it has', asy
 test('a database that is read-only is read, and changes get 503', async () => {
   await db.query('alter database db_user_service set default_transaction_read_only = on')
   await endConnections()
-  assert.equal((await read()).status, 200)
-  await assertUnavailable(change)
+  const late = await using()
+  for (const at of [app, late]) {
+    assert.equal((await read(at)).status, 200)
+    await assertUnavailable(() => change(at))
+  }
   await postgres.sql(
     'begin read write; alter database db_user_service reset default_transaction_read_only; commit',
   )

@@ -2236,7 +2236,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/explain.ts',
-    text: `if (/^(connect|getaddrinfo) /.test(reasonOf(root)))`,
+    text: `if (/^(connect|getaddrinfo|Connection) /.test(reasonOf(root)))`,
     replacement: `if (/^getaddrinfo /.test(reasonOf(root)))`,
     meaning: 'a start whose database is not there names no setting',
     tests: ['start'],

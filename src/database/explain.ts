@@ -43,7 +43,7 @@ export function explain(error: unknown) {
     const reasons = error.faults.map(({ message }) => message)
     if (root !== error) reasons.push(reasonOf(root))
     // Waiting may mend it, too.
-    if (/^(connect|getaddrinfo) /.test(reasonOf(root)))
+    if (/^(connect|getaddrinfo|Connection) /.test(reasonOf(root)))
       reasons.push('see DATABASE_HOST, DATABASE_PORT or DATABASE_URL')
     return [error.message, ...reasons].join(': ')
   }

@@ -19,7 +19,16 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createCertificate } from '../support/certificate.ts'
-import { makeFolder, root, run, startProgram, succeed, until } from '../support/process.ts'
+import {
+  cpuMs,
+  familyOf,
+  makeFolder,
+  root,
+  run,
+  startProgram,
+  succeed,
+  until,
+} from '../support/process.ts'
 
 // Within reach of every account, so that nothing goes to /var/lib when root runs this.
 const checkout = makeCheckout(`newcomer's`)
@@ -134,6 +143,18 @@ for (const signal of ['SIGTERM', 'SIGQUIT', 'SIGHUP', 'SIGKILL'] as const) {
     }
   })
 }
+
+test('npm that is killed while Node still reads the program leaves nothing behind', async () => {
+  const npm = startWithNpm()
+  // It has begun, and is far from listening.
+  const isLoading = () => familyOf(npm.pid).some((pid) => pid !== npm.pid && cpuMs(pid) > 150)
+  await until('the program is read', isLoading, 60)
+  const family = familyOf(npm.pid)
+  process.kill(npm.pid, 'SIGKILL')
+  const isOver = () => family.every((pid) => !existsSync(`/proc/${pid}`))
+  await until('all of it has ended', isOver, 60)
+  await untilGone()
+})
 
 test('a port that is taken is noticed before anything is made', async () => {
   const other = createServer().listen(0, '127.0.0.1')
