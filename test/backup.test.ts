@@ -473,6 +473,79 @@ test('a pg_restore too old to keep psql from running programs restores nothing',
   })
 })
 
+/** Entries of a table of contents, and lines of SQL. */
+const ours = [
+  '; a comment',
+  '217; 1259 16400 TABLE user_service_schema users user_service_admin',
+  '3256; 1259 16414 INDEX user_service_schema users_admins user_service_admin',
+  '3401; 0 0 COMMENT user_service_schema INDEX users_admins user_service_admin',
+  '3273; 2606 16426 FK CONSTRAINT user_service_schema api_keys x user_service_admin',
+]
+const others = [
+  'INDEX user_service_schema users_likes',
+  'TRIGGER user_service_schema users users_likes',
+  'POLICY user_service_schema users reading all',
+  'COMMENT user_service_schema POLICY reading ON users',
+  'ROW SECURITY user_service_schema users',
+  'RULE user_service_schema users quiet',
+]
+const lines = [
+  'GRANT SELECT ON TABLE user_service_schema.users TO grafana;',
+  'SET default_tablespace = fast;',
+]
+const sql = [
+  `SET default_tablespace = '';`,
+  ...lines,
+  'GRANT SELECT ON TABLE user_service_schema.users TO user_service_user WITH GRANT OPTION;',
+  'GRANT SELECT ON TABLE user_service_schema.users TO PUBLIC;',
+  'SET default_tablespace = fast;',
+]
+
+test('of a dump all that is ours is restored; what others added is left out and told', async () => {
+  const own = await createTestDatabase()
+  const name = dumpName(own.name, new Date())
+  const contents = [...ours, ...others.map((each) => `1; 2 3 ${each} user_service_admin`)]
+  const manifest = {
+    name,
+    database: own.name,
+    sha256: hash('sha256', 'a dump'),
+    at: '2024-04-25T22:20:01Z',
+    rows: { users: 0 },
+    schema: readMigrations()[0]!.name,
+    pgDump: '15',
+  }
+  fakeAws(`case $4 in *.json) cat '${folder}/manifest' >"$5";; *) printf 'a dump' >"$5"; esac`)
+  writeFileSync(join(folder, 'contents'), contents.join('\n'))
+  writeFileSync(join(folder, 'sql'), sql.join('\n'))
+  fake(
+    'pg_restore',
+    `for each; do case $each in --list) cat '${folder}/contents';; ` +
+      `--use-list=*) cp "\${each#--use-list=}" '${folder}/used';; ` +
+      `--schema-only) cat '${folder}/sql';; ` +
+      `--no-privileges) echo "$@" >'${folder}/asked'; esac; done`,
+  )
+  fake('psql', 'cat >/dev/null')
+  const restoreOf = (schema: string) => {
+    writeFileSync(join(folder, 'manifest'), JSON.stringify({ ...manifest, schema }))
+    return runCommand('restore', [name, '--yes'], { ...base, ...own.env })
+  }
+  const restored = await restoreOf(manifest.schema)
+  const used = readFileSync(join(folder, 'used'), 'utf8')
+  const later = await restoreOf('9999_later')
+  const usedLater = readFileSync(join(folder, 'used'), 'utf8')
+  for (const program of ['pg_restore', 'psql']) rmSync(join(folder, program))
+
+  assert.deepEqual([restored.status, restored.stderr], [0, ''])
+  assert.deepEqual(used.split(/\n+/).filter(Boolean), ours)
+  const told = (...lines: string[]) =>
+    `\nNot restored, since it is not ours:\n${lines.join('\n')}\nNext: `
+  assert.ok(restored.stdout.includes(told(...others, ...lines)), restored.stdout)
+  assert.match(readFileSync(join(folder, 'asked'), 'utf8'), / --no-tablespaces /)
+  // What a later version may have made is not left out.
+  assert.deepEqual(usedLater.split('\n'), contents)
+  assert.ok(later.stdout.includes(told(...lines)), later.stdout)
+})
+
 test('a refused upload is not tried again', async () => {
   fake(
     'pg_dump',

@@ -2,11 +2,12 @@
 // the dump, compares the row counts with the manifest, and commits. The commit comes last through a
 // pipe: after a failure, or the end of this process, it is not sent, and PostgreSQL rolls back.
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { privateDatabase, type DatabaseConfig } from '../config.ts'
 import { grantStatements } from '../database/grants.ts'
+import { readMigrations } from '../database/migrate.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
 import { startPrivatePostgres } from '../database/private.ts'
 import { createDatabase } from '../database/setup.ts'
@@ -49,9 +50,17 @@ const ending = `
   commit;
 `
 
-/** Grants to a role that is not ours: on a new server it may not exist. */
-const foreignGrant =
-  /^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO (?!(user_service_(admin|manager|user)|PUBLIC);$)/
+/** Names a tablespace, or grants to a role that is not ours: on a new server it may not exist. */
+const foreignLine = new RegExp(
+  "^SET default_tablespace = [^']|^(GRANT|ALTER DEFAULT PRIVILEGES) .* TO " +
+    '(?!(user_service_(admin|manager|user)|PUBLIC)( WITH GRANT OPTION)?;$)',
+)
+/** What may need roles, functions or extensions that are missing, and its name. */
+const foreignEntry = new RegExp(
+  '^\\d+; \\d+ \\d+ ((?:INDEX|POLICY|ROW SECURITY|RULE|TRIGGER|' +
+    'COMMENT \\w+ (?:INDEX|POLICY|RULE|TRIGGER)) .*?(\\w*)) user_service_admin$',
+  'gm',
+)
 
 const undone =
   'Sessions, tokens and requests for one were deleted: everybody logs in again.\n' +
@@ -83,8 +92,7 @@ await command({
     console.log(`Restored ${name} into ${database.name}: ${rows.join(', ')}`)
     console.log(`Changes after ${manifest.at} are gone.`, undone)
     if (foreign.length > 0) console.log(`Dropped, and in no dump: ${foreign.join(', ')}.`)
-    if (lost.length > 0)
-      console.log(`Not granted, since these roles are not ours:\n${lost.join('\n')}`)
+    if (lost.length > 0) console.log(`Not restored, since it is not ours:\n${lost.join('\n')}`)
     console.log(`Next: node bin/migrate.js up (from ${manifest.schema}), then restart the service.`)
   },
 })
@@ -133,7 +141,7 @@ async function download(places: Places, name: string, file: string) {
   throw new ExitError(`${name} is not the dump that was uploaded: another SHA-256`)
 }
 
-/** Restores a dump into a database and returns the grants that it left out. */
+/** Restores a dump into a database and returns what of others it left out. */
 async function restore(file: string, manifest: Manifest, database: DatabaseConfig) {
   const what = 'the restore failed and nothing was changed'
   const env = postgresEnv(database)
@@ -142,13 +150,28 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
     args: ['--no-owner', '--file=-', ...args, file],
     env,
   })
-  const schema = await runProgram({ what, ...read('--schema-only') })
+  const contents = await runProgram({ what, ...read('--list') })
+  const migrations = readMigrations()
+  const isLater = manifest.schema > migrations.at(-1)!.name
+  const lost: string[] = []
+  const kept = contents.stdout.replace(foreignEntry, (line, entry: string, name: string) => {
+    const made = new RegExp('^create .*(index|trigger) (if not exists )?' + name + '\\b', 'm')
+    // What a later version made cannot be told from what others did.
+    if (isLater || migrations.some(({ up }) => made.test(up))) return line
+    lost.push(entry)
+    return ''
+  })
+  writeFileSync(`${file}.list`, kept)
+  const list = `--use-list=${file}.list`
+  const schema = await runProgram({ what, ...read('--schema-only', list) })
   // This option makes psql refuse backslash commands in the dump, which could start programs
   // (CVE-2025-8714). An older pg_restore rejects it, and the restore fails.
   const key = randomBytes(16).toString('hex')
   async function* input() {
     yield beginning
-    const reading = startProgram(read('--no-privileges', `--restrict-key=${key}`))
+    const reading = startProgram(
+      read(list, '--no-privileges', '--no-tablespaces', `--restrict-key=${key}`),
+    )
     yield* withoutTimeout(reading.child.stdout)
     await reading.ended
     const checks = checkCounts(manifest.rows)
@@ -156,7 +179,8 @@ async function restore(file: string, manifest: Manifest, database: DatabaseConfi
   }
   const args = ['--no-psqlrc', '--no-password', '--quiet', '--set=ON_ERROR_STOP=1']
   await runProgram({ what, program: 'psql', args, env, input: input() })
-  return schema.stdout.split('\n').filter((line) => foreignGrant.test(line))
+  const lines = schema.stdout.split('\n').filter((line) => foreignLine.test(line))
+  return [...lost, ...new Set(lines)]
 }
 
 /** pg_restore 17 writes a SET that earlier servers do not know into its first lines. */

@@ -804,6 +804,49 @@ test('a restore ends sessions, and keeps grants between our roles, not others’
   assert.match(await fresh.sql(rights), /user_service_manager=arw/)
 })
 
+test('what others put on our tables is left out of a restore, which tells it', async () => {
+  await main.sql('alter role postgres set allow_in_place_tablespaces = on')
+  await main.sql(`create tablespace fast location ''`)
+  await main.sql(`
+    create role metabase;
+    create policy reading on users to metabase using (true);
+    comment on policy reading on users is 'of another';
+    create function public.shout(text) returns text immutable return upper($1);
+    create index users_shout on users (public.shout(email));
+    create function public.look() returns trigger language plpgsql as 'begin return new; end';
+    create trigger looking before insert on users for each row execute function public.look();
+    create rule quiet as on delete to users where false do also select public.shout('x');
+    alter table webhook set tablespace fast;
+    grant select on users to user_service_user with grant option`)
+  const elsewhere: Env = { S3_BUCKET: `${bucket}/others` }
+  const backup = await runCommand('backup', [], { ...reads, ...elsewhere })
+  const fresh = await startInstance('others')
+  const restored = await runCommand('restore', ['latest'], { ...owns, ...elsewhere, ...fresh.at })
+  const over = await runCommand('restore', ['latest', '--yes'], { ...owns, ...elsewhere })
+
+  assert.deepEqual([backup.status, backup.stderr], [0, ''])
+  assert.deepEqual([restored.status, restored.stderr], [0, ''])
+  const [, told = ''] = /\nNot restored, since it is not ours:\n([^]*?)\nNext: /.exec(
+    restored.stdout,
+  )!
+  assert.deepEqual(told.split('\n'), [
+    'INDEX user_service_schema users_shout',
+    'RULE user_service_schema users quiet',
+    'TRIGGER user_service_schema users looking',
+    'POLICY user_service_schema users reading',
+    'COMMENT user_service_schema POLICY reading ON users',
+    'SET default_tablespace = fast;',
+  ])
+  assert.deepEqual([over.status, over.stderr], [0, ''])
+  await assertSameRows()
+  await assertSameRows(fresh)
+  const indexes = `select string_agg(indexname, ' ' order by indexname) from pg_indexes
+    where schemaname = 'user_service_schema'`
+  assert.equal(await fresh.sql(indexes), await main.sql(indexes))
+  assert.match(await fresh.sql(indexes), / users_admins users_email_domain /)
+  await main.sql('drop tablespace fast')
+})
+
 /** Resolves when psql is at work. */
 const restoring = (pid: number) => {
   const isPsql = ({ parent, command }: { parent: number; command: string }) =>
