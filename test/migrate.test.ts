@@ -331,6 +331,45 @@ test('a database of another service is left alone, and the message says what to 
   assert.deepEqual(changed, [])
 })
 
+test('create leaves another application’s database as it is, and drop refuses it', async () => {
+  const name = `test_migrate_${process.pid}_${++made}`
+  const config = connectTo(name, 'postgres')
+  const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
+  const stranger = `test_stranger_${process.pid}`
+  await server.query(`create role ${stranger} login`)
+  await server.query(`create database ${name} owner ${stranger}`)
+  await server.query(`alter database ${name} set search_path = accounts`)
+  undo.push(async () => {
+    await server.query(`drop database ${name} with (force)`)
+    await server.query(`drop role ${stranger}`)
+    await server.stop()
+  })
+  const read = () =>
+    withDatabase({ ...config, user: 'user_service_user' }, (db) =>
+      db.query(`
+        select has_database_privilege('pg_monitor', current_database(), 'connect') as connects,
+          has_schema_privilege('pg_monitor', 'public', 'usage') as uses,
+          (select setconfig from pg_db_role_setting join pg_database on setdatabase = oid
+            where datname = current_database() and setrole = 0) as settings`),
+    )
+  const before = await read()
+  await createDatabase(config)
+  const applied = await withDatabase({ ...config, user: 'user_service_admin' }, (db) =>
+    migrate(db, 'up'),
+  )
+  const after = await read()
+
+  assert.deepEqual(before, [{ connects: true, uses: true, settings: ['search_path=accounts'] }])
+  assert.deepEqual(after, before)
+  assert.deepEqual(applied, names)
+  assert.equal(
+    await failure(dropDatabase(config)),
+    `that database belongs to ${stranger}, and may hold more than this service: drop the schema ` +
+      'user_service_schema in it instead; nothing was dropped',
+  )
+  assert.deepEqual(await read(), before)
+})
+
 test('a role that may create roles and databases is enough to create and to drop', async () => {
   const server = openDatabase(connectTo('postgres', 'postgres'), () => {}, 0)
   const creator = `test_creator_${process.pid}`

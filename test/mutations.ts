@@ -1293,17 +1293,29 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/setup.ts',
-    text: `    revoke all on database \${name} from public;
-`,
+    text: '      revoke all on database ${owned.name} from public;\n',
     replacement: '',
     meaning: 'anybody on the server connects to the database',
     tests: ['migrate'],
   },
   {
     file: 'src/database/setup.ts',
-    text: `    revoke all on schema public from public;
-`,
+    text: ` and datdba = 'user_service_admin'::regrole`,
     replacement: '',
+    meaning: 'create shuts everybody out of the database of another application',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/setup.ts',
+    text: `owner !== 'user_service_admin')`,
+    replacement: `owner === '')`,
+    meaning: 'drop takes the database of another application with its tables',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/database/setup.ts',
+    text: `      revoke all on schema public from public\`)`,
+    replacement: '`)',
     meaning: 'anybody creates tables in the schema public',
     tests: ['migrate'],
   },
@@ -1655,6 +1667,34 @@ export const mutations: Mutation[] = [
     replacement: 'delete from user_service_schema.outbox where address is null',
     meaning: 'a restore brings requests for tokens back',
     tests: ['system/backup'],
+  },
+  {
+    file: 'src/commands/restore.ts',
+    text: 'if (isLater || migrations',
+    replacement: 'if (migrations',
+    meaning: 'an older version leaves out what a later one made to refuse sessions',
+    tests: ['backup'],
+  },
+  {
+    file: 'src/commands/restore.ts',
+    text: `'^create .*(index|trigger)`,
+    replacement: `'^create .*(trigger)`,
+    meaning: 'a restore leaves out our own indexes',
+    tests: ['backup'],
+  },
+  {
+    file: 'src/commands/restore.ts',
+    text: '( WITH GRANT OPTION)?',
+    replacement: '',
+    meaning: 'a grant to our own role is told as another’s',
+    tests: ['backup'],
+  },
+  {
+    file: 'src/commands/restore.ts',
+    text: `'--no-tablespaces', `,
+    replacement: '',
+    meaning: 'a tablespace of the old server is in the way of a restore',
+    tests: ['backup'],
   },
   {
     file: 'src/passwords/queries.ts',

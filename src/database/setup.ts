@@ -46,8 +46,8 @@ export async function createDatabase(config: DatabaseConfig, passwords: Password
  */
 export async function dropDatabase(config: DatabaseConfig) {
   return withDatabase({ ...config, name: 'postgres' }, async (db) => {
-    const { exists, mayDropRoles, present } = await one<{
-      exists: boolean
+    const { owner, mayDropRoles, present } = await one<{
+      owner: string | null
       mayDropRoles: boolean
       present: Role[]
     }>(db, {
@@ -58,7 +58,7 @@ export async function dropDatabase(config: DatabaseConfig) {
               select from pg_roles as role where role.rolname = any($2)
                 and not pg_has_role(current_user, role.oid, 'member with admin option')))
             as "mayDropRoles",
-          exists (select from pg_database where datname = $1) as exists,
+          (select datdba::regrole::text from pg_database where datname = $1) as owner,
           array(select rolname::text from pg_roles where rolname = any($2) order by 1) as present
         from pg_roles where rolname = current_user`,
       values: [config.name, roles],
@@ -68,7 +68,12 @@ export async function dropDatabase(config: DatabaseConfig) {
         `${config.user} may not drop the database and its roles: connect as a superuser, or as ` +
           'the role that created them; nothing was dropped',
       )
-    if (exists) await withDatabase(config, checkOurs)
+    if (owner !== null) await withDatabase(config, checkOurs)
+    if (owner !== null && owner !== 'user_service_admin')
+      throw new ExitError(
+        `that database belongs to ${owner}, and may hold more than this service: drop the schema ` +
+          'user_service_schema in it instead; nothing was dropped',
+      )
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
     const dropped: string[] = []
     const kept: string[] = []
@@ -77,7 +82,7 @@ export async function dropDatabase(config: DatabaseConfig) {
       if (isDropped) dropped.push(role)
       else kept.push(role)
     }
-    const done = [exists ? `Dropped ${config.name}` : `There is no database ${config.name}`]
+    const done = [`${owner === null ? 'There is no database' : 'Dropped'} ${config.name}`]
     if (dropped.length > 0) done.push(`Dropped the roles ${dropped.join(', ')}`)
     if (kept.length > 0) done.push(`Kept what other databases need: ${kept.join(', ')}`)
     return done
@@ -86,7 +91,7 @@ export async function dropDatabase(config: DatabaseConfig) {
 
 /** Throws in a database without our schema, and in one of another service. */
 async function checkOurs(db: Db) {
-  const schemas = await db.query(`select from pg_namespace where nspname = 'user_service_schema'`)
+  const schemas = await db.query("select from pg_namespace where nspname = 'user_service_schema'")
   if (schemas.length === 0)
     throw new ExitError(
       'there is no schema user_service_schema in that database: it is not one of this service; ' +
@@ -115,16 +120,23 @@ async function createEmptyDatabase(db: Db, name: string) {
   await db.query(`
     alter role user_service_admin in database ${name} set search_path = user_service_schema;
     alter role user_service_user in database ${name} set search_path = user_service_schema;
-    -- Not for everybody: what others create without naming a schema is not ours.
-    alter database ${name} reset search_path;
-    revoke all on database ${name} from public;
     grant connect on database ${name} to ${roles.join(', ')}`)
 }
 
 async function createSchema(db: Db) {
+  // The database of another application is left as it is.
+  const [owned] = await db.query<{ name: string }>(
+    'select quote_ident(datname) as name from pg_database ' +
+      "where datname = current_database() and datdba = 'user_service_admin'::regrole",
+  )
+  if (owned !== undefined)
+    await db.query(`
+      -- Not for everybody: what others create without naming a schema is not ours.
+      alter database ${owned.name} reset search_path;
+      revoke all on database ${owned.name} from public;
+      revoke all on schema public from public`)
   await db.query(`
     create schema if not exists user_service_schema authorization user_service_admin;
-    revoke all on schema public from public;
     -- A service that used the database before may have left some: the audit is append-only.
     alter default privileges for role user_service_admin
       revoke all on tables from public, user_service_manager, user_service_user`)
