@@ -27,7 +27,7 @@ export type Config = ReturnType<typeof readConfig>
 export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url))
 
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
-export function readDatabase(reader: Reader, defaultUser: string): DatabaseConfig | null {
+export function readDatabase(reader: Reader, defaultUser: string) {
   const { text, read, integer } = reader
   readUrl(reader)
   const hosts = read('DATABASE_HOST', [], 'must name a host, without a port', parseHosts)

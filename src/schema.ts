@@ -260,9 +260,9 @@ export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
 }
 
 /** JSON to compare values by; the comparison of node:util overflows at 2,000 levels. */
-const sortedJson = (value: unknown): string | undefined => JSON.stringify(value, sortMembers)
+const sortedJson = (value: unknown) => JSON.stringify(value, sortMembers)
 
-function sortMembers(_name: string, value: unknown): unknown {
+function sortMembers(_name: string, value: unknown) {
   if (!isObject(value)) return value
   return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
 }

@@ -58,7 +58,7 @@ export function parseDumpName(name: string) {
 }
 
 /** Reads a manifest; throws when it is damaged or not that of `name`. */
-export function parseManifest(text: string, name: string): Manifest {
+export function parseManifest(text: string, name: string) {
   try {
     const manifest = JSON.parse(text) as Manifest
     if (manifest.name === name && isSound(manifest)) return manifest

@@ -16,7 +16,7 @@ export interface DatabaseError extends Error {
 export const codeOf = (error: unknown) => (error as { code?: string }).code ?? ''
 
 /** The database's own error behind a `database_unavailable`; any other error itself. */
-export function causeOf(error: unknown): DatabaseError {
+export function causeOf(error: unknown) {
   const { cause } = error as Error
   return (cause ?? error) as DatabaseError
 }

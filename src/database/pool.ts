@@ -228,10 +228,7 @@ function toIso(text: string) {
 }
 
 /** Opens a database for the duration of `work`, whose statements may take any time. */
-export async function withDatabase<T>(
-  config: DatabaseConfig,
-  work: (db: Database) => Promise<T>,
-): Promise<T> {
+export async function withDatabase<T>(config: DatabaseConfig, work: (db: Database) => Promise<T>) {
   const database = openDatabase({ ...config, poolSize: 2 }, () => {}, 0)
   try {
     return await work(database)

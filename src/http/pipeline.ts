@@ -179,7 +179,7 @@ function parseIds(given: Record<string, string>, caller: Caller | null) {
   return params
 }
 
-function parseQuery({ query }: Route, search: string): Record<string, unknown> {
+function parseQuery({ query }: Route, search: string) {
   if (query === undefined) return {}
   const given: Record<string, unknown> = Object.create(null)
   for (const [name, value] of new URLSearchParams(search)) {
@@ -189,7 +189,7 @@ function parseQuery({ query }: Route, search: string): Record<string, unknown> {
   return check(query, given, 'invalid_query')
 }
 
-async function parseBody(route: Route, { req, res, caller }: Exchange): Promise<unknown> {
+async function parseBody(route: Route, { req, res, caller }: Exchange) {
   const schema = route.bodyFor?.(caller!) ?? route.body
   if (schema === undefined) return undefined
   if (!route.bodyOptional) return check(schema, await readBody(req, res), 'invalid_body')

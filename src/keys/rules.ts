@@ -101,7 +101,7 @@ export function mayRevive(maker: Maker, ownerId: string, { permissions, factors 
 }
 
 /** The powers of a key that `maker` makes for a user; a wider wish throws `forbidden`. */
-export function powersOfNew(maker: Maker, ownerId: string, wish: Wish): Powers {
+export function powersOfNew(maker: Maker, ownerId: string, wish: Wish) {
   const limits = limitsOf(maker, ownerId)
   const permissions = wish.permissions ?? limits.permissions
   const validUntil = wish.validUntil ?? limits.validUntil
@@ -112,7 +112,7 @@ export function powersOfNew(maker: Maker, ownerId: string, wish: Wish): Powers {
 }
 
 /** The powers of a key in place of a user's `old` one: the lesser of what it and `maker` have. */
-export function powersOfRotated(maker: Maker, ownerId: string, old: Powers): Powers {
+export function powersOfRotated(maker: Maker, ownerId: string, old: Powers) {
   const limits = limitsOf(maker, ownerId)
   return {
     scope: old.scope,

@@ -45,7 +45,7 @@ type Work<T> = (tx: Db, userId: string) => Promise<T>
  * same password at today's cost, if that is higher) and does `work`. Throws `login_throttled`,
  * `overloaded` or `invalid_credentials`, which does not tell what is wrong.
  */
-export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<T>): Promise<T> {
+export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<T>) {
   for (let tries = 0; tries < 3; tries++) {
     const checked = await compare(deps.hasher, deps.db, attempt)
     const outcome = await deps.db.transaction((tx) => settle(tx, checked, work))

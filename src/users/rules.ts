@@ -168,7 +168,7 @@ export type User = Members<typeof userMembers>
 type SignUp = Partial<Reserved> & { email: string; password?: string }
 
 /** The body of a sign-up; an admin may leave out the password. */
-export function signUpSchema(passwordMinLength: number, isByAdmin: boolean): Schema<SignUp> {
+export function signUpSchema(passwordMinLength: number, isByAdmin: boolean) {
   const passwordSchema = newPassword(passwordMinLength)
   const body: Schema<SignUp> = isByAdmin
     ? object({ email: emailSchema }, { password: omittable(passwordSchema), ...reservedMembers })
