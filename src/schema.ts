@@ -251,7 +251,7 @@ const shortened = (name: string) => [...name.slice(0, 128)].slice(0, 64).join(''
  * Checks a value and returns it in normal form. Throws an AppError with its faults, at most 1,000,
  * and the code of the first one if every fault has one, else `code`.
  */
-export function check<T>(schema: Schema<T>, value: unknown, code: Code): T {
+export function check<T>(schema: Schema<T>, value: unknown, code: Code) {
   const faults: Fault[] = []
   const checked = schema.check(value, '', faults)
   if (faults.length === 0) return checked
@@ -268,7 +268,7 @@ function sortMembers(_name: string, value: unknown) {
 }
 
 /** The members of `given` that differ from those of `before`. */
-export function differing<T extends object>(before: Partial<T>, given: T): Partial<T> {
+export function differing<T extends object>(before: Partial<T>, given: T) {
   const different: Partial<T> = {}
   for (const [name, value] of Object.entries(given) as [keyof T, T[keyof T]][]) {
     if (sortedJson(value) !== sortedJson(before[name])) different[name] = value

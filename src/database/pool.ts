@@ -252,7 +252,7 @@ export async function first<Row>(db: Db, text: string, values: unknown[]): Promi
 export async function one<Row>(
   db: Db,
   { text, values, orThrow = 'internal' }: { text: string; values?: unknown[]; orThrow?: Code },
-): Promise<Row> {
+) {
   const [row] = await db.query<Row>(text, values)
   if (row === undefined) throw new AppError(orThrow)
   return row

@@ -5,7 +5,7 @@ import type { Client } from 'pg'
 type Settings = Record<string, string>
 
 /** What our SQL takes for granted. Commands may take any time. */
-export const commandSettings: Settings = {
+export const commandSettings = {
   search_path: 'user_service_schema',
   client_encoding: 'UTF8',
   datestyle: 'ISO',

@@ -1,5 +1,4 @@
 import { digits, documented, uuidSchema, type JsonSchema } from '../schema.ts'
-import type { ReplySpec } from './route.ts'
 
 /** The members of a page's query. */
 export const pageQuery = {
@@ -10,7 +9,7 @@ export const pageQuery = {
 }
 
 /** What the document says of a page of such items. */
-export const pageOf = (says: string, items: JsonSchema): ReplySpec => ({
+export const pageOf = (says: string, items: JsonSchema) => ({
   says,
   body: { type: 'array', maxItems: 1000, items },
   headers: ['Link'],

@@ -32,10 +32,10 @@ function closed(
   return { title, type: 'object', properties, required, unevaluatedProperties: false }
 }
 
-const sentence: JsonSchema = { type: 'string', maxLength: 200, examples: ['is missing'] }
+const sentence = { type: 'string', maxLength: 200, examples: ['is missing'] }
 const field: JsonSchema = { type: 'string', maxLength: 100, examples: ['email'] }
 const fault = closed('Fault', { field, message: sentence })
-const code: JsonSchema = {
+const code = {
   type: 'string',
   maxLength: 64,
   pattern: '^[a-z_]+$',
@@ -43,7 +43,7 @@ const code: JsonSchema = {
 }
 
 /** Every failure. `code` is no closed list: a client must survive one that it does not know. */
-export const failureSchema: JsonSchema = closed(
+export const failureSchema = closed(
   'Failure',
   {
     requestId,

@@ -1,5 +1,5 @@
 // How a user is shown.
-import type { Caller, Reply } from '../http/route.ts'
+import type { Caller } from '../http/route.ts'
 import type { User } from './rules.ts'
 
 /** The ETag of a user: its version in quotes. */
@@ -9,7 +9,7 @@ export const etag = ({ version }: Pick<User, 'version'>) => `"${version}"`
  * The user of a caller whose key has no permissions of its own: those would hide the user's.
  * Member by member: spreading a row of `pg` would cost more than finding it.
  */
-export const userOf = (caller: Caller): User => ({
+export const userOf = (caller: Caller) => ({
   id: caller.userId,
   email: caller.email,
   emailVerified: caller.emailVerified,
@@ -40,7 +40,7 @@ export const payload = (shown: User, apiKeys: string[] = []) => ({
 })
 
 /** An answer that shows a user. */
-export const reply = (shown: User): Reply => ({
+export const reply = (shown: User) => ({
   body: payload(shown),
   headers: { ETag: etag(shown) },
 })
