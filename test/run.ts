@@ -44,7 +44,7 @@ try {
       ...(isNative ? [] : ['--import', loader]),
       '--test',
       '--test-reporter=spec',
-      '--test-concurrency=8',
+      '--test-concurrency=6',
       // Something that never comes is a failure, too.
       '--test-timeout=900000',
       ...flags,
