@@ -1323,7 +1323,7 @@ export const mutations: Mutation[] = [
     file: 'src/database/setup.ts',
     text: 'revoke all on tables from public, user_service_manager, user_service_user',
     replacement: 'revoke all on tables from public',
-    meaning: 'default privileges of another service let it change the audit',
+    meaning: 'default privileges of another service let the backup change the audit',
     tests: ['migrate'],
   },
   {
