@@ -67,6 +67,19 @@ test('up applies every file once, however many do so at once', async () => {
   await Promise.all(others.map((each) => each.stop()))
 })
 
+test('a migration that was released is never edited', () => {
+  // A database that has it would be refused. What is new is added here when it is released.
+  const released = {
+    '0001_users': 'c58915f4ceeed57b2c7035b992183befb8fe7217dc74777d29c92da0875a8bb8',
+    '0002_audit': '2bad62b98bf241f269ea5b28f20bb1484d148005a235cb59c01f541080df8350',
+    '0003_collation': '5642f3707b40a762377a9ea548a343e7d4835531b968e92a7ba5be71cc193ce6',
+    '0004_account_life': '296f68cb0854a60874b9b2c7086834c12b6cbfd6cc384dfa8af59fb03b57a147',
+    '0005_webhook': '9bdcc4b83a2394cb8cc735f52140e2d67bf74af777fda0c04cc755bc5cf31ae0',
+  }
+  const hashes = readMigrations().map((migration) => [migration.name, migration.hash])
+  assert.deepEqual(Object.fromEntries(hashes), released)
+})
+
 test('no role of ours may ever change the audit, whatever default privileges were', async () => {
   const name = `test_migrate_${process.pid}_${++made}`
   const database = connectTo(name, 'postgres')
