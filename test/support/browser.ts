@@ -179,9 +179,9 @@ function createInput(send: Send) {
     return result.value
   }
 
-  /** Waits until an expression is true in the page. */
+  /** Waits until an expression is true in the page, or in the one that it is left for. */
   const sees = (expression: string) =>
-    until(expression, () => evaluate<boolean>(`Boolean(${expression})`), 60)
+    until(expression, () => evaluate<boolean>(`Boolean(${expression})`).catch(forgiveLeaving), 60)
 
   /** Clicks in the middle of the one element of a selector that shows these words. */
   async function click(selector: string, words = '') {
@@ -237,6 +237,14 @@ function createInput(send: Send) {
       await sees(`document.readyState === 'complete'`)
     },
   }
+}
+
+/** A page that is left while it is asked has no answer; the next one has. */
+function forgiveLeaving(error: Error) {
+  if (!/navigated or closed|context was destroyed|Cannot find context/.test(error.message)) {
+    throw error
+  }
+  return false
 }
 
 /** What some layers of a browser know keys by. */
