@@ -78,15 +78,14 @@ roll_back_until() { # IMAGE COUNT: until so many of its migrations are pending
 
 # Waits until the container is healthy; fails as soon as it is certain that it will not be.
 become_healthy() { # CONTAINER
-  local waited=0 state
+  local deadline=$((SECONDS + wait)) state
   local format='{{.State.Status}} {{.RestartCount}} {{with .State.Health}}{{.Status}}{{end}}'
   while true; do
     state=$(docker container inspect -f "$format" "$1") || state=unknown
-    if [[ $state != 'running 0 starting' ]] || ((waited >= wait)); then
+    if [[ $state != 'running 0 starting' ]] || ((SECONDS >= deadline)); then
       break
     fi
     sleep 1
-    waited=$((waited + 1))
   done
   if [[ $state == 'running '*' healthy' ]]; then
     return 0

@@ -32,10 +32,8 @@ socket=$HOME/.ssh/user-service-db-tunnel
 check_running() { # PID
   local arguments
   arguments=$(ps -o args= -p "$1")
-  [[ "$arguments " == *" $target "* ]] ||
-    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
-  [[ $arguments == *" $forward "* ]] ||
-    fail 'a tunnel with other ports is open: close it first with bin/ec2-close-db-tunnel.sh'
+  [[ "$arguments " == *" $forward "*" $target "* ]] ||
+    fail 'a tunnel elsewhere is open: close it first with bin/ec2-close-db-tunnel.sh'
 }
 
 open_tunnel() {

@@ -16,6 +16,7 @@ import { createMetrics } from './http/metrics.ts'
 import { createPipeline } from './http/pipeline.ts'
 import { createRouter } from './http/router.ts'
 import { bind, listen } from './http/server.ts'
+import { readTlsSettings } from './http/tls.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
@@ -122,7 +123,8 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
 }
 
 /** Throws when nothing can listen there, before anything is made. */
-async function checkPort({ host, port }: Config) {
+async function checkPort({ host, port, tls }: Config) {
+  if (tls !== null) readTlsSettings(tls)
   const probe = createServer()
   await bind(probe, host, port)
   probe.close()

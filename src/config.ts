@@ -8,8 +8,6 @@ import { fileURLToPath } from 'node:url'
 import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
 import { matching } from './events.ts'
 
-export { createReader, type Env, type Reader } from './environment.ts'
-
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {
   hosts: string[]

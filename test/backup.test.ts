@@ -275,14 +275,14 @@ test('the time limit and a signal end a program and all its children, willing or
       'while sleep 0.1; do :; done',
   )
   const late = await runCommand('backup', ['list', '--timeout', '1s'], base)
-  rmSync(left, { force: true })
-  const { child, ended } = startCommand('backup', ['list'], base)
-  await until('the program', () => existsSync(left))
-  child.kill('SIGTERM')
-  const stopped = await ended
-
   assert.deepEqual(late, { status: 1, stdout: '', stderr: 'backup: given up after 1 s\n' })
-  assert.deepEqual(stopped, { status: 1, stdout: '', stderr: 'backup: got SIGTERM\n' })
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP'] as const) {
+    rmSync(left, { force: true })
+    const { child, ended } = startCommand('backup', ['list'], base)
+    await until('the program', () => existsSync(left))
+    child.kill(signal)
+    assert.deepEqual(await ended, { status: 1, stdout: '', stderr: `backup: got ${signal}\n` })
+  }
   const size = () => readFileSync(left, 'utf8').length
   const before = size()
   await sleep(500)
@@ -365,19 +365,16 @@ test('a restore touches neither data nor a connected service without --yes', asy
   const both = await runCommand('restore', ['latest'], base)
   await db.query('drop table notes')
 
-  assert.match(
-    both.stderr,
-    /holds data \(audit_events\), and this would also drop table \S+\.notes:/,
-  )
+  assert.match(both.stderr, /holds data \(audit_events\), this would also drop table \S+\.notes:/)
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: stop it first, or pass --yes\n',
+    stderr: 'restore: the service is connected: pass --yes to do it anyway\n',
   })
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (audit_events): pass --yes to replace it\n',
+    stderr: 'restore: the database holds data (audit_events): pass --yes to do it anyway\n',
   })
 })
 

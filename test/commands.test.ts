@@ -82,7 +82,8 @@ for (const [name, ...args] of [
     const lines = stderr.split('\n')
     assert.equal(
       lines[0],
-      `${name}: DATABASE_SSLMODE is no setting and has no effect; the nearest one is DATABASE_SSL`,
+      `${name}: DATABASE_SSLMODE is no setting of this version and has no effect; ` +
+        'the nearest one is DATABASE_SSL',
     )
     assert.doesNotMatch(lines.slice(1).join('\n'), /is no setting/)
   })
@@ -215,7 +216,7 @@ test('from an empty server to an admin’s key, through a symbolic link, twice',
     const dropped = await drop()
     const again = await drop()
     const roles = ['admin', 'manager', 'user'].map((role) => `user_service_${role}`)
-    const kept = `Kept what other databases need: ${roles.join(', ')}\n`
+    const kept = roles.map((role) => `Kept, since another database needs it: ${role}\n`).join('')
 
     assert.deepEqual(dropped, { status: 0, stdout: `Dropped ${name}\n${kept}`, stderr: '' })
     const none = `There is no database ${name}\n${kept}`
@@ -294,8 +295,8 @@ test('who starts as the owner is warned, and the service runs', async () => {
   assert.deepEqual(
     warnings.map(({ message }) => message),
     [
-      'user_service_admin may change the audit: connect as user_service_manager. ' +
-        'Run: node bin/database.js create',
+      'user_service_admin may change the audit: connect as user_service_manager, no superuser, ' +
+        'no owner and in no other role. Run: node bin/database.js create',
     ],
   )
 })

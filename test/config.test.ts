@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { readConfig, sslModeOf, type Env } from '../src/config.ts'
+import { readConfig, sslModeOf } from '../src/config.ts'
 import { ExitError } from '../src/errors.ts'
-import { isUnread } from '../src/environment.ts'
+import { isUnread, type Env } from '../src/environment.ts'
 import { createCertificate } from './support/certificate.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'user-service-config-'))
@@ -263,17 +263,27 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
   assert.deepEqual(
     readConfig({ ...right, ...env }).warnings,
     Object.entries(nearest).map(
-      ([name, setting]) => `${name} is no setting and has no effect; the nearest one is ${setting}`,
+      ([name, setting]) =>
+        `${name} is no setting of this version and has no effect; the nearest one is ${setting}`,
     ),
   )
 })
 
 test('a setting of a later version is warned of', () => {
-  const names = ['REQUIRE_FACTOR', 'SECRETS_KEY_FILE', 'TOKEN_ISSUER', 'UUID_KEYS', 'ADMIN_PAGE']
-  assert.deepEqual(
-    readConfig(Object.fromEntries(names.map((name) => [name, 'x']))).warnings,
-    names.map((name) => `${name} is no setting of this version and has no effect`),
-  )
+  const names = [
+    'REQUIRE_FACTOR',
+    'SECRETS_KEY_FILE',
+    'TOKEN_ISSUER',
+    'TOKEN_AUDIENCES',
+    'UUID_KEYS',
+    'ADMIN_PAGE',
+  ]
+  const { warnings } = readConfig(Object.fromEntries(names.map((name) => [name, 'x'])))
+  assert.equal(warnings.length, names.length)
+  for (const [index, warning] of warnings.entries()) {
+    const start = `${names[index]} is no setting of this version and has no effect; `
+    assert.ok(warning.startsWith(start), warning)
+  }
 })
 
 test('SESSION_IDLE_SECONDS is 0 or two minutes and more', () => {

@@ -361,7 +361,8 @@ test('a look costs the same, however many wait behind what is refused', async ()
        select uuid_v7(), 'user.changed', i % 2, '{}', 'infinity' from generate_series(1, $1) as i`,
       [count],
     )
-  await add(10)
+  // Enough for indexes, and for the look at 30 that are due since a moment ago.
+  await add(2000)
   await explain()
   await own.query('vacuum analyze outbox')
   const few = await explain()
@@ -481,6 +482,28 @@ test('a look costs the same, however many users wait, and the next looks at othe
     found.push(...(await takeDue(own, 8, place)).map(({ user }) => user!.id))
   }
   assert.deepEqual([found, looks], [[oldest], 50])
+})
+
+test('a new event waits for no look at others, but for what its user has put off', async () => {
+  const { own, oldest } = await makeWaiting(1000)
+  await own.query(
+    `with behind as (
+       insert into outbox (id, action, lane, subject, data, give_up_at, next_at)
+       select uuid_v7(), action, lane, subject, data, give_up_at, now() - interval '1 minute'
+       from outbox where lane <> $1)
+     update outbox set next_at = now() + interval '1 hour' where lane <> $1`,
+    [oldest],
+  )
+  await own.query(
+    `update outbox set next_at = now() where lane = $1 or id = (
+       select id from outbox where next_at < now() and lane <> $1 order by lane limit 1)`,
+    [oldest],
+  )
+  const taken = await takeDue(own, 8, { lane: 'g' })
+  assert.deepEqual(
+    taken.map(({ user }) => user!.id),
+    [oldest],
+  )
 })
 
 test('a clock that was set back does not keep the webhook waiting', async () => {

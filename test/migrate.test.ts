@@ -432,11 +432,13 @@ test('the start names what was dropped, or not restored, and what mends it', asy
   for (const [harm, name] of [
     ['alter table api_keys rename to gone', 'api_keys'],
     ['alter table tokens drop constraint tokens_pkey', 'tokens'],
+    ['alter table users drop constraint users_email_key', 'users'],
+    ['alter table api_keys drop constraint api_keys_digest_key', 'api_keys'],
   ] as const) {
     await db.query(harm)
     assert.equal(
       await startFails(config),
-      `The table ${name} or its primary key is missing, though its migrations were applied. ` +
+      `The table ${name} or a key of it is missing, though its migrations were applied. ` +
         'Restore a dump: node bin/restore.js',
     )
     await db.query('drop schema user_service_schema cascade')
@@ -465,6 +467,8 @@ test('a right to make ids that was taken from all is told, and granted again', a
 })
 
 const create = 'Run: node bin/database.js create'
+const narrow =
+  'connect as user_service_manager, no superuser, no owner and in no other role. ' + create
 
 test('the start names what the role may not or should not do, and what command helps', async () => {
   const db = await createEmpty()
@@ -472,9 +476,7 @@ test('the start names what the role may not or should not do, and what command h
   await migrate(db, 'up')
   assert.deepEqual(await readWarnings('user_service_manager'), [])
   for (const user of ['user_service_admin', 'postgres'])
-    assert.deepEqual(await readWarnings(user), [
-      `${user} may change the audit: connect as user_service_manager. ${create}`,
-    ])
+    assert.deepEqual(await readWarnings(user), [`${user} may change the audit: ${narrow}`])
   const reason = await failure(readWarnings('user_service_user'))
   assert.match(reason, /^user_service_user may not delete, insert, update in the table api_keys\. /)
   assert.match(reason, /\. Connect as user_service_manager/)
@@ -546,7 +548,7 @@ test('a right that the service should not have is told at the start, and taken a
   ] as const) {
     await db.query(`grant ${grant} to user_service_manager`)
     assert.deepEqual(await readWarnings('user_service_manager'), [
-      `user_service_manager may ${may}: connect as user_service_manager. ${create}`,
+      `user_service_manager may ${may}: ${narrow}`,
     ])
     await db.query(grantStatements)
     assert.deepEqual(await readWarnings('user_service_manager'), [], grant)

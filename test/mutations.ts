@@ -874,7 +874,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/users/first-admin.ts',
-    text: 'if (!isKey(key)) throw unusable',
+    text: `if (!isSecret(key, 'usk'))
+    throw unusable`,
     replacement: `if (key === '') throw unusable`,
     meaning: 'a weak word becomes the key of the admin',
   },
@@ -1356,7 +1357,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/database/grants.ts',
-    text: ' and indisprimary)',
+    text: ' and indisunique)',
     replacement: ')',
     meaning: 'a service whose keys and addresses need not be unique starts',
     tests: ['migrate'],
@@ -1805,6 +1806,20 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/webhooks/queries.ts',
+    text: 'order by next_at desc limit 30',
+    replacement: 'order by next_at limit 30',
+    meaning: 'a new event waits until thousands of users were looked at',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
+    text: 'and lane = late.lane and id < late.id',
+    replacement: 'and lane = late.lane and id > late.id',
+    meaning: 'a new event overtakes what was put off',
+    tests: ['events'],
+  },
+  {
+    file: 'src/webhooks/queries.ts',
     text: 'random() < 0.5 as turned',
     replacement: 'random() < 0 as turned',
     meaning: 'requests that are refused keep all events waiting',
@@ -2086,6 +2101,41 @@ export const mutations: Mutation[] = [
     tests: ['requests'],
   },
   {
+    file: 'src/database/grants.ts',
+    text: `when name in ('users', 'api_keys') then 2`,
+    replacement: `when name in ('users', 'api_keys') then 1`,
+    meaning: 'an address has two accounts, after its unique index was dropped',
+    tests: ['migrate'],
+  },
+  {
+    file: 'src/app.ts',
+    text: 'if (tls !== null) readTlsSettings(tls)',
+    replacement: '',
+    meaning: 'a database and an admin are made by a start that cannot serve',
+    tests: ['tls'],
+  },
+  {
+    file: 'src/database/programs.ts',
+    text: `if (hash('sha512', fs.readFileSync(file), 'base64') !== digest)`,
+    replacement: `if (digest === '')`,
+    meaning: 'whatever a registry sends as PostgreSQL is run',
+    tests: ['system/private'],
+  },
+  {
+    file: 'src/commands/programs.ts',
+    text: 'if (isDead && isOurs)',
+    replacement: 'if (isDead)',
+    meaning: 'a command of root empties what a link of another account leads to',
+    tests: ['system/backup'],
+  },
+  {
+    file: 'bin/load.js',
+    text: `process.env.TSX_DISABLE_CACHE = '1'`,
+    replacement: '',
+    meaning: 'code that another account put into a shared folder is run',
+    tests: ['start'],
+  },
+  {
     file: 'bin/deploy.sh',
     text: 'words="--roll-back( --yes)?|$image_words"',
     replacement: 'words="--roll-back( --yes)?|.*"',
@@ -2101,10 +2151,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'bin/ec2-open-db-tunnel.sh',
-    text: `  [[ "$arguments " == *" $target "* ]] ||
-    fail 'a tunnel to another host is open: close it first with bin/ec2-close-db-tunnel.sh'
-`,
-    replacement: '',
+    text: '*" $forward "*" $target "*',
+    replacement: '*" $forward "*',
     meaning: 'a tunnel to another host is taken for this one',
     tests: ['system/deploy'],
   },
@@ -2234,7 +2282,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/environment.ts',
-    text: 'countEdits(name, nearest) <= 2 || ',
+    text: ' || countEdits(name, nearest) <= 2',
     replacement: '',
     meaning: 'a mistyped security setting is silently off',
     tests: ['config'],

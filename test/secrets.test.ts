@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { createKey, digestKey, isKey } from '../src/keys/format.ts'
+import { createKey, digestKey, isSecret } from '../src/keys/format.ts'
 import { createHasher } from '../src/passwords/hasher.ts'
 import { formatHash, isWeaker, parseHash } from '../src/passwords/hash.ts'
 import { undo } from './support/helpers.ts'
@@ -11,17 +11,17 @@ test('a key has its form and its checksum', () => {
   for (let i = 0; i < 200; i++) {
     const key = createKey()
     assert.match(key, /^usk_[0-9A-Za-z]{49}$/)
-    assert.ok(isKey(key))
+    assert.ok(isSecret(key, 'usk'))
   }
   // CRC-32 of 43 zeros, as zlib has it, in base62.
-  assert.ok(isKey(`usk_${'0'.repeat(43)}2CZclj`))
+  assert.ok(isSecret(`usk_${'0'.repeat(43)}2CZclj`, 'usk'))
 })
 
 test('a key with any one character changed is no key', () => {
   const key = createKey()
   for (let i = 0; i < key.length; i++) {
     const other = key[i] === 'A' ? 'B' : 'A'
-    assert.ok(!isKey(key.slice(0, i) + other + key.slice(i + 1)))
+    assert.ok(!isSecret(key.slice(0, i) + other + key.slice(i + 1), 'usk'))
   }
   for (const wrong of [
     '',
@@ -31,7 +31,7 @@ test('a key with any one character changed is no key', () => {
     key.slice(0, -1),
     key.replace('usk', 'usc'),
   ])
-    assert.ok(!isKey(wrong))
+    assert.ok(!isSecret(wrong, 'usk'))
 })
 
 test('keys are 32 random bytes, all of them', () => {

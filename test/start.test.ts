@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { explain } from '../src/database/explain.ts'
+import { explain, isHopeless } from '../src/database/explain.ts'
 import { AppError, ExitError } from '../src/errors.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
 import { loader, root, run } from './support/process.ts'
@@ -185,6 +185,25 @@ test('every failure is one sentence, and no stack', () => {
     ],
   )
 })
+
+// What Node says of a certificate beside CERT_… and UNABLE_TO_…: X509 verify errors of OpenSSL.
+for (const code of [
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+  'HOSTNAME_MISMATCH',
+  'INVALID_CA',
+  'INVALID_PURPOSE',
+  'PATH_LENGTH_EXCEEDED',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+]) {
+  test(`a certificate of the database with the fault ${code} names the settings, at once`, () => {
+    const cause = Object.assign(new Error('no'), { code })
+    const unavailable = new AppError('database_unavailable', { cause })
+    const settings = 'DATABASE_CA_FILE, DATABASE_SSL and DATABASE_HOST'
+    assert.equal(explain(unavailable), `the certificate is not accepted: no: see ${settings}`)
+    assert.equal(isHopeless(unavailable), true)
+  })
+}
 
 test('a signal that is repeated ends the process only after a second', async () => {
   const { env } = await createTestDatabase()

@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, type ConnectionOptions, type TLSSocket } from 'node:tls'
 
 import { ExitError } from '../src/errors.ts'
+import { createKey } from '../src/keys/format.ts'
 import { createCertificate } from './support/certificate.ts'
 import { createTestDatabase, startTestApp, undo } from './support/helpers.ts'
 import { freePort, launch, root } from './support/process.ts'
@@ -206,6 +207,7 @@ const encrypted = () =>
       passphrase: 'secret',
     },
   }).privateKey
+const noPair = /: the first has no certificate, or the second no key: they may be swapped$/
 const unusable: [what: string, bad: { cert: string; key: string }, reason: RegExp][] = [
   ['expired', createCertificate({ from: -20, to: -10 }), /it expired on \w+ +\d+ /],
   ['not valid yet', createCertificate({ from: 10, to: 20 }), /it is valid from \w+ +\d+ /],
@@ -214,9 +216,11 @@ const unusable: [what: string, bad: { cert: string; key: string }, reason: RegEx
     { ...pair, key: createCertificate().key },
     /the key is of another certificate/,
   ],
-  ['without a certificate', { ...pair, cert: 'nothing' }, /PEM/],
-  ['without a key', { ...pair, key: '' }, /./],
-  ['of swapped files', { cert: pair.key, key: pair.cert }, /: the two files are swapped$/],
+  ['without a certificate', { ...pair, cert: 'nothing' }, noPair],
+  ['of an empty certificate', { ...pair, cert: '' }, noPair],
+  ['without a key', { ...pair, key: '' }, noPair],
+  ['of swapped files', { cert: pair.key, key: pair.cert }, noPair],
+  ['whose certificate is damaged', { ...pair, cert: pair.cert.replace('MII', 'MIJ') }, /./],
   ['whose key wants a password', { ...pair, key: encrypted() }, /the key wants a password/],
   ['whose key is too weak', createCertificate({ key: weak() }), /key too small/],
   [
@@ -253,6 +257,17 @@ test('files that are not there are refused with the name of the settings', async
     startTestApp({ TLS_CERT_FILE: '/nowhere', TLS_KEY_FILE: '/nowhere' }, database),
     { message: `Configuration: TLS_CERT_FILE ${cannot}; TLS_KEY_FILE ${cannot}` },
   )
+})
+
+test('a pair that cannot be used is told before anything is made', async () => {
+  const own = await createTestDatabase()
+  const early = createFiles('early')
+  early.write({ cert: '', key: '' })
+  const keyFile = join(folder, 'admin-key')
+  writeFileSync(keyFile, `${createKey()}\n`)
+  const admin = { BOOTSTRAP_ADMIN_EMAIL: 'a@example.org', BOOTSTRAP_ADMIN_KEY_FILE: keyFile }
+  await assert.rejects(startTestApp({ ...early.env, ...admin }, own), noPair)
+  assert.deepEqual(await own.db.query('select from users'), [])
 })
 
 test('SIGHUP renews, or logs why not; a start with such a pair ends with status 2', async () => {

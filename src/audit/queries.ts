@@ -61,7 +61,7 @@ export interface StoredEvent {
 }
 
 /** Which events to list: those before the event `after`, of one user or action, newest first. */
-export interface EventPage {
+interface EventPage {
   /** The actor or subject. */
   user?: string
   action?: string

@@ -4,16 +4,10 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
-import {
-  createReader,
-  localDirectory,
-  privateDatabase,
-  readConfig,
-  readDatabase,
-} from '../config.ts'
+import { localDirectory, privateDatabase, readConfig, readDatabase } from '../config.ts'
 import { exitWith } from '../database/explain.ts'
 import { findPrivatePostgres } from '../database/private.ts'
-import { findMistyped } from '../environment.ts'
+import { createReader, findMistyped } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 
 const controller = new AbortController()
@@ -23,9 +17,9 @@ export const { signal } = controller
 /** Stops the command: its programs are ended, and it fails. */
 export const stop = (why: string, status = 1) => controller.abort(new ExitError(why, status))
 
-/** Stops the command at SIGTERM, SIGINT, SIGHUP and after that time. */
+/** Stops the command at a signal that would end it, and after that time. */
 export function stopAfter(limitMs: number, status = 1) {
-  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'])
+  for (const name of ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP'])
     process.on(name, () => stop(`got ${name}`, status))
   setTimeout(stop, limitMs, `given up after ${limitMs / 1000} s`, status).unref()
 }

@@ -4,7 +4,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { createReader } from '../config.ts'
+import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { command, parseDuration, signal, stop, stopAfter } from './command.ts'
 import { runProgram } from './programs.ts'

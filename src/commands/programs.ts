@@ -3,8 +3,9 @@ import { existsSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { createReader, sslModeOf, type DatabaseConfig } from '../config.ts'
+import { sslModeOf, type DatabaseConfig } from '../config.ts'
 import * as programs from '../database/programs.ts'
+import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { signal } from './command.ts'
 

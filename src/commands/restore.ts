@@ -103,15 +103,13 @@ async function findLosses(db: Db, yes: boolean) {
   if (yes) return foreign
   const { schema_migrations, webhook, ...rows } = await countRows(db)
   const held = Object.keys(rows).find((table) => rows[table]! > 0)
-  const others = foreign.length > 0 ? `, and this would also drop ${foreign.join(', ')}` : ''
-  if (held !== undefined)
-    throw new ExitError(`the database holds data (${held})${others}: pass --yes to replace it`)
   const sessions = await db.query(`select from pg_stat_activity
     where datname = current_database() and usename = 'user_service_manager'`)
-  if (sessions.length > 0)
-    throw new ExitError('the service is connected: stop it first, or pass --yes')
-  if (foreign.length > 0)
-    throw new ExitError(`this would also drop ${foreign.join(', ')}: pass --yes to drop them`)
+  const reasons: string[] = []
+  if (held !== undefined) reasons.push(`the database holds data (${held})`)
+  if (sessions.length > 0) reasons.push('the service is connected')
+  if (foreign.length > 0) reasons.push(`this would also drop ${foreign.join(', ')}`)
+  if (reasons.length > 0) throw new ExitError(`${reasons.join(', ')}: pass --yes to do it anyway`)
   return foreign
 }
 

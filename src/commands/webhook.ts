@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 
-import { createReader, readWebhook } from '../config.ts'
+import { readWebhook } from '../config.ts'
 import { withDatabase } from '../database/pool.ts'
+import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { post } from '../webhooks/post.ts'
 import { command, misuse, readCommandDatabase } from './command.ts'

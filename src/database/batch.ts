@@ -54,7 +54,7 @@ export function createBatch<Item, Answer>(
       for (const { reject } of batch) reject(error)
     }
     running--
-    schedule()
+    if (!scheduled && queue.length() > 0) void startNext()
   }
 
   /** Answers one item for a client. */

@@ -42,6 +42,8 @@ export const grantStatements = `
     do $$ begin ${tableGrants.join('')} end $$;`
 
 const fix = 'Run: node bin/database.js create'
+const narrow =
+  'connect as user_service_manager, no superuser, no owner and in no other role. ' + fix
 
 /**
  * Throws, with what fixes it, unless the database, whose schema is up to date, has all that the
@@ -96,7 +98,8 @@ export async function checkTables(db: Db) {
     wrong: string | null
   }>(
     `select current_user::text as role, name,
-       exists (select from pg_index where indrelid = oid and indisprimary) as "isWhole",
+       (select count(*) from pg_index where indrelid = oid and indisunique)
+         >= case when name in ('users', 'api_keys') then 2 else 1 end as "isWhole",
        row_security_active(oid) as "isFiltered",
        needed, string_agg(distinct privilege, ', ') filter (where needed <> held) as wrong
      from json_each_text($1) as wanted (name, given)
@@ -116,7 +119,7 @@ export async function checkTables(db: Db) {
   for (const { role, name, isWhole, isFiltered, needed, wrong } of tables) {
     if (!isWhole)
       throw new ExitError(
-        `The table ${name} or its primary key is missing, though its migrations were applied. ` +
+        `The table ${name} or a key of it is missing, though its migrations were applied. ` +
           'Restore a dump: node bin/restore.js',
       )
     if (needed && wrong !== null)
@@ -130,7 +133,7 @@ export async function checkTables(db: Db) {
           `Run: alter table user_service_schema.${name} disable row level security`,
       )
     const what = name === 'audit_events' ? 'change the audit' : `${wrong} in the table ${name}`
-    if (wrong !== null) return [`${role} may ${what}: connect as user_service_manager. ${fix}`]
+    if (wrong !== null) return [`${role} may ${what}: ${narrow}`]
   }
   return []
 }

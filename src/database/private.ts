@@ -39,6 +39,8 @@ interface Options {
 
 type Place = Awaited<ReturnType<typeof prepare>>
 
+const advice = 'start as another account, or set DATABASE_URL or DATABASE_HOST to another database'
+
 /**
  * Starts the private PostgreSQL of a directory; makes the data and fetches the programs where there
  * are none. Throws when another process owns it, or with the last lines of what failed. Its `stop`
@@ -107,7 +109,13 @@ async function prepare({ directory, say, signal }: Options) {
         '--data-checksums',
       ]
       if (process.platform === 'linux') args.push('--lc-ctype=C.UTF-8')
-      await runProgram({ program: join(bin, 'initdb'), args, as, signal })
+      try {
+        await runProgram({ program: join(bin, 'initdb'), args, as, signal })
+      } catch (error) {
+        signal?.throwIfAborted()
+        const [reason] = (error as Error).message.split('\n')
+        throw new ExitError(`${reason}: ${advice}`)
+      }
     })
   }
   return { as, bin, data: fs.realpathSync(link), log: join(directory, 'postgres.log') }
@@ -148,7 +156,7 @@ function findPlace(directory: string, link: string, say: Options['say']) {
   if (error !== undefined)
     throw new ExitError(
       `PostgreSQL cannot run as root, nor can root start it as uid ${as.uid} here ` +
-        `(${error.message}): start as another account, or set DATABASE_URL or DATABASE_HOST`,
+        `(${error.message}): ${advice}`,
     )
   const digest = hash('sha256', fs.realpathSync(directory))
   const home = `/var/lib/user-service-${digest.slice(0, 12)}`

@@ -2,8 +2,6 @@
 // ALTER DATABASE, ALTER ROLE or postgresql.conf may have changed.
 import type { Client } from 'pg'
 
-type Settings = Record<string, string>
-
 /** What our SQL takes for granted. Commands may take any time. */
 export const commandSettings = {
   search_path: 'user_service_schema',
@@ -31,7 +29,7 @@ export const commandSettings = {
 }
 
 /** For the service: its statements find a few rows by an index, and it waits 1.9 s for each. */
-export const serviceSettings: Settings = {
+export const serviceSettings = {
   ...commandSettings,
   // Shorter than the service's own timeout; otherwise a statement waiting for a lock would outlive
   // its request and hold the session.
@@ -46,7 +44,7 @@ export const serviceSettings: Settings = {
 }
 
 /** Applies the settings that the server knows; returns whether it accepts writes. */
-export async function prepareSession(client: Client, settings: Settings) {
+export async function prepareSession(client: Client, settings: object) {
   const { rows } = await client.query<{ accepts: boolean }>({
     text: `
       select current_setting('transaction_read_only') = 'off' as accepts,

@@ -75,16 +75,11 @@ export async function dropDatabase(config: DatabaseConfig) {
           'user_service_schema in it instead; nothing was dropped',
       )
     await db.query(`drop database if exists ${pg.escapeIdentifier(config.name)} with (force)`)
-    const dropped: string[] = []
-    const kept: string[] = []
+    const done = [`${owner === null ? 'There is no database' : 'Dropped'} ${config.name}`]
     for (const role of present) {
       const isDropped = await unless(sqlState.dependentObjects, () => db.query(`drop role ${role}`))
-      if (isDropped) dropped.push(role)
-      else kept.push(role)
+      done.push(`${isDropped ? 'Dropped' : 'Kept, since another database needs it:'} ${role}`)
     }
-    const done = [`${owner === null ? 'There is no database' : 'Dropped'} ${config.name}`]
-    if (dropped.length > 0) done.push(`Dropped the roles ${dropped.join(', ')}`)
-    if (kept.length > 0) done.push(`Kept what other databases need: ${kept.join(', ')}`)
     return done
   })
 }

@@ -7,24 +7,18 @@ import { createLimiter } from './token-bucket.ts'
 /** Logs a refusal of a client, or counts it. */
 export type RefusalLog = (client: string, message: string, fields: Record<string, unknown>) => void
 
-const linesPerSecond = 5
-const linesAtOnce = 20
-/** How many clients are named each second: those with the most refusals. */
-const maxNamed = 10
-
 /** Returns a log of which no client has used any line yet. */
 export function createRefusalLog(log: Log): RefusalLog {
-  const limiter = createLimiter({ rate: linesPerSecond, burst: linesAtOnce })
+  const limiter = createLimiter({ rate: 5, burst: 20 })
   const omitted = new Map<string, number>()
 
   function sumUp() {
     const counts = [...omitted].sort((a, b) => b[1] - a[1])
     omitted.clear()
-    for (const [client, count] of counts.splice(0, maxNamed))
-      log('info', 'refusals not logged', { client, count })
-    if (counts.length === 0) return
     const count = counts.reduce((sum, [, each]) => sum + each, 0)
-    log('info', 'refusals not logged', { clients: counts.length, count })
+    // Those with the most.
+    const clients = Object.fromEntries(counts.slice(0, 10))
+    log('info', 'refusals not logged', { count, clients })
   }
 
   return (client, message, fields) => {

@@ -27,7 +27,6 @@ interface Options {
   tls: TlsFiles | null
 }
 
-const exchangeTimeoutMs = 40_000
 const lingerMs = 250
 
 /** Listens and hands each request to `pipeline`; throws an ExitError if it cannot. */
@@ -51,7 +50,7 @@ export async function listen(pipeline: Pipeline, { host, port, tls }: Options, l
     newestAt = performance.now()
   })
   await bind(server, host, port)
-  const cutting = setInterval(() => connections.cutSlow(exchangeTimeoutMs), 1000).unref()
+  const cutting = setInterval(() => connections.cutSlow(40_000), 1000).unref()
 
   return {
     /** Scheme, host and port. */

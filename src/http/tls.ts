@@ -35,8 +35,8 @@ export function readTlsSettings({ certFile, keyFile }: TlsFiles) {
 }
 
 function checkPair(cert: string, key: string) {
-  const isSwapped = key.includes('CERTIFICATE') && !cert.includes('CERTIFICATE')
-  if (isSwapped) throw new Error('the two files are swapped')
+  if (!cert.includes('CERTIFICATE') || !key.includes('PRIVATE KEY'))
+    throw new Error('the first has no certificate, or the second no key: they may be swapped')
   if (key.includes('ENCRYPTED')) throw new Error('the key wants a password')
   const certificate = new X509Certificate(cert)
   if (!certificate.checkPrivateKey(createPrivateKey(key)))

@@ -53,13 +53,8 @@ export function createSecret(prefix: Prefix) {
 /** A new random key. */
 export const createKey = () => createSecret('usk')
 
-/** Whether `text` has the form and checksum of a key, so that it is worth asking the database. */
-export const isKey = (text: string) => isSecret(text, 'usk')
-
-/** Whether `text` has the form and checksum of a token. */
-export const isToken = (text: string) => isSecret(text, 'ust')
-
-function isSecret(text: string, prefix: Prefix) {
+/** Whether `text` has the form and checksum of a secret: then it is worth asking the database. */
+export function isSecret(text: string, prefix: Prefix) {
   if (!patterns[prefix].test(text)) return false
   const randomPart = text.slice(4, 4 + randomLength)
   return decode(text.slice(4 + randomLength)) === crc32(randomPart)

@@ -7,7 +7,7 @@ import { createBatch } from '../database/batch.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
-import { digestKey, isKey } from './format.ts'
+import { digestKey, isSecret } from './format.ts'
 import { findCallers, markUsed } from './queries.ts'
 
 /**
@@ -42,7 +42,7 @@ export function createIdentify(db: Database, idleSeconds: number) {
    */
   return async (headers: IncomingHttpHeaders, client: string) => {
     const key = readKey(headers)
-    if (!isKey(key)) throw new AppError('key_invalid')
+    if (!isSecret(key, 'usk')) throw new AppError('key_invalid')
     const caller = await find(digestKey(key), client)
     if (caller === undefined) throw new AppError('key_invalid')
     return caller

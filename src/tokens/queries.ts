@@ -5,7 +5,7 @@ import { createSecret, digestKey } from '../keys/format.ts'
 export type Purpose = 'password-reset' | 'email'
 
 /** A token to insert. */
-export interface NewToken {
+interface NewToken {
   userId: string
   purpose: Purpose
   /** The address that it was sent to, or that it proves; null: none. */

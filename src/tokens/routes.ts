@@ -6,7 +6,7 @@ import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
-import { isToken, sampleOf, secretSchema } from '../keys/format.ts'
+import { isSecret, sampleOf, secretSchema } from '../keys/format.ts'
 import type { createIdentify } from '../keys/identify.ts'
 import { deleteApiKeys, deleteSessions } from '../keys/queries.ts'
 import { countReset, forgetFailures } from '../passwords/guessing.ts'
@@ -126,7 +126,7 @@ export const tokenRoutes = (deps: TokenDeps) => [
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
       // Only the holder of a live token is worth a hash.
-      const holder = isToken(token) ? await findHolder(deps.db, token) : null
+      const holder = isSecret(token, 'ust') ? await findHolder(deps.db, token) : null
       if (holder === null) throw new AppError('token_invalid')
       refuseEmailAsPassword(password, holder.email)
       const passwordHash = await deps.hasher.hash(password, origin.client)
@@ -157,7 +157,7 @@ export const tokenRoutes = (deps: TokenDeps) => [
     replies: { 204: { says: 'The address is the user’s, and verified' } },
     fails: ['token_invalid', 'email_in_use', 'database_unavailable'],
     async handle({ body: { token }, origin }) {
-      if (!isToken(token)) throw new AppError('token_invalid')
+      if (!isSecret(token, 'ust')) throw new AppError('token_invalid')
       return deps.db.transaction(async (tx) => {
         const { user, email, isPresent } = await useToken(tx, token, 'email')
         const { id, emailVerified } = user

@@ -6,7 +6,7 @@ import { explain } from '../database/explain.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import type { Action } from '../events.ts'
-import { createKey, isKey } from '../keys/format.ts'
+import { createKey, isSecret } from '../keys/format.ts'
 import { insertKey, type NewKey } from '../keys/queries.ts'
 import { check } from '../schema.ts'
 import { hasAdmin, insertUser, lockFirstAdmin } from './queries.ts'
@@ -75,7 +75,8 @@ function readKeyFile({ keyFile, makesFile }: FirstAdmin) {
     // Not the message, which contains the path: by mistake, that may be the key itself.
     throw unusable((error as { code?: string }).code ?? 'it cannot be read')
   }
-  if (!isKey(key)) throw unusable('the file must hold a key: node bin/admin.js generate > FILE')
+  if (!isSecret(key, 'usk'))
+    throw unusable('the file must hold a key: node bin/admin.js generate > FILE')
   return key
 }
 

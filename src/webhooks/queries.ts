@@ -52,6 +52,7 @@ const next = (lane: string) => `((${below(lane)}) union all (${below("'g'")}) li
  * One statement, so that all of it sees the same.
  *
  * `events`: the first of each user's, found one by one from $2 down and round; its lane is an id.
+ * `late`: what is due since a moment ago, so that nothing new waits until its user's turn comes.
  * `turn`: how many rows may be sent, two of them requests alone; while the receiver fails, one a
  * second of all instances, by chance an event or a request first. A probe that is further away was
  * set before the clock was set back.
@@ -62,6 +63,9 @@ const next = (lane: string) => `((${below(lane)}) union all (${below("'g'")}) li
 export const take = `
   with recursive events as (
     select * from ${next('$2')} union select next.* from events, lateral ${next('events.lane')}),
+  late as (
+    select id, lane, next_at from outbox where next_at <= now() and lane < 'g'
+    order by next_at desc limit 30),
   turn as (
     update webhook set probe_at = case when probe_at is not null then now() + interval '1 s' end
     where (probe_at between now() and now() + interval '1 s') is not true
@@ -85,7 +89,9 @@ export const take = `
           (select distinct on (lane) id, lane, next_at from outbox
           where ${isWaiting} and lane > 'g' and (next_at <= now() or last_failure is null)
           order by lane desc, tries > 0 and last_failure is null desc, id) union all
-          (select * from events limit 200)) as head
+          (select * from events limit 200) union
+          select * from late where not exists (
+            select from outbox where ${isWaiting} and lane = late.lane and id < late.id)) as head
         where next_at <= now() and id not in (select id from vain)) as due
       where row <= places)) and next_at <= now()
     returning *, (

@@ -2,11 +2,12 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { createKey, digestKey } from '../../src/keys/format.ts'
-import { privateDatabase, type DatabaseConfig, type Env } from '../../src/config.ts'
+import { privateDatabase, type DatabaseConfig } from '../../src/config.ts'
 import { startPrivatePostgres } from '../../src/database/private.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { type Database, withDatabase } from '../../src/database/pool.ts'
 import { createDatabase } from '../../src/database/setup.ts'
+import type { Env } from '../../src/environment.ts'
 
 export const password = 'correct horse battery staple'
 const passwordHash =

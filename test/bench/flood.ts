@@ -1,5 +1,5 @@
 // Log-ins: how many a second, what they do to the cheap requests beside them, and whether their
-// time tells anything. Nothing is pinned here: hashes use all cores.
+// time tells anything. Nothing is pinned here.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import http from 'node:http'
@@ -45,8 +45,8 @@ class Values {
 interface Loads {
   /** 200 cheap requests a second, at the service or at another port. */
   cheap(port?: number): ReturnType<typeof prepare>
-  /** 16 log-ins in flight. */
-  held(): ReturnType<typeof prepare>
+  /** So many log-ins in flight: each that is answered, or refused, is followed by another. */
+  held(connections: number): ReturnType<typeof prepare>
   /** 300 log-ins at once. */
   burst(port?: number): ReturnType<typeof prepare>
 }
@@ -69,7 +69,7 @@ function makeLoads({ directory, database }: Bench, port: number, seconds: number
   return {
     cheap: (at = port) =>
       prepare({ port: at, connections: 32, requests: gets, seconds, perSecond: 200 }),
-    held: () => prepare({ port, connections: 16, requests: logins, seconds }),
+    held: (connections) => prepare({ port, connections, requests: logins, seconds }),
     burst: (at = port) =>
       prepare({ port: at, connections: 300, count: 300, requests: logins, seconds }),
   }
@@ -112,9 +112,10 @@ export async function flood(bench: Bench): Promise<void> {
   await together(cheap())
   for (let round = 0; round < rounds; round++) {
     values.note('limit', await hashLimit(seconds))
-    values.note('alone', right((await together(held())).results[0]!))
+    values.note('alone', right((await together(held(16))).results[0]!))
+    values.note('returning', right((await together(held(300))).results[0]!))
     noteCheap('quiet', await together(cheap()))
-    const flooded = await together(cheap(), held(), cheap(bare.port))
+    const flooded = await together(cheap(), held(16), cheap(bare.port))
     noteCheap('16', flooded)
     values.note('16 bare p99', flooded.results[2]!.p99)
     values.note('beside', right(flooded.results[1]!))
@@ -138,6 +139,11 @@ function printFlood(values: Values) {
     [
       ['scrypt alone, every core: the limit', spread(v('limit')), ''],
       ['log-ins, 16 in flight', spread(v('alone')), ratio(v('alone'), v('limit'))],
+      [
+        'log-ins, 300 that come back at once after 503',
+        spread(v('returning')),
+        ratio(v('returning'), v('limit')),
+      ],
       [
         'log-ins beside 200 GET/s (and 200/s on a bare server)',
         spread(v('beside')),

@@ -48,9 +48,11 @@ export async function hostile({ directory, database, seconds, quick }: Bench): P
     child.send({ ...attack, port, connections, seconds: seconds + 1, perSecond })
     await once(child, 'message')
     const load = await prepare(victim, onOtherCores)
+    // The victim may have its last answer after the attack is over.
+    const attacked = once(child, 'message')
     child.send('go')
     const result = await load.go()
-    await once(child, 'message')
+    await attacked
     return result
   }
 

@@ -15,20 +15,21 @@ import { growth } from './growth.ts'
 import { hostile } from './hostile.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
-import { size } from './size.ts'
+import { dump, size } from './size.ts'
 import { stopServers } from './servers.ts'
-import { accessLog, instances, pages, poolers, throughput } from './throughput.ts'
+import { accessLog, everything, instances, pages, poolers, throughput } from './throughput.ts'
 import { webhook } from './webhook.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
-Cases: auth user first log pages instances growth flood hostile timing memory start revocation
-  webhook; by name alone, as they need more: size poolers
+Cases: auth user first everything log pages instances growth flood hostile timing memory start
+  revocation webhook; by name alone, as they need more: size dump poolers
 `
 const requests = ['auth', 'user', 'first']
-/** They need S3 or PgBouncer. */
-const byName = ['size', 'poolers']
+/** They need much room, an S3 server or PgBouncer. */
+const byName = ['size', 'dump', 'poolers']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
+  everything,
   log: accessLog,
   pages,
   instances,
@@ -41,6 +42,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   revocation,
   webhook,
   size,
+  dump,
   poolers,
 }
 
@@ -106,7 +108,9 @@ try {
     against: values.against && resolve(values.against),
   }
   const asked = requests.filter((name) => only.includes(name))
-  if (asked.length > 0) await throughput(bench, asked)
+  const tree = bench.against
+  const other = tree === undefined ? undefined : { suffix: ' (other)', options: { tree } }
+  if (asked.length > 0) await throughput(bench, asked, other)
   for (const name of Object.keys(cases).filter((each) => only.includes(each)))
     await cases[name]!(bench)
   console.log(

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os'
 import type { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
-import type { Env } from '../../src/config.ts'
+import type { Env } from '../../src/environment.ts'
 import { cpuMs, freePort, root, rssMb } from '../support/process.ts'
 
 export interface Server {

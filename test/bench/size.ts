@@ -114,7 +114,7 @@ async function readMemory(pid: number) {
 }
 
 /** Dumps all users to S3 and restores them over what is there. */
-async function backUp({ directory, postgres, database }: Bench) {
+export async function dump({ directory, postgres, database }: Bench): Promise<void> {
   const s3 = await startS3(mkdtempSync(join(directory, 's3-')))
   try {
     const home = join(directory, 'home')
@@ -151,7 +151,7 @@ async function backUp({ directory, postgres, database }: Bench) {
   }
 }
 
-/** Prints all of it for a tenth of the users and for all; the backup, of all. */
+/** Space, vacuum and partitions, for a tenth of the users and for all. */
 export async function size(bench: Bench): Promise<void> {
   const { database, fill, users, rounds } = bench
   const filled = [await fill(users / 10, 10_000), database]
@@ -171,5 +171,4 @@ export async function size(bench: Bench): Promise<void> {
     ['look-up by digest', ...parted.map(({ api_keys }) => spread(api_keys!))],
     ['the same in 16 partitions', ...parted.map(({ parted }) => spread(parted!))],
   ])
-  await backUp(bench)
 }

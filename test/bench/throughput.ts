@@ -1,7 +1,8 @@
 // Requests a second, latency and CPU time: the server alone on one core, PostgreSQL and the
 // generator on the others, all servers up, the load going from one to the next, in turn forwards
 // and backwards. What counts are the ratios of one round.
-import { chmodSync, mkdtempSync, rmSync, statSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -120,12 +121,33 @@ function print(title: string, results: Map<string, Measured[]>, against: Record<
   )
 }
 
-/**
- * The three requests against a bare server and one with a look-up; of two checkouts, if one is
- * named.
- */
-export async function throughput(bench: Bench, cases: string[]): Promise<void> {
-  const { directory, database, rounds, against } = bench
+/** Another service, to be compared: what the names of its requests end with, how it starts. */
+interface Other {
+  suffix: string
+  options: Parameters<typeof startService>[2]
+}
+
+/** The three requests with everything switched on that can be, beside nothing. */
+export async function everything(bench: Bench): Promise<void> {
+  const receiver = await startServer((port) => [reference, 'bare', String(port)], '/')
+  const secrets = `${bench.directory}/secrets`
+  writeFileSync(secrets, `whsec_${randomBytes(32).toString('base64')}\n`)
+  const env = {
+    WEBHOOK_URL: `http://127.0.0.1:${receiver.port}/`,
+    WEBHOOK_SECRET_FILE: secrets,
+    WEBHOOK_EVENTS: 'user.*,key.*,session.*,sessions.*,token.*,tokens.*,password.*,email.*',
+    SESSION_IDLE_SECONDS: '3600',
+    EMAIL_CHANGE: 'confirmed',
+    CORS_ORIGINS: 'https://app.example.org',
+    TRUSTED_PROXIES: '10.0.0.0/8',
+  }
+  await throughput(bench, ['auth', 'user', 'first'], { suffix: ' (all on)', options: { env } })
+  await receiver.stop()
+}
+
+/** The three requests against a bare server and one with a look-up, and another service's. */
+export async function throughput(bench: Bench, cases: string[], other?: Other): Promise<void> {
+  const { directory, database, rounds } = bench
   const few = database.known.slice(0, 10_000)
   const rest = database.known.slice(10_000)
   const authFile = writeRequests(`${directory}/auth`, few.map(auth))
@@ -135,14 +157,10 @@ export async function throughput(bench: Bench, cases: string[]): Promise<void> {
     env: database.env,
     status: 404,
   })
-  const trees: [string, string | undefined][] = [
-    ['', undefined],
-    ...(against ? [[' (other)', against] as [string, string]] : []),
-  ]
   const services = await Promise.all(
-    trees.map(async ([suffix, tree]) => ({
+    [{ suffix: '', options: {} }, ...(other ? [other] : [])].map(async ({ suffix, options }) => ({
       suffix,
-      server: await startService(database, directory, { ...(tree && { tree }) }),
+      server: await startService(database, directory, options),
     })),
   )
   const fresh = Math.floor(rest.length / (rounds + 1) / services.length)

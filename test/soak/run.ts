@@ -7,7 +7,7 @@ import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { createKey } from '../../src/keys/format.ts'
-import type { Env } from '../../src/config.ts'
+import type { Env } from '../../src/environment.ts'
 import { rssMb, until } from '../support/process.ts'
 import { printTable, short } from '../bench/stats.ts'
 import { startOwnPostgres, type OwnPostgres } from '../support/postgres.ts'

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
-import type { Env } from '../../src/config.ts'
+import type { Env } from '../../src/environment.ts'
 import { launch } from './process.ts'
 import { undo } from './undo.ts'
 

@@ -21,7 +21,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import type { Env } from '../../src/config.ts'
+import type { Env } from '../../src/environment.ts'
 import { startPrivatePostgres } from '../../src/database/private.ts'
 import { readMigrations } from '../../src/database/migrate.ts'
 import { findPostgresBin } from '../../src/database/programs.ts'
@@ -316,12 +316,12 @@ test('a restore refuses a database that holds data, or whose service is connecte
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (api_keys): pass --yes to replace it\n',
+    stderr: 'restore: the database holds data (api_keys): pass --yes to do it anyway\n',
   })
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: stop it first, or pass --yes\n',
+    stderr: 'restore: the service is connected: pass --yes to do it anyway\n',
   })
   assert.equal(meant.status, 0, meant.stderr)
   await assertSameRows(empty)
@@ -545,6 +545,22 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     assert.equal(await count(), before)
   })
 }
+
+test('a backup removes what a killed one of its account left, and nothing of others', async () => {
+  const dead = startProgram('true', [], {})
+  await dead.ended
+  const own = `user-service-${dead.child.pid}-owned1`
+  const others = `user-service-${dead.child.pid}-other1`
+  for (const name of [own, others]) mkdirSync(join(folder, 'tmp', name))
+  const asRoot = (...args: string[]) =>
+    process.getuid!() === 0 ? succeed(args[0]!, args.slice(1)) : succeed('sudo', args)
+  await asRoot('chown', '65533', join(folder, 'tmp', others))
+
+  assert.equal((await runCommand('backup', [], reads)).status, 0)
+  assert.deepEqual(listLeft(), [others])
+  await asRoot('rmdir', join(folder, 'tmp', others))
+  assertNothingLeft()
+})
 
 test('a backup that gets SIGTERM while pg_dump runs ends pg_dump and leaves nothing', async () => {
   const { child, ended } = startCommand('backup', [], reads)

@@ -116,12 +116,12 @@ test('a tunnel opens, leads to the database, is opened once, and closes twice', 
     stderr: '',
   })
   assert.equal(elsewhere.status, 1)
-  assert.match(elsewhere.stderr, /a tunnel to another host is open: close it first/)
+  assert.match(elsewhere.stderr, /a tunnel elsewhere is open: close it first/)
   assert.deepEqual(
     { status: otherPort.status, stdout: otherPort.stdout },
     { status: 1, stdout: '' },
   )
-  assert.match(otherPort.stderr, /a tunnel with other ports is open: close it first/)
+  assert.match(otherPort.stderr, /a tunnel elsewhere is open: close it first/)
   assert.deepEqual(closed, { status: 0, stdout: 'The tunnel is closed.\n', stderr: '' })
   assert.deepEqual(closedAgain, { status: 0, stdout: 'No tunnel is open.\n', stderr: '' })
   assert.equal(await ask(tunnelPort), 'ECONNREFUSED')

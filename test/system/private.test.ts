@@ -62,11 +62,11 @@ async function ask(at: Address | null, text: string) {
 
 /**
  * A process that starts PostgreSQL, prints `owns` or why it cannot, and stays. It takes itself for
- * the account `believed`; as root, it first becomes `real`.
+ * the account `believed`; as root, it first becomes `real`. What it writes has at most `kilobytes`.
  */
 async function startElsewhere(
   directory: string,
-  { believed, real }: { believed?: number; real?: number } = {},
+  { believed, real, kilobytes }: { believed?: number; real?: number; kilobytes?: number } = {},
 ) {
   const module = import.meta.resolve('../../src/database/private.ts')
   const program = `
@@ -80,11 +80,12 @@ async function startElsewhere(
       console.log(error.message)
       process.exit(1)
     })`
-  const child = spawn(
-    process.execPath,
-    [...loader, '--input-type=module', '-e', program, directory],
-    { cwd: '/', stdio: ['ignore', 'pipe', 'inherit'] },
-  )
+  const limit = kilobytes === undefined ? '' : `ulimit -f ${2 * kilobytes};`
+  const args = [...loader, '--input-type=module', '-e', program, directory]
+  const child = spawn('sh', ['-c', `${limit} exec "$0" "$@"`, process.execPath, ...args], {
+    cwd: '/',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   children.push(child)
   const [said] = (await once(child.stdout, 'data')) as [Buffer]
   return { child, said: String(said).trim() }
@@ -154,6 +155,11 @@ test('says so where root can become no other account, as in some containers', as
     said,
     /^PostgreSQL cannot run as root, nor can root start it as uid \d+ here \(.*EPERM/,
   )
+})
+
+test('says in a line why there can be no data, and what to do instead', async () => {
+  const { said } = await startElsewhere(inRoot('small'), { kilobytes: 100 })
+  assert.match(said, /^.+: start as another account, or set DATABASE_URL or DATABASE_HOST .+$/)
 })
 
 test('ends when its owner was killed, and finds its data again', async () => {
