@@ -7,7 +7,7 @@ import { ExitError } from './errors.ts'
 /** The environment. */
 export type Env = Record<string, string | undefined>
 
-/** How settings begin; the last six are of later versions, and nobody should rely on them yet. */
+/** How settings begin. */
 const beginnings = [
   'DATABASE_',
   'SERVER_',
@@ -18,6 +18,9 @@ const beginnings = [
   'WEBHOOK_',
   'RATE_LIMIT',
   'SESSION',
+]
+/** Settings of later versions: nobody should believe that they hold already. */
+const coming = [
   'REQUIRE_FACTOR',
   'SECRETS_KEY_FILE',
   'TOKEN_ISSUER',
@@ -118,11 +121,10 @@ export function findMistyped(env: Env, settings: ReadonlySet<string>) {
     const nearest = [...settings].reduce((best, setting) =>
       countEdits(name, setting) < countEdits(name, best) ? setting : best,
     )
-    const isLikeOurs = beginnings.some((each) => name.startsWith(each))
-    if (isLikeOurs || countEdits(name, nearest) <= 2)
-      warnings.push(
-        `${given} is no setting of this version and has no effect; the nearest one is ${nearest}`,
-      )
+    if (coming.includes(name))
+      warnings.push(`${given} is no setting of this version and has no effect`)
+    else if (beginnings.some((each) => name.startsWith(each)) || countEdits(name, nearest) <= 2)
+      warnings.push(`${given} is no setting and has no effect; the nearest one is ${nearest}`)
   }
   return warnings
 }

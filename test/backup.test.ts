@@ -365,16 +365,16 @@ test('a restore touches neither data nor a connected service without --yes', asy
   const both = await runCommand('restore', ['latest'], base)
   await db.query('drop table notes')
 
-  assert.match(both.stderr, /holds data \(audit_events\), this would also drop table \S+\.notes:/)
+  assert.match(both.stderr, /holds data \(audit_events\); this would also drop table \S+\.notes:/)
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: pass --yes to do it anyway\n',
+    stderr: 'restore: the service is connected (stop it first): pass --yes\n',
   })
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (audit_events): pass --yes to do it anyway\n',
+    stderr: 'restore: the database holds data (audit_events): pass --yes\n',
   })
 })
 

@@ -82,8 +82,7 @@ for (const [name, ...args] of [
     const lines = stderr.split('\n')
     assert.equal(
       lines[0],
-      `${name}: DATABASE_SSLMODE is no setting of this version and has no effect; ` +
-        'the nearest one is DATABASE_SSL',
+      `${name}: DATABASE_SSLMODE is no setting and has no effect; the nearest one is DATABASE_SSL`,
     )
     assert.doesNotMatch(lines.slice(1).join('\n'), /is no setting/)
   })
@@ -295,8 +294,9 @@ test('who starts as the owner is warned, and the service runs', async () => {
   assert.deepEqual(
     warnings.map(({ message }) => message),
     [
-      'user_service_admin may change the audit: connect as user_service_manager, no superuser, ' +
-        'no owner and in no other role. Run: node bin/database.js create',
+      'user_service_admin may change the audit: have the service connect as ' +
+        'user_service_manager, which owns nothing, is no superuser and in no other role. ' +
+        'Run: node bin/database.js create',
     ],
   )
 })

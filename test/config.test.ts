@@ -263,8 +263,7 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
   assert.deepEqual(
     readConfig({ ...right, ...env }).warnings,
     Object.entries(nearest).map(
-      ([name, setting]) =>
-        `${name} is no setting of this version and has no effect; the nearest one is ${setting}`,
+      ([name, setting]) => `${name} is no setting and has no effect; the nearest one is ${setting}`,
     ),
   )
 })
@@ -278,12 +277,10 @@ test('a setting of a later version is warned of', () => {
     'UUID_KEYS',
     'ADMIN_PAGE',
   ]
-  const { warnings } = readConfig(Object.fromEntries(names.map((name) => [name, 'x'])))
-  assert.equal(warnings.length, names.length)
-  for (const [index, warning] of warnings.entries()) {
-    const start = `${names[index]} is no setting of this version and has no effect; `
-    assert.ok(warning.startsWith(start), warning)
-  }
+  assert.deepEqual(
+    readConfig(Object.fromEntries(names.map((name) => [name, 'x']))).warnings,
+    names.map((name) => `${name} is no setting of this version and has no effect`),
+  )
 })
 
 test('SESSION_IDLE_SECONDS is 0 or two minutes and more', () => {

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 
 import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
+import { createRefusalLog } from '../src/http/refusals.ts'
 import { createLog } from '../src/log.ts'
 import { brief, hashCheaply, password, startTestApp, undo, type Answer } from './support/helpers.ts'
 import { startPrefixGateway } from './support/prefix.ts'
@@ -386,10 +387,24 @@ test('a flood of refusals leaves a few lines, a sum and numbers', async () => {
   const sums = () => records().filter(({ message }) => message === 'refusals not logged')
   const sum = () => sums().reduce((total, { count }) => total + count, 0)
   await until('all are summed up', () => lines + sum() === 200)
-  for (const { count, clients } of sums()) assert.deepEqual(clients, { '127.0.0.1': count })
+  for (const { count, clients, most } of sums())
+    assert.deepEqual({ clients, most }, { clients: 1, most: [`127.0.0.1 ${count}`] })
   assert.ok(lines <= 20 + 5 * seconds, `${lines} in ${seconds} s`)
   const { text } = await own.request('GET', '/metrics', { key })
   assert.match(text, /^user_service_failures_total\{code="key_invalid"\} 200$/m)
+})
+
+test('a flood of many clients leaves a sum that names the ten with most refusals', async () => {
+  const lines: string[] = []
+  const logRefusal = createRefusalLog(
+    createLog('info', (text) => lines.push(...text.trim().split('\n'))),
+  )
+  for (let client = 0; client < 12; client++)
+    for (let i = 0; i < 30 + client; i++) logRefusal(`203.0.113.${client}`, 'request', {})
+  await until('all are summed up', () => lines.length > 12 * 20)
+  const { count, clients, most } = JSON.parse(lines.at(-1)!)
+  const named = [11, 10, 9, 8, 7, 6, 5, 4, 3, 2].map((i) => `203.0.113.${i} ${10 + i}`)
+  assert.deepEqual({ count, clients, most }, { count: 12 * 10 + 66, clients: 12, most: named })
 })
 
 test('while the database cannot be used a flood leaves a few lines and a sum, too', async () => {

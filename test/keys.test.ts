@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 
+import { createBatch } from '../src/database/batch.ts'
 import { createKey } from '../src/keys/format.ts'
 import { deleteEndedSessions, lockStoredKey, markUsed } from '../src/keys/queries.ts'
 import { brief, collide, nobody, startTestApp } from './support/helpers.ts'
@@ -412,4 +414,29 @@ test('sessions that ended are removed, however many, and no others', async () =>
   )
   assert.ok(left!.n >= 59 && left!.n <= 60, String(left!.n))
   assert.ok(await works(owner.key))
+})
+
+test('of look-ups together no more statements run at once than are allowed', async () => {
+  const ends: (() => void)[] = []
+  let most = 0
+  const lookUp = createBatch({ statements: 2, items: 1, waiting: 100 }, (items: number[]) => {
+    const answered = new Promise<number[]>((resolve) => ends.push(() => resolve(items)))
+    most = Math.max(most, ends.length)
+    return answered
+  })
+  const one = lookUp(1, 'a')
+  await until('it runs', () => ends.length === 1)
+  // The next one would start at the next turn; before that, the first one ends.
+  const next = lookUp(2, 'a')
+  ends.shift()!()
+  await one
+  const others = [lookUp(3, 'a'), lookUp(4, 'a'), lookUp(5, 'a')]
+  await until('two run', () => ends.length === 2)
+  for (let turn = 0; turn < 10; turn++) await nextTurn()
+  assert.equal(most, 2)
+  const all = Promise.all([next, ...others])
+  const ending = setInterval(() => ends.shift()?.())
+  assert.deepEqual(await all, [2, 3, 4, 5])
+  clearInterval(ending)
+  assert.equal(most, 2)
 })

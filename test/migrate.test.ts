@@ -432,14 +432,18 @@ test('the start names what was dropped, or not restored, and what mends it', asy
   for (const [harm, name] of [
     ['alter table api_keys rename to gone', 'api_keys'],
     ['alter table tokens drop constraint tokens_pkey', 'tokens'],
-    ['alter table users drop constraint users_email_key', 'users'],
+    [
+      `alter table users drop constraint users_email_key;
+       create unique index decoy on users (email_lower, id)`,
+      'users',
+    ],
     ['alter table api_keys drop constraint api_keys_digest_key', 'api_keys'],
   ] as const) {
     await db.query(harm)
     assert.equal(
       await startFails(config),
       `The table ${name} or a key of it is missing, though its migrations were applied. ` +
-        'Restore a dump: node bin/restore.js',
+        'Add it as its file in sql has it, or restore a dump: node bin/restore.js',
     )
     await db.query('drop schema user_service_schema cascade')
     await createDatabase({ ...config, user: 'postgres' })
@@ -467,8 +471,9 @@ test('a right to make ids that was taken from all is told, and granted again', a
 })
 
 const create = 'Run: node bin/database.js create'
-const narrow =
-  'connect as user_service_manager, no superuser, no owner and in no other role. ' + create
+const remedy =
+  'have the service connect as user_service_manager, which owns nothing, is no superuser and in ' +
+  `no other role. ${create}`
 
 test('the start names what the role may not or should not do, and what command helps', async () => {
   const db = await createEmpty()
@@ -476,7 +481,7 @@ test('the start names what the role may not or should not do, and what command h
   await migrate(db, 'up')
   assert.deepEqual(await readWarnings('user_service_manager'), [])
   for (const user of ['user_service_admin', 'postgres'])
-    assert.deepEqual(await readWarnings(user), [`${user} may change the audit: ${narrow}`])
+    assert.deepEqual(await readWarnings(user), [`${user} may change the audit: ${remedy}`])
   const reason = await failure(readWarnings('user_service_user'))
   assert.match(reason, /^user_service_user may not delete, insert, update in the table api_keys\. /)
   assert.match(reason, /\. Connect as user_service_manager/)
@@ -548,7 +553,7 @@ test('a right that the service should not have is told at the start, and taken a
   ] as const) {
     await db.query(`grant ${grant} to user_service_manager`)
     assert.deepEqual(await readWarnings('user_service_manager'), [
-      `user_service_manager may ${may}: ${narrow}`,
+      `user_service_manager may ${may}: ${remedy}`,
     ])
     await db.query(grantStatements)
     assert.deepEqual(await readWarnings('user_service_manager'), [], grant)

@@ -701,8 +701,8 @@ test('what a browser opens first leads to the page, below any base path', async 
   const bare = await startTestApp({ SERVER_BASE_PATH: '/' }, app.database)
   const hops: Record<string, string> = {}
   for (const [{ url }, paths] of [
-    [app, ['/', '/docs', '/docs/', '/v1', '/v1/', '/v1/docs/']],
-    [deep, ['/', '/docs', '/docs/', '/api/v1', '/api/v1/', '/api/v1/docs/']],
+    [app, ['/', '/docs', '/docs/', '/v1', '/v1/']],
+    [deep, ['/', '/docs', '/docs/', '/api/v1', '/api/v1/']],
     [bare, ['/', '/docs/']],
   ] as const) {
     for (const path of paths) {
@@ -715,8 +715,8 @@ test('what a browser opens first leads to the page, below any base path', async 
   const to = (base: { url: string }, page: string, ...paths: string[]) =>
     Object.fromEntries(paths.map((path) => [`${base.url} ${path}`, `302 ${page}`]))
   assert.deepEqual(hops, {
-    ...to(app, '/v1/docs', '/', '/docs', '/docs/', '/v1', '/v1/', '/v1/docs/'),
-    ...to(deep, '/api/v1/docs', '/', '/docs', '/docs/', '/api/v1', '/api/v1/', '/api/v1/docs/'),
+    ...to(app, '/v1/docs', '/', '/docs', '/docs/', '/v1', '/v1/'),
+    ...to(deep, '/api/v1/docs', '/', '/docs', '/docs/', '/api/v1', '/api/v1/'),
     ...to(bare, '/docs', '/', '/docs/'),
   })
 })

@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chownSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,7 +20,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { explain, isHopeless } from '../src/database/explain.ts'
 import { AppError, ExitError } from '../src/errors.ts'
 import { createTestDatabase, undo } from './support/helpers.ts'
-import { loader, root, run } from './support/process.ts'
+import { loader, root, run, succeed } from './support/process.ts'
 import { startService, type Service } from './support/service.ts'
 
 const server = {
@@ -135,8 +145,30 @@ test('a Node that needs tsx says so where it was left out', async () => {
 test('nothing is kept in, or run from, the folder for temporary files', async () => {
   const TMPDIR = makeCheckout()
   const before = readdirSync(TMPDIR)
-  const { status } = await run(process.execPath, [join(root, launcher), '--help'], { TMPDIR })
+  // The tests' own.
+  const env = { TMPDIR, TSX_DISABLE_CACHE: undefined }
+  const { status } = await run(process.execPath, [join(root, launcher), '--help'], env)
   assert.deepEqual({ status, after: readdirSync(TMPDIR) }, { status: 0, after: before })
+})
+
+test('npm start keeps what Node compiles beside packages that are its own', async () => {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const start = scripts.start.replace('exec node bin/start.js', 'printf %s "$NODE_COMPILE_CACHE"')
+  const directory = makeCheckout('pg')
+  const ask = (env: NodeJS.ProcessEnv) =>
+    succeed('sh', ['-c', `cd "$0" && ${start}`, directory], {
+      NODE_COMPILE_CACHE: undefined,
+      ...env,
+    })
+  assert.equal(await ask({}), join(directory, 'node_modules/.cache'))
+  assert.equal(await ask({ NODE_COMPILE_CACHE: '/x' }), '/x')
+  const packages = join(directory, 'node_modules')
+  if (process.getuid!() === 0) chownSync(packages, 65_533, 65_533)
+  else {
+    rmSync(packages, { recursive: true })
+    symlinkSync('/usr', packages)
+  }
+  assert.equal(await ask({}), '')
 })
 
 test('of a .env that lies there one line says that it is not read', async () => {
@@ -186,8 +218,9 @@ test('every failure is one sentence, and no stack', () => {
   )
 })
 
-// What Node says of a certificate beside CERT_… and UNABLE_TO_…: X509 verify errors of OpenSSL.
+// What Node calls the errors that OpenSSL finds in a certificate.
 for (const code of [
+  'CRL_HAS_EXPIRED',
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'ERR_TLS_CERT_ALTNAME_INVALID',
   'HOSTNAME_MISMATCH',
@@ -195,6 +228,7 @@ for (const code of [
   'INVALID_PURPOSE',
   'PATH_LENGTH_EXCEEDED',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'UNSPECIFIED',
 ]) {
   test(`a certificate of the database with the fault ${code} names the settings, at once`, () => {
     const cause = Object.assign(new Error('no'), { code })

@@ -23,7 +23,7 @@ in ~/.pgpass.`
 const formatSize = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`
 const formatAge = (ms: number) => `${(ms / 3_600_000).toFixed(1)} h`
 
-type Print = (line: string) => void
+type Print = typeof console.log
 
 await command({
   name: 'backup',

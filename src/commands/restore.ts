@@ -107,9 +107,9 @@ async function findLosses(db: Db, yes: boolean) {
     where datname = current_database() and usename = 'user_service_manager'`)
   const reasons: string[] = []
   if (held !== undefined) reasons.push(`the database holds data (${held})`)
-  if (sessions.length > 0) reasons.push('the service is connected')
+  if (sessions.length > 0) reasons.push('the service is connected (stop it first)')
   if (foreign.length > 0) reasons.push(`this would also drop ${foreign.join(', ')}`)
-  if (reasons.length > 0) throw new ExitError(`${reasons.join(', ')}: pass --yes to do it anyway`)
+  if (reasons.length > 0) throw new ExitError(`${reasons.join('; ')}: pass --yes`)
   return foreign
 }
 

@@ -54,6 +54,7 @@ export function createBatch<Item, Answer>(
       for (const { reject } of batch) reject(error)
     }
     running--
+    // At once, unless the place that is free is that of one that starts at the next turn.
     if (!scheduled && queue.length() > 0) void startNext()
   }
 

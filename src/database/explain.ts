@@ -16,7 +16,7 @@ const hints: Record<string, string> = {
   [sqlState.insufficientPrivilege]:
     'see DATABASE_USER; node bin/database.js create grants again what the service needs',
 }
-const isCertificate = /CERT|^(UNABLE_TO|INVALID|PATH_LENGTH|HOSTNAME)_|^ERR_(TLS|SSL)_/
+const isCertificate = /CERT|UNABLE_TO|ERR_TLS|ERR_SSL|INVALID_|_LENGTH_|HOSTNAME|CRL_|UNSPECIFIED/
 
 /** Explains a failure that only an operator can fix; undefined for any other. */
 function adviseOn(failure: DatabaseError) {

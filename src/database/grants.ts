@@ -42,8 +42,10 @@ export const grantStatements = `
     do $$ begin ${tableGrants.join('')} end $$;`
 
 const fix = 'Run: node bin/database.js create'
-const narrow =
-  'connect as user_service_manager, no superuser, no owner and in no other role. ' + fix
+const remedy =
+  'have the service connect as user_service_manager, which owns nothing, is no superuser and in ' +
+  'no other role. ' +
+  fix
 
 /**
  * Throws, with what fixes it, unless the database, whose schema is up to date, has all that the
@@ -98,9 +100,10 @@ export async function checkTables(db: Db) {
     wrong: string | null
   }>(
     `select current_user::text as role, name,
-       (select count(*) from pg_index where indrelid = oid and indisunique)
-         >= case when name in ('users', 'api_keys') then 2 else 1 end as "isWhole",
-       row_security_active(oid) as "isFiltered",
+       (select count(*) from pg_constraint
+         where conrelid = pg_class.oid and contype in ('p', 'u'))
+         >= 1 + (name in ('users', 'api_keys'))::int as "isWhole",
+       row_security_active(pg_class.oid) as "isFiltered",
        needed, string_agg(distinct privilege, ', ') filter (where needed <> held) as wrong
      from json_each_text($1) as wanted (name, given)
      left join pg_class on oid = to_regclass('user_service_schema.' || name)
@@ -120,7 +123,7 @@ export async function checkTables(db: Db) {
     if (!isWhole)
       throw new ExitError(
         `The table ${name} or a key of it is missing, though its migrations were applied. ` +
-          'Restore a dump: node bin/restore.js',
+          'Add it as its file in sql has it, or restore a dump: node bin/restore.js',
       )
     if (needed && wrong !== null)
       throw new ExitError(
@@ -133,7 +136,7 @@ export async function checkTables(db: Db) {
           `Run: alter table user_service_schema.${name} disable row level security`,
       )
     const what = name === 'audit_events' ? 'change the audit' : `${wrong} in the table ${name}`
-    if (wrong !== null) return [`${role} may ${what}: ${narrow}`]
+    if (wrong !== null) return [`${role} may ${what}: ${remedy}`]
   }
   return []
 }

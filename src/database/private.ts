@@ -39,8 +39,6 @@ interface Options {
 
 type Place = Awaited<ReturnType<typeof prepare>>
 
-const advice = 'start as another account, or set DATABASE_URL or DATABASE_HOST to another database'
-
 /**
  * Starts the private PostgreSQL of a directory; makes the data and fetches the programs where there
  * are none. Throws when another process owns it, or with the last lines of what failed. Its `stop`
@@ -114,7 +112,7 @@ async function prepare({ directory, say, signal }: Options) {
       } catch (error) {
         signal?.throwIfAborted()
         const [reason] = (error as Error).message.split('\n')
-        throw new ExitError(`${reason}: ${advice}`)
+        throw new ExitError(`${reason}: mend that, or set DATABASE_URL or DATABASE_HOST`)
       }
     })
   }
@@ -156,7 +154,7 @@ function findPlace(directory: string, link: string, say: Options['say']) {
   if (error !== undefined)
     throw new ExitError(
       `PostgreSQL cannot run as root, nor can root start it as uid ${as.uid} here ` +
-        `(${error.message}): ${advice}`,
+        `(${error.message}): start as another account, or set DATABASE_URL or DATABASE_HOST`,
     )
   const digest = hash('sha256', fs.realpathSync(directory))
   const home = `/var/lib/user-service-${digest.slice(0, 12)}`

@@ -44,7 +44,7 @@ export const serviceSettings = {
 }
 
 /** Applies the settings that the server knows; returns whether it accepts writes. */
-export async function prepareSession(client: Client, settings: object) {
+export async function prepareSession(client: Client, settings: typeof commandSettings) {
   const { rows } = await client.query<{ accepts: boolean }>({
     text: `
       select current_setting('transaction_read_only') = 'off' as accepts,

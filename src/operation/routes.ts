@@ -87,8 +87,8 @@ export function operationRoutes(deps: OperationDeps) {
 /** Leads a browser that opens the service to the page. */
 function landingRoutes(basePath: string) {
   const page = `${basePath}/docs`
-  const paths = new Set(['/', '/docs', '/docs/', basePath, `${basePath}/`, `${page}/`])
-  return [...paths]
+  const paths = ['/', '/docs', '/docs/', basePath, `${basePath}/`]
+  return paths
     .filter((path) => path !== '' && path !== page)
     .map((path) =>
       route(`GET ${path}`, {

@@ -55,11 +55,7 @@ async function insertAdmin(tx: Db, address: string, key: string) {
 }
 
 /** Makes a key of an admin for an operator, who has proved more than a password. */
-export async function insertOperatorKey(
-  tx: Db,
-  key: Pick<NewKey, 'userId' | 'name' | 'key'>,
-  action: Action,
-) {
+export async function insertOperatorKey(tx: Db, key: Omit<NewKey, 'kind'>, action: Action) {
   const made = await insertKey(tx, { kind: 'api', factors: 2, ...key })
   await insertEvent(tx, { action, actor: null, subject: key.userId, keyId: made.id, origin: null })
   return made

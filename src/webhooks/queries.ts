@@ -52,18 +52,20 @@ const next = (lane: string) => `((${below(lane)}) union all (${below("'g'")}) li
  * One statement, so that all of it sees the same.
  *
  * `events`: the first of each user's, found one by one from $2 down and round; its lane is an id.
- * `late`: what is due since a moment ago, so that nothing new waits until its user's turn comes.
+ * `fresh`: of the 30 that became due last, those that are the first of their user: few of them wait
+ * until the look comes round.
  * `turn`: how many rows may be sent, two of them requests alone; while the receiver fails, one a
  * second of all instances, by chance an event or a request first. A probe that is further away was
  * set before the clock was set back.
  * `vain`: removes requests after an hour, and those of an address that nobody has.
- * `taken`: the first of each lane, leased for 20 s: requests, then of 200 users, the longest due.
+ * `taken`: the first of each lane, leased for 20 s: requests, then of 200 users and the fresh, the
+ * longest due.
  * A request that is put off holds up no later one.
  */
 export const take = `
   with recursive events as (
     select * from ${next('$2')} union select next.* from events, lateral ${next('events.lane')}),
-  late as (
+  fresh as (
     select id, lane, next_at from outbox where next_at <= now() and lane < 'g'
     order by next_at desc limit 30),
   turn as (
@@ -90,8 +92,8 @@ export const take = `
           where ${isWaiting} and lane > 'g' and (next_at <= now() or last_failure is null)
           order by lane desc, tries > 0 and last_failure is null desc, id) union all
           (select * from events limit 200) union
-          select * from late where not exists (
-            select from outbox where ${isWaiting} and lane = late.lane and id < late.id)) as head
+          select * from fresh where not exists (
+            select from outbox where ${isWaiting} and lane = fresh.lane and id < fresh.id)) as head
         where next_at <= now() and id not in (select id from vain)) as due
       where row <= places)) and next_at <= now()
     returning *, (

@@ -4,7 +4,7 @@ import type { Bench } from './bench.ts'
 import { flood, writeRequests } from './drive.ts'
 import { loader } from '../support/process.ts'
 import { reference, startServer, startService, type Server } from './servers.ts'
-import { median, printTable, short, spread } from './stats.ts'
+import { printTable, short, spread } from './stats.ts'
 
 const clients = 150_000
 
@@ -73,5 +73,4 @@ export async function startTime({ directory, database, rounds }: Bench): Promise
       ['of which a loader for TypeScript', loader.length === 0 ? 'none' : 'yes, on this Node'],
     ],
   )
-  if (median(more) > 300) console.log('\nstart: more than 0.3 s over a bare server')
 }

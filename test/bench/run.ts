@@ -80,9 +80,8 @@ try {
   )
   if (readLinux('/proc/sys/kernel/sched_autogroup_enabled') === '1') {
     console.log(
-      'Autogroup is on: each session of PostgreSQL is weighed against all the rest as one. That ' +
-        'makes tails beside log-ins longer, by up to 0.1 s; off: ' +
-        'sysctl kernel.sched_autogroup_enabled=0',
+      'Autogroup is on, as in the figures of test/README.md: ' +
+        'each session of PostgreSQL is weighed against all the rest as one',
     )
   }
   const start = performance.now()

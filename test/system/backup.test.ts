@@ -316,12 +316,12 @@ test('a restore refuses a database that holds data, or whose service is connecte
   assert.deepEqual(held, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the database holds data (api_keys): pass --yes to do it anyway\n',
+    stderr: 'restore: the database holds data (api_keys): pass --yes\n',
   })
   assert.deepEqual(connected, {
     status: 1,
     stdout: '',
-    stderr: 'restore: the service is connected: pass --yes to do it anyway\n',
+    stderr: 'restore: the service is connected (stop it first): pass --yes\n',
   })
   assert.equal(meant.status, 0, meant.stderr)
   await assertSameRows(empty)

@@ -159,7 +159,7 @@ test('says so where root can become no other account, as in some containers', as
 
 test('says in a line why there can be no data, and what to do instead', async () => {
   const { said } = await startElsewhere(inRoot('small'), { kilobytes: 100 })
-  assert.match(said, /^.+: start as another account, or set DATABASE_URL or DATABASE_HOST .+$/)
+  assert.match(said, /^.+: File too large: mend that, or set DATABASE_URL or DATABASE_HOST$/)
 })
 
 test('ends when its owner was killed, and finds its data again', async () => {
