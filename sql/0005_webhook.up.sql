@@ -11,7 +11,7 @@ insert into user_service_schema.webhook default values;
 create table user_service_schema.outbox (
   id uuid primary key,
   action text not null,
-  lane text not null, -- what goes one by one: the events of a user, requests for an address
+  lane text collate "C" not null, -- goes one by one: events of a user, requests for an address
   subject uuid,
   address text, -- of a request: where the token goes, as addresses are compared
   data jsonb not null,

