@@ -10,6 +10,7 @@ import { openDatabase, ping, withDatabase, type Database } from './database/pool
 import { startPrivatePostgres } from './database/private.ts'
 import { checkRights } from './database/grants.ts'
 import { createDatabase } from './database/setup.ts'
+import { checkFactors } from './factors/check.ts'
 import { createClientReader } from './http/address.ts'
 import { createLimiter } from './http/token-bucket.ts'
 import { createMetrics } from './http/metrics.ts'
@@ -20,9 +21,10 @@ import { readTlsSettings } from './http/tls.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
-import { createHasher, type Hasher } from './passwords/hasher.ts'
+import { createHasher } from './passwords/hasher.ts'
 import { deleteForgottenFailures } from './passwords/queries.ts'
-import { allRoutes } from './routes.ts'
+import { allRoutes, type Deps } from './routes.ts'
+import { makeKeyFile, readKeyFile } from './secrets/keys.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
 import { tellOf } from './webhooks/queries.ts'
@@ -89,6 +91,8 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     await waitForDatabase(pools.db, log, signal)
     await checkSchema(pools.db)
     for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
+    const secretKeys = config.database === null ? readOwnKeys(config) : config.secretKeys
+    await checkFactors(pools.db, secretKeys, log)
     signal.throwIfAborted()
     for (const warning of await tellOf(pools.db, config.webhook?.events)) log('warn', warning)
     if (admin !== null && (await bootstrap(pools.db, admin)))
@@ -102,7 +106,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     const sender = webhook && startSender({ ...accounts, webhook, db: pools.db, log })
     undo.push(() => sender?.stop())
     const db = sender?.db ?? pools.db
-    const started = { hasher, log, sender, isStopping: () => stopping }
+    const started = { hasher, secretKeys, log, sender, isStopping: () => stopping }
     const pipeline = buildPipeline(config, { ...pools, db }, started)
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
@@ -140,6 +144,13 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
   await createDatabase(as('postgres'))
   await withDatabase(as('user_service_admin'), (db) => migrate(db, 'up'))
   return as('user_service_manager')
+}
+
+/** A service with a private database makes itself a key file, unless one is configured. */
+function readOwnKeys({ secretKeys }: Config): Buffer[] | null {
+  const file = `${localDirectory}/secrets-key`
+  if (secretKeys === null) makeKeyFile(file)
+  return secretKeys ?? readKeyFile(file) ?? null
 }
 
 /** Keys are looked up on connections of their own: a burst of log-ins must not delay them. */
@@ -217,6 +228,7 @@ function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }
     readClient: createClientReader(config.trustedProxies, log),
     throttle: limiter && { limiter, policy: `"default";q=${rateLimit};w=1` },
     freshSeconds: config.accounts.freshSeconds,
+    requireFactor: config.requireFactor,
     corsOrigins: config.corsOrigins,
     secure: config.tls !== null,
     explain,

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
 import { matching } from './events.ts'
+import { readKeyFile } from './secrets/keys.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {
@@ -23,6 +24,16 @@ export type Config = ReturnType<typeof readConfig>
 
 /** Where `npm start` keeps its private database and the admin's key. */
 export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url))
+
+/** The keys that seal secrets, by the setting SECRETS_KEY_FILE; null without it. */
+export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
+  read(
+    'SECRETS_KEY_FILE',
+    null,
+    'must name a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
+      'alone may read (chmod 600)',
+    readKeyFile,
+  )
 
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
 export function readDatabase(reader: Reader, defaultUser: string) {
@@ -158,6 +169,10 @@ export function readConfig(env: Env) {
   const isPrivate = database === null
   if (isPrivate && env['NODE_ENV'] === 'production')
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
+  const secretKeys = readSecretKeys(reader)
+  const requireFactor = choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
+  if (requireFactor !== 'none' && secretKeys === null && !isPrivate)
+    wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
@@ -182,6 +197,8 @@ export function readConfig(env: Env) {
     // One core stays free for requests.
     hashThreads: integer('HASH_THREADS', Math.max(1, availableParallelism() - 1), 1, 1000),
     webhook: readWebhook(reader),
+    secretKeys,
+    requireFactor,
     corsOrigins: read(
       'CORS_ORIGINS',
       [],

@@ -16,18 +16,12 @@ const beginnings = [
   'TLS_',
   'TRUSTED_',
   'WEBHOOK_',
+  'SECRETS_',
   'RATE_LIMIT',
   'SESSION',
 ]
 /** Settings of later versions: nobody should believe that they hold already. */
-const coming = [
-  'REQUIRE_FACTOR',
-  'SECRETS_KEY_FILE',
-  'TOKEN_ISSUER',
-  'TOKEN_AUDIENCES',
-  'UUID_KEYS',
-  'ADMIN_PAGE',
-]
+const coming = ['TOKEN_ISSUER', 'TOKEN_AUDIENCES', 'UUID_KEYS', 'ADMIN_PAGE']
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 

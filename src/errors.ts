@@ -19,6 +19,7 @@ const sentences = {
   404: {
     user_not_found: 'No such user',
     key_not_found: 'No such key',
+    factor_not_found: 'No such factor',
     not_found: 'Not found',
   },
   405: { method_not_allowed: 'Method not allowed' },
@@ -27,6 +28,7 @@ const sentences = {
     email_in_use: 'Email already in use',
     last_admin: 'The last admin cannot be removed',
     not_a_session: 'The key is not a session',
+    factor_exists: 'A factor is set up already',
     too_many_keys: 'Too many keys',
   },
   412: { stale_version: 'User is not up to date' },

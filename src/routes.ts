@@ -1,4 +1,6 @@
 import { auditRoutes } from './audit/routes.ts'
+import { createProveCode } from './factors/check.ts'
+import { factorRoutes } from './factors/routes.ts'
 import { gatewayRoutes } from './gateway/routes.ts'
 import type { Route } from './http/route.ts'
 import { keyRoutes, type KeyDeps } from './keys/routes.ts'
@@ -10,16 +12,28 @@ import { userRoutes, type UserDeps } from './users/routes.ts'
 
 /** What the rooms need to answer requests. */
 export interface Deps
-  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {}
+  extends
+    UserDeps,
+    KeyDeps,
+    Omit<SessionDeps, 'proveCode'>,
+    TokenDeps,
+    Omit<OperationDeps, 'document'> {
+  /** Null: there are no second factors. */
+  secretKeys: Buffer[] | null
+}
 
 /** The whole API surface. */
-export const allRoutes = (deps: Deps): Route[] => [
-  ...userRoutes(deps),
-  ...keyRoutes(deps),
-  ...sessionRoutes(deps),
-  ...tokenRoutes(deps),
-  ...gatewayRoutes(),
-  ...auditRoutes(deps),
-  // Called when the document is asked for: it describes these routes, its own among them.
-  ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
-]
+export function allRoutes(deps: Deps): Route[] {
+  const { db, secretKeys: keys } = deps
+  return [
+    ...userRoutes(deps),
+    ...keyRoutes(deps),
+    ...sessionRoutes({ ...deps, proveCode: keys === null ? null : createProveCode(db, keys) }),
+    ...(keys === null ? [] : factorRoutes(db, keys)),
+    ...tokenRoutes(deps),
+    ...gatewayRoutes(),
+    ...auditRoutes(deps),
+    // Called when the document is asked for: it describes these routes, its own among them.
+    ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
+  ]
+}

@@ -108,8 +108,30 @@ function refusal(access: Access, kind: Kind, isOwn: boolean) {
   return null
 }
 
+/** What the routes of factors refuse API keys, of users who have none. */
+const factorRefusals: Record<string, Record<string, { status: number; code: string }>> = {
+  'POST /users/{id}/factor': {
+    self: { status: 403, code: 'forbidden' },
+    admin: { status: 403, code: 'forbidden' },
+  },
+  'GET /users/{id}/factor': {
+    self: { status: 404, code: 'factor_not_found' },
+    admin: { status: 404, code: 'factor_not_found' },
+  },
+  'POST /users/{id}/factor/recovery-codes': {
+    self: { status: 404, code: 'factor_not_found' },
+    admin: { status: 403, code: 'forbidden' },
+  },
+  'DELETE /users/{id}/factor': {
+    self: { status: 403, code: 'forbidden' },
+    admin: { status: 401, code: 'authentication_needed' },
+  },
+}
+
 /** What a route refuses besides: an API key ends no session, and reads its own events alone. */
 function exception({ path, method }: Route, { kind, name }: Caller) {
+  const ofFactors = factorRefusals[`${method} ${path}`]?.[kind]
+  if (ofFactors !== undefined) return ofFactors
   const isSession = name.startsWith('a session')
   if (method === 'DELETE' && path === '/users/sessions' && !isSession) {
     return { status: 409, code: 'not_a_session' }
@@ -295,6 +317,20 @@ test('a right that is taken while a request is sent does not count for it', asyn
   })
   assert.equal(signUp, 401)
   assert.deepEqual((await ask('GET', `/users?email=${address}`)).details, [])
+})
+
+test('a second factor that is confirmed while a request is sent counts for it', async () => {
+  const user = await app.user()
+  const address = `late-${user.email}`
+  const changed = await sendSlowly('PATCH', `/users/${user.id}`, {
+    key: user.key,
+    body: { email: address },
+    meanwhile: () =>
+      app.db.query('update users set factor_confirmed_at = now() where id = $1', [user.id]),
+  })
+  assert.equal(changed, 401)
+  const found = await app.request('GET', `/users?email=${address}`, { key: admin.key })
+  assert.deepEqual(found.details, [])
 })
 
 test('a session that a new password ends while a request is sent makes no key', async () => {

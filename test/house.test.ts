@@ -71,6 +71,7 @@ function findLines(path: string, text: string, isBad: (line: string) => boolean)
 const floors: [RegExp, number][] = [
   [/^src\/errors\.ts$/, 0],
   [/^src\/(schema|log|queue|environment|events)\.ts$/, 1],
+  [/^src\/secrets\//, 1],
   [/^src\/config\.ts$/, 2],
   [/^src\/(http|database)\//, 3],
   [/^src\/audit\//, 4],
@@ -82,6 +83,7 @@ const floors: [RegExp, number][] = [
   [/^src\/sessions\//, 8],
   [/^src\/gateway\//, 8],
   [/^src\/webhooks\//, 8.5],
+  [/^src\/factors\//, 8.5],
   [/^src\/operation\//, 9],
   [/^src\/routes\.ts$/, 10],
   [/^src\/app\.ts$/, 11],

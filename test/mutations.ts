@@ -19,16 +19,28 @@ export interface Mutation {
 /** The tests of each room, those first that notice most. */
 const rooms: Record<string, string[]> = {
   'src/gateway/': ['keys', 'powers', 'life', 'access'],
+  'src/factors/': ['factors'],
+  'src/secrets/': ['factors'],
   'src/keys/': ['keys', 'access', 'powers', 'sessions', 'secrets', 'users', 'plans', 'faults'],
-  'src/sessions/': ['sessions', 'access', 'powers', 'life'],
+  'src/sessions/': ['sessions', 'factors', 'access', 'powers', 'life'],
   'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'life', 'abuse'],
   'src/users/': ['users', 'access', 'life', 'powers', 'sessions', 'commands', 'faults'],
   'src/tokens/': ['life', 'users', 'access', 'powers'],
   'src/webhooks/': ['requests', 'events'],
   'src/audit/': ['sessions', 'life', 'users', 'access'],
-  'src/http/': ['http', 'access', 'powers', 'users', 'throttle', 'tls', 'abuse', 'faults'],
+  'src/http/': [
+    'http',
+    'factors',
+    'access',
+    'powers',
+    'users',
+    'throttle',
+    'tls',
+    'abuse',
+    'faults',
+  ],
   'src/database/': ['migrate', 'users', 'faults'],
-  'sql/': ['migrate', 'users', 'life', 'plans'],
+  'sql/': ['factors', 'migrate', 'users', 'life', 'plans'],
 }
 
 /** The paths of the test files that must notice a mutation. */
@@ -185,7 +197,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/identify.ts',
-    text: "return { ...caller, role: 'user', permissions }",
+    text: "return { ...caller, role: 'user', isOfAdmin: caller.role === 'admin', permissions }",
     replacement: 'return { ...caller, permissions }',
     meaning: 'a narrow key of an admin is an admin',
   },
@@ -431,16 +443,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/sessions/routes.ts',
-    text: 'await deleteSurplusSessions(tx, userId, deps.sessionsPerUser - 1)',
-    replacement: 'await deleteSurplusSessions(tx, userId, deps.sessionsPerUser)',
+    text: 'await deleteSurplusSessions(tx, userId, sessionsPerUser - 1)',
+    replacement: 'await deleteSurplusSessions(tx, userId, sessionsPerUser)',
     meaning: 'a user has a session more than the limit',
   },
   {
     file: 'src/sessions/routes.ts',
-    text: `        await insertEvent(tx, {
-          action: 'session.started',`,
-    replacement: `        if (made.key === '') await insertEvent(tx, {
-          action: 'session.started',`,
+    text: "await insertEvent(tx, { action: 'session.started', ...event })",
+    replacement: "if (key === '') await insertEvent(tx, { action: 'session.started', ...event })",
     meaning: 'log-ins are not in the audit',
   },
   {
@@ -1093,8 +1103,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: `    if (caller !== null) authorize({ route, caller, method, params, freshSeconds })
-`,
+    text: 'if (caller !== null) authorize({ route, caller, method, params, freshSeconds, requireFactor })',
     replacement: '',
     meaning: 'every key opens everything',
   },
@@ -2582,5 +2591,222 @@ export const mutations: Mutation[] = [
     replacement: '',
     meaning: 'no event is told',
     tests: ['events'],
+    file: 'src/factors/codes.ts',
+    text: 'const steps = [now + 1, now, now - 1]',
+    replacement: 'const steps = [now + 2, now + 1, now, now - 1, now - 2]',
+    meaning: 'a code counts for two and a half minutes',
+  },
+  {
+    file: 'src/factors/codes.ts',
+    text: 'const steps = [now + 1, now, now - 1]',
+    replacement: 'const steps = [now]',
+    meaning: 'a clock that is a little wrong keeps its owner out',
+  },
+  {
+    file: 'src/factors/codes.ts',
+    text: 'const steps = [now + 1, now, now - 1]',
+    replacement: 'const steps = [now - 1, now, now + 1]',
+    meaning: 'of two equal codes the later is left to be used again',
+  },
+  {
+    file: 'src/factors/codes.ts',
+    text: 'toBase32(randomBytes(15))',
+    replacement: 'toBase32(Buffer.alloc(15))',
+    meaning: 'recovery codes are known to everybody',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: '(factor_step < $2::int or',
+    replacement: '(factor_step <= $2::int or',
+    meaning: 'a code is accepted twice',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: 'set factor_step = greatest(factor_step, $2::int),',
+    replacement: 'set factor_step = factor_step,',
+    meaning: 'a code is accepted again and again',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: 'array_remove(factor_recovery, $3::bytea)',
+    replacement: 'factor_recovery',
+    meaning: 'a recovery code is accepted again and again',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: 'and (factor_confirmed_at is not null) = $2::boolean for update',
+    replacement: 'for update',
+    meaning: 'a factor is confirmed again, with other recovery codes',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: `  await deleteSessions(tx, userId)
+`,
+    replacement: '',
+    meaning: 'sessions outlive the factor that they were proved by',
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: `        await countFailure(tx, guess)
+`,
+    replacement: '',
+    meaning: 'wrong codes are not counted',
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: `      await refuseWaiting(tx, guess)
+`,
+    replacement: '',
+    meaning: 'codes are guessed without a wait',
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: 'if (secret !== null) {',
+    replacement: "if (guess.client !== '') {",
+    meaning: 'a wrong key file has everybody wait',
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: 'placeOf = (userId: string): string => `factor ${userId}`',
+    replacement: 'placeOf = (userId: string): string => `factor ${userId.length}`',
+    meaning: 'a secret that was copied to another user opens there',
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: `  if (count === 0) return
+`,
+    replacement: `  if (count >= 0) return
+`,
+    meaning: 'a server without the key file starts, and lets a password alone log in',
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: "if (keyKind !== 'session' || userId !== id) throw",
+    replacement: 'if (userId !== id) throw',
+    meaning: 'an API key sets a factor up',
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: "if (secondFactor) throw new AppError('factor_exists')",
+    replacement: "if (secondFactor && email === '') throw new AppError('factor_exists')",
+    meaning: 'a factor is replaced by whoever has a session',
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: `        await deleteSessions(tx, userId, caller.keyId)
+`,
+    replacement: '',
+    meaning: "a thief's session outlives the new factor",
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: `        else requireFactors(maker)
+`,
+    replacement: `        else if (maker.factors > 2) requireFactors(maker)
+`,
+    meaning: "an admin of one factor removes a user's",
+    tests: ['access'],
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: "if (call.caller.userId !== id) throw new AppError('forbidden')",
+    replacement: "if (id === '') throw new AppError('forbidden')",
+    meaning: 'an admin gets recovery codes of others',
+  },
+  {
+    file: 'src/secrets/keys.ts',
+    text: '(statSync(path).mode & 0o077) === 0',
+    replacement: '(statSync(path).mode & 0o007) === 0',
+    meaning: 'a group reads the key file',
+  },
+  {
+    file: 'src/secrets/keys.ts',
+    text: 'lines.length <= 5 && lines.every',
+    replacement: 'lines.some',
+    meaning: 'a truncated key file is taken',
+  },
+  {
+    file: 'src/secrets/keys.ts',
+    text: 'decipher.setAAD(Buffer.from(place)).setAuthTag',
+    replacement: 'decipher.setAuthTag',
+    meaning: 'a sealed secret opens nowhere',
+  },
+  {
+    file: 'src/sessions/routes.ts',
+    text: "if ((await takeToken(tx, token, 'log-in')) === null) throw new AppError('token_invalid')",
+    replacement: "await takeToken(tx, token, 'log-in')",
+    meaning: 'a token is good for two log-ins at once',
+  },
+  {
+    file: 'src/sessions/routes.ts',
+    text: `    await clearFailures(tx, { account: accountOfCodes(userId), client: origin.client })
+`,
+    replacement: '',
+    meaning: 'a right code leaves its owner waiting',
+  },
+  {
+    file: 'src/sessions/routes.ts',
+    text: 'if (deps.proveCode === null || !user?.secondFactor) {',
+    replacement: 'if (deps.proveCode === null || user !== null) {',
+    meaning: 'a password alone is tried for all',
+  },
+  {
+    file: 'src/sessions/routes.ts',
+    text: '{ ...from, userId, factors: 2 }',
+    replacement: '{ ...from, userId, factors: 1 }',
+    meaning: 'a code that was proved counts for nothing',
+  },
+  {
+    file: 'src/http/access.ts',
+    text: `  if (caller.secondFactor) requireFactors(caller)
+`,
+    replacement: '',
+    meaning: 'a key of one factor changes who holds an account of two',
+  },
+  {
+    file: 'src/http/access.ts',
+    text: `  requireSecond(entry)
+`,
+    replacement: '',
+    meaning: 'REQUIRE_FACTOR requires nothing',
+  },
+  {
+    file: 'src/http/access.ts',
+    text: "const isAdmin = caller.role === 'admin' || caller.isOfAdmin",
+    replacement: "const isAdmin = caller.role === 'admin'",
+    meaning: 'a narrow key of an admin passes REQUIRE_FACTOR',
+  },
+  {
+    file: 'src/http/access.ts',
+    text: 'if (isBound && !(route.enrols && isOwn))',
+    replacement: 'if (isBound && !route.enrols)',
+    meaning: 'one factor reads and changes factors of others',
+  },
+  {
+    file: 'src/users/change.ts',
+    text: `    if (found.secondFactor) requireFactors(caller)
+`,
+    replacement: '',
+    meaning: 'a key of one factor changes the password of a user of two',
+    tests: ['factors'],
+  },
+  {
+    file: 'sql/0006_factors.up.sql',
+    text: '    where id = new.user_id for share;',
+    replacement: '    where id = new.user_id;',
+    meaning: 'a log-in under way leaves a session of one factor',
+  },
+  {
+    file: 'sql/0006_factors.up.sql',
+    text: 'before insert or update of user_id, kind, factors on',
+    replacement: 'before insert on',
+    meaning: 'a session is lowered to one factor',
+  },
+  {
+    file: 'src/keys/acting.ts',
+    text: 'if (maker.secondFactor && !caller.secondFactor) requireFactors(maker)',
+    replacement: 'if (maker.secondFactor && caller.secondFactor) requireFactors(maker)',
+    meaning: 'a request that is held open passes by a factor that was confirmed since',
+    tests: ['access'],
   },
 ]

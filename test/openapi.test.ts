@@ -19,6 +19,7 @@ import { insertToken } from '../src/tokens/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { check, type Schema } from '../src/schema.ts'
 import { emailSchema } from '../src/users/rules.ts'
+import { showCode } from './support/authenticator.ts'
 import { resolve as resolveIn } from './support/documented.ts'
 import {
   createTestDatabase,
@@ -186,7 +187,8 @@ for (const route of routes.filter(({ body }) => body)) {
     const { requestBody } = document.paths[route.path][route.method.toLowerCase()]
     const { schema: named, example } = requestBody.content['application/json']
     const schema = resolve(named)
-    const members = Object.keys(schema.properties)
+    const forms: any[] = schema.oneOf ?? [schema]
+    const members = forms.flatMap((form) => Object.keys(form.properties))
     const values = [
       null,
       0,
@@ -212,6 +214,7 @@ for (const route of routes.filter(({ body }) => body)) {
     ]
     const bodies = [
       example,
+      { token: 'x', code: 'y' },
       [],
       null,
       'text',
@@ -421,6 +424,17 @@ test('every operation succeeds as the document says, in body and headers', async
     const body = isReset ? { token, password: `${password} 2` } : { token }
     await expect(204, isReset ? 'post /users/passwords' : 'post /users/verifications', { body })
   }
+  const logIn = { body: { email: 'ada@example.org', password: `${password} 2` } }
+  const own = { id, key: (await details(201, 'post /users/sessions', logIn)).key }
+  const { secret } = await details(201, 'post /users/{id}/factor', own)
+  const code = await showCode(app.db, secret)
+  await expect(200, 'post /users/{id}/factor/confirm', { ...own, body: { code } })
+  await expect(200, 'get /users/{id}/factor', own)
+  const { recoveryCodes } = await details(200, 'post /users/{id}/factor/recovery-codes', own)
+  const { token } = await details(202, 'post /users/sessions', logIn)
+  const second = { token, code: recoveryCodes[0] }
+  await expect(201, 'post /users/sessions', { body: second })
+  await expect(204, 'delete /users/{id}/factor', own)
   await expect(204, 'delete /users/{id}', { id })
   for (const { name, method, path } of operations) {
     if (path.startsWith('/users/auth') || (method === 'get' && !path.startsWith('/users'))) {
@@ -483,6 +497,11 @@ interface Parties {
   tokens: { unknown: string; late: string }
   /** A service with no room for another key. */
   full: TestApp
+  /** A session of a user with a factor, and a service that began without any. */
+  double: { id: string; email: string; key: string }
+  single: TestApp
+  /** An admin's key of two factors. */
+  strong: { key: string }
   stranger: TestUser
   own: TestApp
   boss: TestUser
@@ -544,7 +563,25 @@ function refusals(parties: Parties): Refusal[] {
     ['user_not_found', 'post /users/{id}/verifications', { key, id: unknownId }],
     ['token_invalid', 'post /users/passwords', { body: { token: tokens.unknown, password } }],
     ['token_invalid', 'post /users/verifications', { body: { token: tokens.unknown } }],
+    ...ofFactors(parties),
     ...unfresh(parties),
+  ]
+}
+
+/** Failures of second factors. */
+function ofFactors({ double, single, strong, stranger, tokens }: Parties): Refusal[] {
+  const { id, key, email } = double
+  const user = { id: stranger.id, key: stranger.key }
+  const body = { code: '000000' }
+  return [
+    ['factor_exists', 'post /users/{id}/factor', { id, key }],
+    ['factor_not_found', 'post /users/{id}/factor/confirm', { id, key, body }],
+    ['factor_not_found', 'get /users/{id}/factor', user],
+    ['factor_not_found', 'post /users/{id}/factor/recovery-codes', user],
+    ['factor_not_found', 'delete /users/{id}/factor', { id: admin.id, key: strong.key }],
+    ['user_not_found', 'delete /users/{id}/factor', { id: unknownId, key: strong.key }],
+    ['token_invalid', 'post /users/sessions', { body: { token: tokens.unknown, ...body } }],
+    ['authentication_needed', 'post /users/sessions', { on: single, body: { email, password } }],
   ]
 }
 
@@ -569,7 +606,8 @@ function unfresh({ stranger: { id, keyId }, stale: { key }, off }: Parties): Ref
 /** What the failures of accounts, keys and tokens need. */
 async function prepare(stranger: TestUser) {
   const { db, database } = app
-  const stale = await insertKey(db, { userId: admin.id, kind: 'session', name: 's', seconds: 600 })
+  const session = { kind: 'session', name: 's', seconds: 600 } as const
+  const stale = await insertKey(db, { ...session, userId: admin.id })
   await db.query(`update api_keys set authenticated_at = now() - interval '1 hour' where id = $1`, [
     stale.id,
   ])
@@ -588,11 +626,29 @@ async function prepare(stranger: TestUser) {
     seconds: 600,
   })
   const full = await startTestApp({ ...env, KEYS_PER_USER: '1' }, database)
-  return { stale, off, reader, full, tokens: { unknown: createSecret('ust'), late } }
+  const single = await startTestApp({ ...env, SECRETS_KEY_FILE: '' }, database)
+  const user = await app.user()
+  const double = await insertKey(db, { ...session, userId: user.id, factors: 2 })
+  const protect = `update users set factor_confirmed_at = now(), factor_secret = '' where id = $1`
+  await db.query(protect, [user.id])
+  const strong = await insertKey(db, { ...session, userId: admin.id, factors: 2 })
+  return {
+    stale,
+    off,
+    reader,
+    full,
+    single,
+    strong,
+    double: { ...user, key: double.key },
+    tokens: { unknown: createSecret('ust'), late },
+  }
 }
 
-/** Failed log-ins, until the next must wait. */
-function throttled({ id, key }: TestUser): Refusal[] {
+/** Failed log-ins and codes, until the next must wait. */
+async function throttled({ id, key, email }: TestUser): Promise<Refusal[]> {
+  const session = await app.request('POST', '/users/sessions', { body: { email, password } })
+  const code = { id, key: session.details.key, body: { code: 'wrong' } }
+  await app.request('POST', '/users/me/factor', { key: code.key })
   const wrong = { password: 'another fine password', currentPassword: 'wrong' }
   const change = { id, key, body: wrong }
   const logIn = { body: { email: 'nobody@example.org', password } }
@@ -600,11 +656,13 @@ function throttled({ id, key }: TestUser): Refusal[] {
   for (let i = 0; i < 5; i++) {
     failed.push(['invalid_credentials', 'patch /users/{id}', change])
     failed.push(['invalid_credentials', 'post /users/sessions', logIn])
+    failed.push(['invalid_credentials', 'post /users/{id}/factor/confirm', code])
   }
   return [
     ...failed,
     ['login_throttled', 'patch /users/{id}', change],
     ['login_throttled', 'post /users/sessions', logIn],
+    ['login_throttled', 'post /users/{id}/factor/confirm', code],
   ]
 }
 
@@ -631,6 +689,7 @@ test('every operation fails as the document says, and in no way that it does not
   await breakTables(broken.db)
   const { away, key: awayKey } = await startWithoutDatabase()
   const stranger = await app.user()
+  const strict = await startTestApp({ ...env, REQUIRE_FACTOR: 'all' }, app.database)
 
   for (const { name, operation } of operations) {
     await provoke(name, operation, stranger)
@@ -638,13 +697,14 @@ test('every operation fails as the document says, and in no way that it does not
     const likely = body?.token === undefined ? body : { ...body, token }
     await call(name, { on: away, key: awayKey, body: likely })
     await call(name, { on: broken, key: lost.key, id: lost.id, body: likely })
+    await call(name, { on: strict, key: admin.key, id: stranger.id, body: likely })
     for (let i = 0; i < 3 && operation.responses[429]; i++)
       await call(name, { on: slow, key: admin.key, body })
   }
 
   const stopped = stopping.stop()
   const service = { stranger, own, boss, stopping, ...(await prepare(stranger)) }
-  for (const [code, name, ask] of [...refusals(service), ...throttled(stranger)]) {
+  for (const [code, name, ask] of [...refusals(service), ...(await throttled(stranger))]) {
     assert.equal((await call(name, ask)).body.code, code, name)
   }
   await stopped

@@ -12,6 +12,7 @@ import { openDatabase } from '../src/database/pool.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
 import { deleteForgottenFailures } from '../src/passwords/queries.ts'
 import { deleteEndedTokens } from '../src/tokens/queries.ts'
+import { showCode } from './support/authenticator.ts'
 import {
   connectTo,
   createTestDatabase,
@@ -187,6 +188,23 @@ async function changeEverything({ id, key, adminKey }: Subject) {
   await ask(key, 'DELETE', { path: self })
 }
 
+/** Sets a second factor up, logs in by it and by a recovery code, and removes it. */
+async function proveFactors({ id, email }: { id: string; email: string }) {
+  const sessions = '/users/sessions'
+  const path = `/users/${id}/factor`
+  const { key } = await ask('', 'POST', { path: sessions, body: { email, password } })
+  const { secret } = await ask(key, 'POST', { path })
+  const confirming = { code: await showCode(db, secret) }
+  await ask(key, 'POST', { path: `${path}/confirm`, body: confirming })
+  const { recoveryCodes } = await ask(key, 'POST', { path: `${path}/recovery-codes` })
+  await ask(key, 'GET', { path })
+  for (const code of [recoveryCodes[0], await showCode(db, secret, 1)]) {
+    const { token } = await ask('', 'POST', { path: sessions, body: { email, password } })
+    await ask('', 'POST', { path: sessions, body: { token, code } })
+  }
+  await ask(key, 'DELETE', { path })
+}
+
 /** Fails unless each route has been called. */
 function assertAllTaken() {
   const lines = app.log.map((line) => JSON.parse(line))
@@ -213,6 +231,7 @@ test('no request reads a table from end to end', async () => {
   await ask(subject.key, 'DELETE', { path: `${sessions}/${id}` })
   await readEverything(subject, account.email)
   await changeEverything(subject)
+  await proveFactors(admin)
   await db.transaction(async (tx) => {
     await deleteEndedSessions(tx)
     await deleteEndedTokens(tx)

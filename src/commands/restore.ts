@@ -64,8 +64,9 @@ const foreignEntry = new RegExp(
 
 const undone =
   'Sessions, tokens and requests for one were deleted: everybody logs in again.\n' +
-  'All else is as it was then: API keys that were revoked since, and passwords that were ' +
-  'changed, work again. Revoke or reset them.'
+  'All else is as it was then: API keys that were revoked since, passwords that were changed and ' +
+  'recovery codes that were used work again, and second factors that were removed are asked ' +
+  'for. Revoke, reset or remove them.'
 
 await command({
   name: 'restore',

@@ -19,7 +19,11 @@ export interface Caller {
   emailVerified: boolean
   /** What counts. For a key with its own list: `user`, and the permissions on both lists. */
   role: 'user' | 'admin'
+  /** Of a key with a list of permissions: whether its user is an admin. */
+  isOfAdmin?: boolean
   permissions: string[]
+  /** Whether the user has a second factor. */
+  secondFactor: boolean
   /** Null: empty. */
   metadata: Record<string, unknown> | null
   version: number
@@ -93,6 +97,8 @@ interface Spec<A extends Access, P extends string, Q, B> {
   scope?: 'auth' | 'metrics'
   /** Changes who holds an account: a session must come from a log-in a short while ago. */
   fresh?: true
+  /** Open, of oneself, to keys that lack the second factor which REQUIRE_FACTOR asks for. */
+  enrols?: true
   /** Changes only keys of a user, which a key with its own list of permissions may, too. */
   changesKeys?: true
   summary: string

@@ -4,12 +4,14 @@ import { insertEvent, type NewEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Action } from '../events.ts'
+import { requireFactors } from '../http/access.ts'
 import type { Caller, Origin } from '../http/route.ts'
 import { findMaker, holdOwner, lockOwner } from './queries.ts'
 import type { Maker } from './rules.ts'
 
 /**
- * Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more.
+ * Reads the caller's key again; throws `key_invalid` or `forbidden` if it may not act any more, and
+ * `authentication_needed` for one factor if a second one was confirmed after the request began.
  * From then on, a change of the caller's account waits for the transaction: a password reset, for
  * example, then also finds what the key has made.
  */
@@ -18,6 +20,7 @@ export async function requireStill(tx: Db, caller: Caller) {
   const maker = await findMaker(tx, caller.keyId)
   if (maker === null) throw new AppError('key_invalid')
   if (caller.role === 'admin' && maker.role !== 'admin') throw new AppError('forbidden')
+  if (maker.secondFactor && !caller.secondFactor) requireFactors(maker)
   return maker
 }
 

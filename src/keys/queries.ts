@@ -1,4 +1,5 @@
 import { deleteAll, first, one, type Db } from '../database/pool.ts'
+import { requireFactors } from '../http/access.ts'
 import type { Caller } from '../http/route.ts'
 import { nilUuid } from '../schema.ts'
 import { createKey, digestKey } from './format.ts'
@@ -26,7 +27,7 @@ export type MadeKey = Key & { key: string }
 
 /**
  * Makes a key. The time of proof of a session is now unless `authenticatedAt` is given. Throws
- * `user_not_found`.
+ * `user_not_found`, and `authentication_needed` for a session of one factor of a user who has two.
  */
 export async function insertKey(db: Db, options: NewKey) {
   const {
@@ -37,7 +38,7 @@ export async function insertKey(db: Db, options: NewKey) {
     // PostgreSQL replaces the text `now` by its own clock.
     authenticatedAt = kind === 'session' ? 'now' : null,
   } = options
-  const made = await one<Key>(db, {
+  const inserting = one<Key>(db, {
     text: `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
        authenticated_at, valid_until, address, agent)
      select id, $2, $3, $4::bytea, $5, $6::text[], $7::int, $8::timestamptz,
@@ -59,7 +60,13 @@ export async function insertKey(db: Db, options: NewKey) {
     ],
     orThrow: 'user_not_found',
   })
-  return { ...made, key }
+  try {
+    return { ...(await inserting), key }
+  } catch (error) {
+    const { constraint } = error as { constraint?: string }
+    if (constraint === 'api_keys_second_factor') requireFactors({ factors })
+    throw error
+  }
 }
 
 /** Locks a user, so that what changes it and its keys comes one by one; null: there is none. */
@@ -69,6 +76,10 @@ export const lockOwner = (tx: Db, userId: string): Promise<{ id: string } | null
 /** Keeps others from changing a user, while any number may hold this lock. */
 export const holdOwner = (tx: Db, userId: string) =>
   tx.query('select from users where id = $1::uuid for key share', [userId])
+
+/** Notes that a second factor was proved for a key. */
+export const raiseKey = (tx: Db, keyId: string) =>
+  tx.query('update api_keys set factors = 2 where id = $1::uuid', [keyId])
 
 /** How many API keys a user has, disabled and ended ones too. */
 export async function countKeys(db: Db, userId: string) {
@@ -227,7 +238,7 @@ export const findMaker = (tx: Db, keyId: string): Promise<Maker | null> =>
     tx,
     `select u.id as "userId", case when k.permissions is null then u.role else 'user' end as role,
        k.kind, k.permissions, k.factors, k.authenticated_at as "authenticatedAt",
-       k.valid_until as "validUntil"
+       k.valid_until as "validUntil", u.factor_confirmed_at is not null as "secondFactor"
      from api_keys k join users u on u.id = k.user_id
      where k.id = $1::uuid and u.enabled and k.enabled
        and (k.valid_until is null or k.valid_until > clock_timestamp())`,

@@ -79,6 +79,7 @@ export interface Maker extends Omit<Powers, 'scope'> {
   kind: KeyKind
   userId: string
   role: 'user' | 'admin'
+  secondFactor: boolean
 }
 
 /** What `maker` may hand on at most to a key of a user; an admin gives others what it likes. */

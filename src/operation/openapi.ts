@@ -123,15 +123,16 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
  * Every failure that a route can answer, from what it is and what it names itself, in the order of
  * the table of failures: so equal groups have equal names.
  */
-function codesOf({ throttled, access, fresh, path, query, body, fails = [] }: Route) {
+function codesOf({ throttled, access, enrols, fresh, path, query, body, fails = [] }: Route) {
   const codes: Code[] = ['invalid_request', 'internal', ...fails]
   if (throttled !== false) codes.push('throttled')
   if (access !== 'anyone') {
     codes.push('key_missing', 'key_invalid', 'overloaded', 'database_unavailable')
     // A key may have a narrower scope than the route asks for.
     codes.push('forbidden')
+    // A second factor may be required of all, or the log-in may be too long ago.
+    if (!enrols || path.includes('{id}')) codes.push('authentication_needed')
   }
-  if (fresh) codes.push('authentication_needed')
   if (path.includes('{')) codes.push('invalid_id')
   if (query) codes.push('invalid_query')
   if (body) codes.push('invalid_body', 'body_too_large', 'unsupported_media_type')

@@ -19,6 +19,8 @@ import {
 export const accountOfUser = (id: string) => digest(`user ${id}`)
 /** The name under which the failures of an address that no user has are counted. */
 export const accountOfAddress = (folded: string) => digest(`address ${folded}`)
+/** The name under which the wrong codes of a user are counted. */
+export const accountOfCodes = (id: string) => digest(`codes ${id}`)
 
 /** Counts a request for a reset; throws `throttled` if this client has to wait. */
 export async function countReset(tx: Db, client: string) {

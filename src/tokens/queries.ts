@@ -2,7 +2,7 @@ import { deleteAll, first, one, type Db } from '../database/pool.ts'
 import { createSecret, digestKey } from '../keys/format.ts'
 
 /** What a token is for. */
-export type Purpose = 'password-reset' | 'email'
+export type Purpose = 'password-reset' | 'email' | 'log-in'
 
 /** A token to insert. */
 interface NewToken {
@@ -29,11 +29,15 @@ export async function insertToken(tx: Db, { userId, purpose, email, seconds }: N
 const live = `digest = $1::bytea and purpose = $2 and valid_until > clock_timestamp()
   and users.id = user_id and enabled`
 
-/** The enabled user whose live password reset this is, or null. */
-export const findHolder = (db: Db, token: string): Promise<{ email: string } | null> =>
-  first(db, `select users.email from tokens, users where ${live}`, [
+/** The enabled user whose live token this is, or null. */
+export const findHolder = (
+  db: Db,
+  token: string,
+  purpose: Purpose,
+): Promise<{ id: string; email: string } | null> =>
+  first(db, `select users.id, users.email from tokens, users where ${live}`, [
     digestKey(token),
-    'password-reset',
+    purpose,
   ])
 
 /** Whose token was used, and which address it proves. */

@@ -126,7 +126,9 @@ export const tokenRoutes = (deps: TokenDeps) => [
     fails: ['token_invalid', 'invalid_password', 'overloaded', 'database_unavailable'],
     async handle({ body: { token, password, endKeys }, origin }) {
       // Only the holder of a live token is worth a hash.
-      const holder = isSecret(token, 'ust') ? await findHolder(deps.db, token) : null
+      const holder = isSecret(token, 'ust')
+        ? await findHolder(deps.db, token, 'password-reset')
+        : null
       if (holder === null) throw new AppError('token_invalid')
       refuseEmailAsPassword(password, holder.email)
       const passwordHash = await deps.hasher.hash(password, origin.client)

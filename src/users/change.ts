@@ -4,7 +4,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
-import { requireFresh } from '../http/access.ts'
+import { requireFactors, requireFresh } from '../http/access.ts'
 import { matches } from '../http/etag.ts'
 import type { Caller, Origin } from '../http/route.ts'
 import { requireStill } from '../keys/acting.ts'
@@ -48,6 +48,7 @@ export async function changePassword(
   // Refuse before paying for a hash; the transaction checks again.
   requireAllowed(deps, caller, differing(found, change.given))
   if (caller.userId === id && found.passwordHash !== null) {
+    if (found.secondFactor) requireFactors(caller)
     if (currentPassword === undefined) {
       throw faultIn('invalid_body', 'currentPassword', 'is missing')
     }

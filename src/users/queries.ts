@@ -6,8 +6,8 @@ import { nilUuid } from '../schema.ts'
 import { foldEmail, reservedDefaults, type Reserved, type User } from './rules.ts'
 
 const columns = `id, email, email_verified_at is not null as "emailVerified", role, permissions,
-  metadata, enabled, false as "secondFactor", version, created_at as "createdAt",
-  updated_at as "updatedAt"`
+  metadata, enabled, factor_confirmed_at is not null as "secondFactor", version,
+  created_at as "createdAt", updated_at as "updatedAt"`
 const storedColumns = `${columns}, password_hash as "passwordHash"`
 
 /** A user with its password's PHC string, or null if it has none. */

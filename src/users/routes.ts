@@ -143,6 +143,7 @@ export const userRoutes = (deps: UserDeps) => [
     operationId: 'getUser',
     tag: 'users',
     access: 'self',
+    enrols: true,
     summary: 'Read a user',
     replies: {
       200: { says: 'The user', body: user, headers: ['ETag'] },

@@ -17,7 +17,7 @@ export const userOf = (caller: Caller) => ({
   permissions: caller.permissions,
   metadata: caller.metadata ?? {},
   enabled: true,
-  secondFactor: false, // not supported yet
+  secondFactor: caller.secondFactor,
   version: caller.version,
   createdAt: caller.createdAt,
   updatedAt: caller.updatedAt,

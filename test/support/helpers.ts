@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes, scryptSync } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after } from 'node:test'
 
 import pg from 'pg'
@@ -11,15 +13,24 @@ import type { Env } from '../../src/environment.ts'
 import { insertKey } from '../../src/keys/queries.ts'
 import { createLog } from '../../src/log.ts'
 import { cost, formatHash } from '../../src/passwords/hash.ts'
+import { createKeyLine } from '../../src/secrets/keys.ts'
 import { insertUser, type NewUser } from '../../src/users/queries.ts'
 import { checkDocumented } from './documented.ts'
-import { until } from './process.ts'
+import { makeFolder, until } from './process.ts'
 import { undo, undoAll } from './undo.ts'
 
 /** A password that all rules allow, and its stored form. */
 export const password = 'correct horse battery staple'
 export const passwordHash =
   '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
+
+/** Makes a file of keys that seal secrets: of these lines, or of a new one. */
+export function makeKeyFile(lines = [createKeyLine()], mode = 0o600): string {
+  const path = join(makeFolder('keys'), 'secrets-key')
+  writeFileSync(path, `${lines.join('\n')}\n`, { mode })
+  return path
+}
+const keyFile = makeKeyFile()
 
 /** An id that nobody and nothing has. */
 export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
@@ -158,6 +169,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     SERVER_PORT: '0',
     RATE_LIMIT: '0',
     SHUTDOWN_SECONDS: '2',
+    SECRETS_KEY_FILE: keyFile,
     ...rest.env,
     ...env,
   })

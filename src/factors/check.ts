@@ -1,0 +1,51 @@
+// Proves codes. Wrong ones are counted as wrong passwords are, in rows of their own, which neither
+// a right password nor a new one clears.
+import { insertEvent } from '../audit/queries.ts'
+import type { Database, Db } from '../database/pool.ts'
+import { AppError, ExitError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { accountOfCodes, countFailure, lockGuess, refuseWaiting } from '../passwords/guessing.ts'
+import { open } from '../secrets/keys.ts'
+import type { ProveCode } from '../sessions/routes.ts'
+import { digestCode, findStep } from './codes.ts'
+import { listSecrets, lockFactor, spendCode } from './queries.ts'
+
+/** Where a user's secret lies. */
+export const placeOf = (userId: string): string => `factor ${userId}`
+
+/** Returns what proves codes. */
+export const createProveCode =
+  (db: Database, keys: Buffer[]): ProveCode =>
+  async ({ userId, code, origin, isConfirmed }, work) => {
+    const guess = { account: accountOfCodes(userId), client: origin.client }
+    const event = { actor: userId, subject: userId, origin }
+    const reply = await db.transaction(async (tx) => {
+      await lockGuess(tx, guess)
+      await refuseWaiting(tx, guess)
+      const factor = await lockFactor(tx, userId, isConfirmed)
+      const secret = open(keys, placeOf(userId), factor.secret)
+      const step = secret && findStep(secret, code, factor.step)
+      if (await spendCode(tx, userId, { step, digest: digestCode(code) })) {
+        if (step === null) await insertEvent(tx, { ...event, action: 'factor.recovery_used' })
+        return work(tx)
+      }
+      // A secret that does not open cannot tell that the code is wrong.
+      if (secret !== null) {
+        await countFailure(tx, guess)
+        await insertEvent(tx, { ...event, action: 'session.failed', actor: null })
+      }
+      return null
+    })
+    if (reply === null) throw new AppError('invalid_credentials')
+    return reply
+  }
+
+/** Logs how many of a thousand factors do not open; throws if there are any but no key file. */
+export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log): Promise<void> {
+  const factors = await listSecrets(db, 1000)
+  const closed = factors.filter(({ id, secret }) => !open(keys ?? [], placeOf(id), secret))
+  const count = closed.length
+  if (count === 0) return
+  if (keys !== null) log('error', 'second factors do not open: another SECRETS_KEY_FILE', { count })
+  else throw new ExitError('Users have second factors: set SECRETS_KEY_FILE, see bin/README.md', 2)
+}

@@ -1,0 +1,43 @@
+// Secrets that must be read again, and so cannot be hashed: sealed by AES-256-GCM under the keys of
+// the file that SECRETS_KEY_FILE names, which lies in no dump. The first key seals, all open.
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+
+const algorithm = 'aes-256-gcm'
+
+/** Seals a secret for its place: a box that was moved does not open. */
+export function seal(keys: Buffer[], place: string, secret: Buffer): Buffer {
+  const nonce = randomBytes(12)
+  const cipher = createCipheriv(algorithm, keys[0]!, nonce).setAAD(Buffer.from(place))
+  return Buffer.concat([nonce, cipher.update(secret), cipher.final(), cipher.getAuthTag()])
+}
+
+/** The secret of a box; null if none of the keys opens it in this place. */
+export function open(keys: Buffer[], place: string, box: Buffer): Buffer | null {
+  for (const key of keys) {
+    try {
+      const decipher = createDecipheriv(algorithm, key, box.subarray(0, 12), { authTagLength: 16 })
+      decipher.setAAD(Buffer.from(place)).setAuthTag(box.subarray(-16))
+      return Buffer.concat([decipher.update(box.subarray(12, -16)), decipher.final()])
+    } catch {
+      // Another may.
+    }
+  }
+  return null
+}
+
+/** A new key, as a line of the file. */
+export const createKeyLine = (): string => randomBytes(32).toString('base64')
+
+/** The keys of a file; undefined if others may read it, or it holds anything but one to five. */
+export function readKeyFile(path: string): Buffer[] | undefined {
+  const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
+  const areKeys = lines.length <= 5 && lines.every((line) => /^[A-Za-z0-9+/]{43}=$/.test(line))
+  const isPrivate = (statSync(path).mode & 0o077) === 0
+  return areKeys && isPrivate ? lines.map((line) => Buffer.from(line, 'base64')) : undefined
+}
+
+/** Makes a file with a new key, unless it is there. */
+export function makeKeyFile(path: string): void {
+  if (!existsSync(path)) writeFileSync(path, `${createKeyLine()}\n`, { mode: 0o600 })
+}
