@@ -10,7 +10,7 @@ usage='Usage: bin/ec2-setup-instance.sh, as root or as user data
 
 Installs PostgreSQL, Docker, the AWS CLI and Node. PostgreSQL listens on localhost and on the bridge
 of Docker, 172.17.0.1, and nowhere else. Makes passwords and writes /etc/user-service: env,
-admin.env, cron.env, database.env and docker.options, all 0600. CI_PUBLIC_KEY may then log in, but
+admin.env, cron.env, database.env, docker.options, secrets-key. CI_PUBLIC_KEY may then log in, but
 only run /opt/user-service/deploy, which the first deployment by another key puts there. cron backs
 up and monitors. Exit: 0 done, 1 failed, 2 misuse.
 
@@ -93,11 +93,15 @@ random() {
 }
 write database.env DATABASE_HOST=/var/run/postgresql \
   "ADMIN_PASSWORD=$(random)" "MANAGER_PASSWORD=$(random)" "USER_PASSWORD=$(random)"
-write env DATABASE_HOST=172.17.0.1 "$(password MANAGER)"
+write env DATABASE_HOST=172.17.0.1 "$(password MANAGER)" SECRETS_KEY_FILE=/secrets-key
 write admin.env DATABASE_HOST=172.17.0.1 DATABASE_USER=user_service_admin \
   "$(password ADMIN)" "S3_BUCKET=$S3_BUCKET"
 write cron.env DATABASE_HOST=localhost "$(password USER)" "S3_BUCKET=$S3_BUCKET"
-write docker.options '--publish 80:80'
+write docker.options "--publish 80:80 --volume $config/secrets-key:/secrets-key:ro"
+if [[ ! -e $config/secrets-key ]]; then
+  # Only its owner may read it: the user of the image.
+  head -c 32 /dev/urandom | base64 | install -o 1000 -m 400 /dev/stdin $config/secrets-key
+fi
 
 user=$EC2_USER_NAME
 run="$user cd /opt/user-service/app && node --env-file=$config/cron.env"

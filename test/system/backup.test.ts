@@ -357,7 +357,7 @@ test('a restore brings every row back, with the rights and without what came lat
     new RegExp(
       '^Restored .* users 100000, webhook 1\n' +
         'Changes after .*Z are gone\\. Sessions, tokens and requests for one were deleted.*\n' +
-        'All else is as it was then: API keys .*, and passwords .*, work again.*\n' +
+        'All else is as it was then: API keys .*, passwords .* work again.*\n' +
         'Dropped, and in no dump: table user_service_schema\\.later\\.\n' +
         'Next: node bin/migrate\\.js up ',
     ),

@@ -9,8 +9,10 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { readMigrations } from '../../src/database/migrate.ts'
+import { withDatabase } from '../../src/database/pool.ts'
 import { createKey } from '../../src/keys/format.ts'
-import { undo } from '../support/helpers.ts'
+import { showCode } from '../support/authenticator.ts'
+import { makeKeyFile, undo } from '../support/helpers.ts'
 import { startOwnPostgres } from '../support/postgres.ts'
 import { type Service, startService } from '../support/service.ts'
 import { createClient, type Slot } from '../soak/client.ts'
@@ -22,7 +24,7 @@ const postgres = await startOwnPostgres()
 const admin = createKey()
 const keyFile = join(postgres.directory, 'admin-key')
 writeFileSync(keyFile, admin, { mode: 0o600 })
-const start = (version: string, port = 0, env = postgres.env) =>
+const start = (version: string, port = 0, env: Record<string, string> = postgres.env) =>
   startService(
     {
       ...env,
@@ -212,16 +214,21 @@ async function checkOutFirstRelease() {
 
 test('version 1.0 serves on while the database is migrated, and beside this one', async () => {
   const first = await checkOutFirstRelease()
-  const { env } = await startOwnPostgres()
+  const { env, as, sql } = await startOwnPostgres()
   const count = String(readMigrations().length - 2)
   const down = [join(root, 'bin/migrate.js'), 'down', count, '--yes']
   await run(process.execPath, down, env)
   const old = await start(first, 0, env)
   const password = 'correct horse battery staple'
-  const ask = async (service: Service, path: string, init: { method?: string; body?: object }) => {
+  interface Init {
+    method?: string
+    body?: object
+    key?: string
+  }
+  const ask = async (service: Service, path: string, init: Init) => {
     const response = await fetch(service.url + path, {
       method: init.method ?? 'POST',
-      headers: { 'x-api-key': admin, 'content-type': 'application/json' },
+      headers: { 'x-api-key': init.key ?? admin, 'content-type': 'application/json' },
       ...(init.body && { body: JSON.stringify(init.body) }),
     })
     const text = await response.text()
@@ -232,7 +239,7 @@ test('version 1.0 serves on while the database is migrated, and beside this one'
     ask(service, '/users', { body: { email, password } })
   const before = await signUp(old, 'before@example.org')
   await migrate(root, env)
-  const next = await start(root, 0, env)
+  const next = await start(root, 0, { ...env, SECRETS_KEY_FILE: makeKeyFile() })
 
   for (const [service, email] of [
     [old, 'old@example.org'],
@@ -253,6 +260,19 @@ test('version 1.0 serves on while the database is migrated, and beside this one'
   for (const service of [old, next]) {
     const errors = service.log.filter((line) => line.includes('"level":"error"'))
     assert.deepEqual(errors, [])
-    assert.equal(await service.kill(), 0, service.said())
   }
+
+  // Version 1.0 knows no second factor: the database refuses its session.
+  const account = { email: 'factor@example.org', password }
+  await signUp(next, account.email)
+  const { key } = await ask(next, '/users/sessions', { body: account })
+  const { secret } = await ask(next, '/users/me/factor', { key })
+  const code = await withDatabase(as('postgres'), (db) => showCode(db, secret))
+  await ask(next, '/users/me/factor/confirm', { key, body: { code } })
+  await assert.rejects(ask(old, '/users/sessions', { body: account }), /sessions: 500/)
+  const found = await sql<{ factors: number }>(`select factors
+    from user_service_schema.api_keys k join user_service_schema.users u on u.id = user_id
+    where kind = 'session' and u.factor_confirmed_at is not null`)
+  assert.deepEqual(found, [{ factors: 2 }])
+  for (const service of [old, next]) assert.equal(await service.kill(), 0, service.said())
 })
