@@ -21,9 +21,9 @@ import { readTlsSettings } from './http/tls.ts'
 import { createIdentify } from './keys/identify.ts'
 import { deleteEndedSessions } from './keys/queries.ts'
 import { describeError, type Log } from './log.ts'
-import { createHasher } from './passwords/hasher.ts'
+import { createHasher, type Hasher } from './passwords/hasher.ts'
 import { deleteForgottenFailures } from './passwords/queries.ts'
-import { allRoutes, type Deps } from './routes.ts'
+import { allRoutes } from './routes.ts'
 import { makeKeyFile, readKeyFile } from './secrets/keys.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
@@ -53,6 +53,7 @@ interface Started {
   hasher: Hasher
   log: Log
   sender: Sender | null
+  secretKeys: Buffer[] | null
   isStopping(): boolean
 }
 
@@ -91,8 +92,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     await waitForDatabase(pools.db, log, signal)
     await checkSchema(pools.db)
     for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
-    const secretKeys = config.database === null ? readOwnKeys(config) : config.secretKeys
-    await checkFactors(pools.db, secretKeys, log)
+    const secretKeys = await openSecrets(config, pools.db, log)
     signal.throwIfAborted()
     for (const warning of await tellOf(pools.db, config.webhook?.events)) log('warn', warning)
     if (admin !== null && (await bootstrap(pools.db, admin)))
@@ -146,11 +146,14 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
   return as('user_service_manager')
 }
 
-/** A service with a private database makes itself a key file, unless one is configured. */
-function readOwnKeys({ secretKeys }: Config): Buffer[] | null {
+/** The keys that seal secrets; a service with a private database makes one for itself. */
+async function openSecrets({ database, secretKeys }: Config, db: Database, log: Log) {
   const file = `${localDirectory}/secrets-key`
-  if (secretKeys === null) makeKeyFile(file)
-  return secretKeys ?? readKeyFile(file) ?? null
+  const isOwn = secretKeys === null && database === null
+  if (isOwn) makeKeyFile(file)
+  const keys = isOwn ? (readKeyFile(file) ?? null) : secretKeys
+  await checkFactors(db, keys, log)
+  return keys
 }
 
 /** Keys are looked up on connections of their own: a burst of log-ins must not delay them. */

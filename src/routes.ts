@@ -1,35 +1,30 @@
 import { auditRoutes } from './audit/routes.ts'
-import { createProveCode } from './factors/check.ts'
+import { createTwoStepLogIn } from './factors/log-in.ts'
 import { factorRoutes } from './factors/routes.ts'
 import { gatewayRoutes } from './gateway/routes.ts'
 import type { Route } from './http/route.ts'
 import { keyRoutes, type KeyDeps } from './keys/routes.ts'
 import { openApi } from './operation/openapi.ts'
 import { operationRoutes, type OperationDeps } from './operation/routes.ts'
-import { sessionRoutes, type SessionDeps } from './sessions/routes.ts'
+import { createLogIn, sessionRoutes, type SessionDeps } from './sessions/routes.ts'
 import { tokenRoutes, type TokenDeps } from './tokens/routes.ts'
 import { userRoutes, type UserDeps } from './users/routes.ts'
 
 /** What the rooms need to answer requests. */
 export interface Deps
-  extends
-    UserDeps,
-    KeyDeps,
-    Omit<SessionDeps, 'proveCode'>,
-    TokenDeps,
-    Omit<OperationDeps, 'document'> {
+  extends UserDeps, KeyDeps, SessionDeps, TokenDeps, Omit<OperationDeps, 'document'> {
   /** Null: there are no second factors. */
   secretKeys: Buffer[] | null
 }
 
 /** The whole API surface. */
 export function allRoutes(deps: Deps): Route[] {
-  const { db, secretKeys: keys } = deps
+  const { secretKeys: keys } = deps
   return [
     ...userRoutes(deps),
     ...keyRoutes(deps),
-    ...sessionRoutes({ ...deps, proveCode: keys === null ? null : createProveCode(db, keys) }),
-    ...(keys === null ? [] : factorRoutes(db, keys)),
+    ...sessionRoutes(deps, keys === null ? createLogIn(deps) : createTwoStepLogIn(deps, keys)),
+    ...(keys === null ? [] : factorRoutes(deps.db, keys)),
     ...tokenRoutes(deps),
     ...gatewayRoutes(),
     ...auditRoutes(deps),

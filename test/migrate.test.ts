@@ -75,6 +75,7 @@ test('a migration that was released is never edited', () => {
     '0003_collation': '5642f3707b40a762377a9ea548a343e7d4835531b968e92a7ba5be71cc193ce6',
     '0004_account_life': '296f68cb0854a60874b9b2c7086834c12b6cbfd6cc384dfa8af59fb03b57a147',
     '0005_webhook': '2161ca505c718673fc0d25b5639db3d85c61f1fe4beca35244f06efb0396ccaa',
+    '0006_factors': 'bac5661f14be0ea4f6e62d5d2098f3c19566df13c560367bb3af05de2108b102',
   }
   const hashes = readMigrations().map((migration) => [migration.name, migration.hash])
   assert.deepEqual(Object.fromEntries(hashes), released)
@@ -134,7 +135,7 @@ test('the database refuses a role, scope, purpose or webhook that there is not',
     [
       'tokens_purpose_check',
       `insert into tokens (user_id, digest, purpose, valid_until)
-        select id, ${digest}, 'log-in', now() ${from}`,
+        select id, ${digest}, 'other', now() ${from}`,
     ],
     ['webhook_one_check', 'insert into webhook (one) values (false)'],
   ] as const)

@@ -1103,7 +1103,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/pipeline.ts',
-    text: 'if (caller !== null) authorize({ route, caller, method, params, freshSeconds, requireFactor })',
+    text: 'if (caller !== null) authorize({ route, caller, method, params }, options)',
     replacement: '',
     meaning: 'every key opens everything',
   },
@@ -2591,6 +2591,8 @@ export const mutations: Mutation[] = [
     replacement: '',
     meaning: 'no event is told',
     tests: ['events'],
+  },
+  {
     file: 'src/factors/codes.ts',
     text: 'const steps = [now + 1, now, now - 1]',
     replacement: 'const steps = [now + 2, now + 1, now, now - 1, now - 2]',
@@ -2667,8 +2669,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/factors/check.ts',
-    text: 'placeOf = (userId: string): string => `factor ${userId}`',
-    replacement: 'placeOf = (userId: string): string => `factor ${userId.length}`',
+    text: 'placeOf = (userId: string) => `factor ${userId}`',
+    replacement: 'placeOf = (userId: string) => `factor ${userId.length}`',
     meaning: 'a secret that was copied to another user opens there',
   },
   {
@@ -2732,28 +2734,28 @@ export const mutations: Mutation[] = [
     meaning: 'a sealed secret opens nowhere',
   },
   {
-    file: 'src/sessions/routes.ts',
-    text: "if ((await takeToken(tx, token, 'log-in')) === null) throw new AppError('token_invalid')",
-    replacement: "await takeToken(tx, token, 'log-in')",
+    file: 'src/factors/log-in.ts',
+    text: "if ((await takeToken(tx, token, purpose)) === null) throw new AppError('token_invalid')",
+    replacement: 'await takeToken(tx, token, purpose)',
     meaning: 'a token is good for two log-ins at once',
   },
   {
-    file: 'src/sessions/routes.ts',
-    text: `    await clearFailures(tx, { account: accountOfCodes(userId), client: origin.client })
+    file: 'src/factors/log-in.ts',
+    text: `      await clearFailures(tx, { account: accountOfCodes(userId), client: origin.client })
 `,
     replacement: '',
     meaning: 'a right code leaves its owner waiting',
   },
   {
-    file: 'src/sessions/routes.ts',
-    text: 'if (deps.proveCode === null || !user?.secondFactor) {',
-    replacement: 'if (deps.proveCode === null || user !== null) {',
+    file: 'src/factors/log-in.ts',
+    text: 'if (!user?.secondFactor) return',
+    replacement: 'if (user !== null) return',
     meaning: 'a password alone is tried for all',
   },
   {
-    file: 'src/sessions/routes.ts',
-    text: '{ ...from, userId, factors: 2 }',
-    replacement: '{ ...from, userId, factors: 1 }',
+    file: 'src/factors/log-in.ts',
+    text: '{ userId, factors: 2, ...call }',
+    replacement: '{ userId, factors: 1, ...call }',
     meaning: 'a code that was proved counts for nothing',
   },
   {
@@ -2765,21 +2767,20 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/access.ts',
-    text: `  requireSecond(entry)
-`,
+    text: '  if (isBound(caller, requireFactor) && !isEnrolment(entry)) requireFactors(caller)\n',
     replacement: '',
     meaning: 'REQUIRE_FACTOR requires nothing',
   },
   {
     file: 'src/http/access.ts',
-    text: "const isAdmin = caller.role === 'admin' || caller.isOfAdmin",
-    replacement: "const isAdmin = caller.role === 'admin'",
+    text: "(role === 'admin' || isOfAdmin)",
+    replacement: "role === 'admin'",
     meaning: 'a narrow key of an admin passes REQUIRE_FACTOR',
   },
   {
     file: 'src/http/access.ts',
-    text: 'if (isBound && !(route.enrols && isOwn))',
-    replacement: 'if (isBound && !route.enrols)',
+    text: "route.enrols && (params['id'] ?? caller.userId) === caller.userId",
+    replacement: 'route.enrols',
     meaning: 'one factor reads and changes factors of others',
   },
   {

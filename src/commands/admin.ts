@@ -1,3 +1,4 @@
+import { insertEvent } from '../audit/queries.ts'
 import { checkSchema } from '../database/migrate.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
@@ -42,7 +43,7 @@ async function addKey(db: Database, email: string) {
   return db.transaction((tx) => insertOperatorKey(tx, wanted, 'key.created'))
 }
 
-async function endFactor(db: Database, email: string): Promise<string> {
+async function endFactor(db: Database, email: string) {
   const found = await findUserByEmail(db, email)
   if (found === null) throw new ExitError('There is no user of that address')
   await db.transaction(async (tx) => {

@@ -1,5 +1,6 @@
-import { createReader, readSecretKeys } from '../config.ts'
+import { readSecretKeys } from '../config.ts'
 import { withDatabase, type Db } from '../database/pool.ts'
+import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { placeOf } from '../factors/check.ts'
 import { listSecrets } from '../factors/queries.ts'
@@ -10,23 +11,23 @@ const usage = `  generate  prints a new key, a line of the file that SECRETS_KEY
   status    how many secrets each line of the file opens
   reseal    seals everything with the first line, and counts likewise
 
-Connects as the server does; the key file of a private database is .local/secrets-key.
-Exit status: 0 done, 1 failed or a secret does not open, 2 misuse.`
+Connects as the server does; the key file of a private database is .local/secrets-key. Fails, too,
+when a secret does not open.`
 
 await command({
   name: 'secrets',
   synopsis: 'generate | status | reseal',
   usage,
   pattern: /^ (generate|status|reseal)$/,
-  async run({ positionals: [action], env }) {
+  async run({ positionals: [action] }) {
     if (action === 'generate') {
       console.log(createKeyLine())
       return
     }
-    const reader = createReader(env)
+    const reader = createReader(process.env)
     const keys = readSecretKeys(reader) ?? []
     reader.finish()
-    const config = readCommandDatabase(env, 'user_service_manager')
+    const config = readCommandDatabase('user_service_manager')
     await withDatabase(config, async (db) => {
       if (action === 'reseal') await reseal(db, keys)
       const secrets = await listSecrets(db, null)
@@ -41,7 +42,7 @@ await command({
   },
 })
 
-async function reseal(db: Db, keys: Buffer[]): Promise<void> {
+async function reseal(db: Db, keys: Buffer[]) {
   for (const { id, secret } of await listSecrets(db, null)) {
     const opened = open(keys, placeOf(id), secret)
     if (opened === null) continue

@@ -4,19 +4,36 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import type { Log } from '../log.ts'
-import { accountOfCodes, countFailure, lockGuess, refuseWaiting } from '../passwords/guessing.ts'
+import type { Origin, Reply } from '../http/route.ts'
+import { accountOfCodes } from '../passwords/guessing.ts'
+import { countFailure, lockGuess, refuseWaiting } from '../passwords/queries.ts'
+import { text } from '../schema.ts'
 import { open } from '../secrets/keys.ts'
-import type { ProveCode } from '../sessions/routes.ts'
 import { digestCode, findStep } from './codes.ts'
 import { listSecrets, lockFactor, spendCode } from './queries.ts'
 
 /** Where a user's secret lies. */
-export const placeOf = (userId: string): string => `factor ${userId}`
+export const placeOf = (userId: string) => `factor ${userId}`
 
-/** Returns what proves codes. */
+/** A code as it was typed: a malformed one is a wrong one. */
+export const codeSchema = text({ max: 200, example: '123456' })
+
+/** An attempt to prove a code of a factor that is confirmed, or is not yet. */
+interface Attempt {
+  userId: string
+  code: string
+  origin: Origin
+  isConfirmed: boolean
+}
+
+/**
+ * Returns what uses a code up and does `work` in one transaction, in which the user is locked. It
+ * throws `invalid_credentials`, `login_throttled`, and without such a factor `token_invalid` for a
+ * confirmed one, `factor_not_found` for another.
+ */
 export const createProveCode =
-  (db: Database, keys: Buffer[]): ProveCode =>
-  async ({ userId, code, origin, isConfirmed }, work) => {
+  (db: Database, keys: Buffer[]) =>
+  async ({ userId, code, origin, isConfirmed }: Attempt, work: (tx: Db) => Promise<Reply>) => {
     const guess = { account: accountOfCodes(userId), client: origin.client }
     const event = { actor: userId, subject: userId, origin }
     const reply = await db.transaction(async (tx) => {
@@ -41,7 +58,7 @@ export const createProveCode =
   }
 
 /** Logs how many of a thousand factors do not open; throws if there are any but no key file. */
-export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log): Promise<void> {
+export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log) {
   const factors = await listSecrets(db, 1000)
   const closed = factors.filter(({ id, secret }) => !open(keys ?? [], placeOf(id), secret))
   const count = closed.length

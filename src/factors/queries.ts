@@ -2,7 +2,7 @@ import { one, type Db } from '../database/pool.ts'
 import { deleteSessions } from '../keys/queries.ts'
 
 /** The confirmed factor of a user, as it is shown; throws `factor_not_found`. */
-export const findFactor = (db: Db, userId: string): Promise<unknown> =>
+export const findFactor = (db: Db, userId: string) =>
   one(db, {
     text: `select factor_confirmed_at as "confirmedAt",
        cardinality(factor_recovery) as "recoveryCodesLeft"
@@ -32,7 +32,7 @@ export const lockFactor = (tx: Db, userId: string, isConfirmed: boolean): Promis
   })
 
 /** Stores the sealed secret of a new factor, in place of one that waits for its first code. */
-export const storeSecret = (tx: Db, userId: string, secret: Buffer): Promise<unknown> =>
+export const storeSecret = (tx: Db, userId: string, secret: Buffer) =>
   tx.query('update users set factor_secret = $2, factor_step = 0 where id = $1::uuid', [
     userId,
     secret,
@@ -45,7 +45,7 @@ interface Meanings {
 }
 
 /** Uses a code up; false if its step or a later one was used before, or it is no recovery code. */
-export async function spendCode(tx: Db, userId: string, code: Meanings): Promise<boolean> {
+export async function spendCode(tx: Db, userId: string, code: Meanings) {
   const spent = await tx.query(
     `update users set factor_step = greatest(factor_step, $2::int),
        factor_recovery = array_remove(factor_recovery, $3::bytea)
@@ -57,7 +57,7 @@ export async function spendCode(tx: Db, userId: string, code: Meanings): Promise
 }
 
 /** Stores the digests of new recovery codes; a factor that was not confirmed is so from now on. */
-export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]): Promise<unknown> =>
+export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]) =>
   tx.query(
     `update users set factor_recovery = $2::bytea[], version = version + 1, updated_at = now(),
        factor_confirmed_at = coalesce(factor_confirmed_at, now())
@@ -66,7 +66,7 @@ export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]): Promis
   )
 
 /** Removes a factor and ends all sessions of its user; throws `factor_not_found`. */
-export async function removeFactor(tx: Db, userId: string): Promise<void> {
+export async function removeFactor(tx: Db, userId: string) {
   await one(tx, {
     text: `update users set factor_secret = null, factor_confirmed_at = null,
        factor_recovery = '{}', version = version + 1, updated_at = now()

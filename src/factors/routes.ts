@@ -4,14 +4,13 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import { requireFactors } from '../http/access.ts'
-import { route, type Caller, type Route } from '../http/route.ts'
+import { route, type Caller } from '../http/route.ts'
 import { audited, requireStill } from '../keys/acting.ts'
 import { deleteSessions, raiseKey } from '../keys/queries.ts'
 import { instantSchema, integer, list, object, text, titled } from '../schema.ts'
 import { seal } from '../secrets/keys.ts'
-import { codeSchema } from '../sessions/routes.ts'
 import { lockUser } from '../users/queries.ts'
-import { createProveCode, placeOf } from './check.ts'
+import { codeSchema, createProveCode, placeOf } from './check.ts'
 import { createRecoveryCode, digestCode, toBase32, uriOf } from './codes.ts'
 import { confirmFactor, findFactor, removeFactor, storeSecret } from './queries.ts'
 
@@ -33,7 +32,7 @@ const codesReply = {
 }
 
 /** The routes of second factors, whose secrets these keys seal. */
-export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
+export const factorRoutes = (db: Database, keys: Buffer[]) => [
   route(`POST ${path}`, {
     ...common,
     operationId: 'addFactor',
@@ -45,7 +44,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
     replies: { 201: { says: 'The secret, shown this once', body: secretReply } },
     fails: ['factor_exists'],
     handle: (call) =>
-      audited(db, { action: 'factor.added', status: 201, call }, async (tx) => {
+      audited(db, { action: 'factor.added', ...call }, async (tx) => {
         const { id } = call.params
         requireOwnSession(call.caller, id)
         const { email, secondFactor } = await lockUser(tx, id)
@@ -74,7 +73,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
         await raiseKey(tx, caller.keyId)
         await deleteSessions(tx, userId, caller.keyId)
         await insertEvent(tx, { action: 'factor.added', actor: userId, subject: userId, origin })
-        return { status: 200, body }
+        return { body }
       })
     },
   }),
@@ -84,7 +83,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
     summary: 'Since when there is a second factor, and how many recovery codes are left',
     replies: { 200: { says: 'The factor', body: factor } },
     fails: ['factor_not_found'],
-    handle: async ({ params }) => ({ status: 200, body: await findFactor(db, params.id) }),
+    handle: async ({ params }) => ({ body: await findFactor(db, params.id) }),
   }),
   route(`POST ${path}/recovery-codes`, {
     ...common,
@@ -95,7 +94,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
     replies: { 200: codesReply },
     fails: ['factor_not_found'],
     handle: (call) =>
-      audited(db, { action: 'factor.codes_renewed', status: 200, call }, async (tx, maker) => {
+      audited(db, { action: 'factor.codes_renewed', ...call }, async (tx, maker) => {
         const { id } = call.params
         if (call.caller.userId !== id) throw new AppError('forbidden')
         const { secondFactor } = await lockUser(tx, id)
@@ -115,7 +114,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
     replies: { 204: { says: 'A password alone logs in' } },
     fails: ['user_not_found', 'factor_not_found'],
     handle: (call) =>
-      audited(db, { action: 'factor.removed', status: 204, call }, async (tx, maker) => {
+      audited(db, { action: 'factor.removed', ...call }, async (tx, maker) => {
         const { caller, params } = call
         if (caller.userId === params.id) requireOwnSession(caller, params.id)
         else requireFactors(maker)
@@ -126,7 +125,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]): Route[] => [
   }),
 ]
 
-function requireOwnSession({ keyKind, userId }: Caller, id: string): void {
+function requireOwnSession({ keyKind, userId }: Caller, id: string) {
   if (keyKind !== 'session' || userId !== id) throw new AppError('forbidden')
 }
 

@@ -8,16 +8,19 @@ interface Entry {
   caller: Caller
   method: string
   params: Record<string, string>
-  freshSeconds: number
-  requireFactor: FactorRule
 }
 
-/** Of whom a second factor is required: the setting REQUIRE_FACTOR. */
-export type FactorRule = 'none' | 'admins' | 'all'
+/** How well callers must have authenticated. */
+export interface Demands {
+  /** The maximum age in seconds of a session's log-in for sensitive changes; 0: no limit. */
+  freshSeconds: number
+  /** Of whom a second factor is asked. */
+  requireFactor: 'none' | 'admins' | 'all'
+}
 
 /** Throws `forbidden` or `authentication_needed` unless the request may reach the handler. */
-export function authorize(entry: Entry) {
-  const { route, caller, method, params, freshSeconds } = entry
+export function authorize(entry: Entry, { freshSeconds, requireFactor }: Demands) {
+  const { route, caller, method, params } = entry
   const { access } = route
   const isAdmin = caller.role === 'admin'
   const isSelf = caller.userId === params['id']
@@ -27,20 +30,19 @@ export function authorize(entry: Entry) {
   const isChange = access === 'self' && !isRead(method)
   const isNarrow = caller.keyPermissions !== null
   if (isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
-  requireSecond(entry)
+  if (isBound(caller, requireFactor) && !isEnrolment(entry)) requireFactors(caller)
   if (route.fresh) requireFresh(caller, freshSeconds)
 }
 
-/** REQUIRE_FACTOR leaves keys of one factor what their own users need to set up a second one. */
-function requireSecond({ route, caller, params, requireFactor }: Entry): void {
-  const isAdmin = caller.role === 'admin' || caller.isOfAdmin
-  const isBound = requireFactor === 'all' || (requireFactor === 'admins' && isAdmin)
-  const isOwn = (params['id'] ?? caller.userId) === caller.userId
-  if (isBound && !(route.enrols && isOwn)) requireFactors(caller)
-}
+const isBound = ({ role, isOfAdmin }: Caller, rule: Demands['requireFactor']) =>
+  rule === 'all' || (rule === 'admins' && (role === 'admin' || isOfAdmin))
+
+/** Whether it is what somebody needs to set up a second factor of their own. */
+const isEnrolment = ({ route, caller, params }: Entry) =>
+  route.enrols && (params['id'] ?? caller.userId) === caller.userId
 
 /** Throws `authentication_needed` unless two factors were proved. */
-export function requireFactors({ factors }: Pick<Caller, 'factors'>): void {
+export function requireFactors({ factors }: Pick<Caller, 'factors'>) {
   if (factors < 2) throw new AppError('authentication_needed', { challenge: 'acr_values="2"' })
 }
 

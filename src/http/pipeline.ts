@@ -9,7 +9,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
 import { AppError, failures } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
 import { check, isUuid } from '../schema.ts'
-import { authorize, type FactorRule } from './access.ts'
+import { authorize, type Demands } from './access.ts'
 import type { Client } from './address.ts'
 import { discardBody, hasBody, readBody } from './body.ts'
 import { isCurrent } from './etag.ts'
@@ -20,16 +20,13 @@ import type { Router } from './router.ts'
 import type { Limiter } from './token-bucket.ts'
 
 /** What the steps need. */
-export interface PipelineOptions {
+export interface PipelineOptions extends Demands {
   router: Router
   /** Finds the caller, clients in turn; throws `key_missing`, `key_invalid` or `overloaded`. */
   identify(headers: IncomingHttpHeaders, client: string): Promise<Caller>
   readClient(req: IncomingMessage): Client
   /** `policy`: the RateLimit-Policy header. Null: nobody is throttled. */
   throttle: { limiter: Limiter; policy: string } | null
-  /** The maximum age in seconds of a session's log-in for sensitive changes; 0: no limit. */
-  freshSeconds: number
-  requireFactor: FactorRule
   corsOrigins: string[]
   secure: boolean
   /** Says in one sentence what caused a failure. */
@@ -62,8 +59,7 @@ interface Exchange {
 
 /** Puts the steps together. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { router, identify, readClient, throttle, freshSeconds, explain, log, metrics } = options
-  const { requireFactor } = options
+  const { router, identify, readClient, throttle, explain, log, metrics } = options
   const send = createSend(options)
   const logRefusal = createRefusalLog(log)
 
@@ -91,7 +87,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const caller = needsKey(route, headers) ? await identify(headers, origin.client) : null
     exchange.caller = caller
     const params = parseIds(match.params, caller)
-    if (caller !== null) authorize({ route, caller, method, params, freshSeconds, requireFactor })
+    if (caller !== null) authorize({ route, caller, method, params }, options)
     const query = parseQuery(route, search)
     const body = await parseBody(route, exchange)
     const reply = await route.handle({ caller, origin, headers, params, query, search, body })

@@ -204,6 +204,7 @@ export const findCallers = (
          extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
          k.permissions as "keyPermissions", u.id as "userId", u.email,
          u.email_verified_at is not null as "emailVerified", u.role, u.permissions,
+         u.factor_confirmed_at is not null as "secondFactor",
          nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
          u.updated_at as "updatedAt",
          k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"

@@ -123,7 +123,7 @@ function operation(route: Route, all: Route[], shared: Record<string, object>) {
  * Every failure that a route can answer, from what it is and what it names itself, in the order of
  * the table of failures: so equal groups have equal names.
  */
-function codesOf({ throttled, access, enrols, fresh, path, query, body, fails = [] }: Route) {
+function codesOf({ throttled, access, enrols, path, query, body, fails = [] }: Route) {
   const codes: Code[] = ['invalid_request', 'internal', ...fails]
   if (throttled !== false) codes.push('throttled')
   if (access !== 'anyone') {

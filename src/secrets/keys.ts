@@ -6,14 +6,14 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 const algorithm = 'aes-256-gcm'
 
 /** Seals a secret for its place: a box that was moved does not open. */
-export function seal(keys: Buffer[], place: string, secret: Buffer): Buffer {
+export function seal(keys: Buffer[], place: string, secret: Buffer) {
   const nonce = randomBytes(12)
   const cipher = createCipheriv(algorithm, keys[0]!, nonce).setAAD(Buffer.from(place))
   return Buffer.concat([nonce, cipher.update(secret), cipher.final(), cipher.getAuthTag()])
 }
 
 /** The secret of a box; null if none of the keys opens it in this place. */
-export function open(keys: Buffer[], place: string, box: Buffer): Buffer | null {
+export function open(keys: Buffer[], place: string, box: Buffer) {
   for (const key of keys) {
     try {
       const decipher = createDecipheriv(algorithm, key, box.subarray(0, 12), { authTagLength: 16 })
@@ -27,10 +27,10 @@ export function open(keys: Buffer[], place: string, box: Buffer): Buffer | null 
 }
 
 /** A new key, as a line of the file. */
-export const createKeyLine = (): string => randomBytes(32).toString('base64')
+export const createKeyLine = () => randomBytes(32).toString('base64')
 
 /** The keys of a file; undefined if others may read it, or it holds anything but one to five. */
-export function readKeyFile(path: string): Buffer[] | undefined {
+export function readKeyFile(path: string) {
   const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
   const areKeys = lines.length <= 5 && lines.every((line) => /^[A-Za-z0-9+/]{43}=$/.test(line))
   const isPrivate = (statSync(path).mode & 0o077) === 0
@@ -38,6 +38,6 @@ export function readKeyFile(path: string): Buffer[] | undefined {
 }
 
 /** Makes a file with a new key, unless it is there. */
-export function makeKeyFile(path: string): void {
+export function makeKeyFile(path: string) {
   if (!existsSync(path)) writeFileSync(path, `${createKeyLine()}\n`, { mode: 0o600 })
 }
