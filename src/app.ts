@@ -25,6 +25,7 @@ import { createHasher, type Hasher } from './passwords/hasher.ts'
 import { deleteForgottenFailures } from './passwords/queries.ts'
 import { allRoutes } from './routes.ts'
 import { makeKeyFile, readKeyFile } from './secrets/keys.ts'
+import { openSigner, type Signer } from './signing/sign.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
 import { tellOf } from './webhooks/queries.ts'
@@ -54,6 +55,7 @@ interface Started {
   log: Log
   sender: Sender | null
   secretKeys: Buffer[] | null
+  signer: Signer | null
   isStopping(): boolean
 }
 
@@ -92,7 +94,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     await waitForDatabase(pools.db, log, signal)
     await checkSchema(pools.db)
     for (const warning of await checkRights(pools.db, database.hosts)) log('warn', warning)
-    const secretKeys = await openSecrets(config, pools.db, log)
+    const secrets = await openSecrets(config, pools.db, log)
     signal.throwIfAborted()
     for (const warning of await tellOf(pools.db, config.webhook?.events)) log('warn', warning)
     if (admin !== null && (await bootstrap(pools.db, admin)))
@@ -106,7 +108,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
     const sender = webhook && startSender({ ...accounts, webhook, db: pools.db, log })
     undo.push(() => sender?.stop())
     const db = sender?.db ?? pools.db
-    const started = { hasher, secretKeys, log, sender, isStopping: () => stopping }
+    const started = { hasher, ...secrets, log, sender, isStopping: () => stopping }
     const pipeline = buildPipeline(config, { ...pools, db }, started)
     const listener = await listen(pipeline, config, log)
     undo.push(() => listener.stop(config.shutdownSeconds))
@@ -146,14 +148,15 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
   return as('user_service_manager')
 }
 
-/** The keys that seal secrets; a service with a private database makes one for itself. */
-async function openSecrets({ database, secretKeys }: Config, db: Database, log: Log) {
+/** The keys that seal secrets, one of its own with a private database, and what signs by them. */
+async function openSecrets({ database, secretKeys, signing }: Config, db: Database, log: Log) {
   const file = `${localDirectory}/secrets-key`
   const isOwn = secretKeys === null && database === null
   if (isOwn) makeKeyFile(file)
   const keys = isOwn ? (readKeyFile(file) ?? null) : secretKeys
   await checkFactors(db, keys, log)
-  return keys
+  const signer = signing && keys && (await openSigner({ db, keys, ...signing }))
+  return { secretKeys: keys, signer }
 }
 
 /** Keys are looked up on connections of their own: a burst of log-ins must not delay them. */

@@ -35,6 +35,28 @@ export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
     readKeyFile,
   )
 
+/** For whom identities are signed, and as whose; null: they are not. */
+function readSigning({ pair, read }: Reader) {
+  const rule = 'must be an https: or http: URL without user, query and fragment'
+  return pair('TOKEN_ISSUER', 'TOKEN_AUDIENCES', () => ({
+    issuer: read('TOKEN_ISSUER', '', rule, parseIssuer),
+    audiences: read<string[]>(
+      'TOKEN_AUDIENCES',
+      [],
+      'must be names of backends, separated by commas',
+      (given) => (/^[!-~]{1,200}$/.test(given) ? split(given) : undefined),
+    ),
+  }))
+}
+export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>
+
+function parseIssuer(given: string) {
+  const { protocol, username, password, search, hash } = new URL(given)
+  return /^https?:$/.test(protocol) && username + password + search + hash === ''
+    ? given
+    : undefined
+}
+
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
 export function readDatabase(reader: Reader, defaultUser: string) {
   const { text, read, integer } = reader
@@ -171,8 +193,10 @@ export function readConfig(env: Env) {
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
   const secretKeys = readSecretKeys(reader)
   const requireFactor = choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
-  if (requireFactor !== 'none' && secretKeys === null && !isPrivate)
-    wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
+  const signing = readSigning(reader)
+  const hasKeys = secretKeys !== null || isPrivate
+  if (requireFactor !== 'none' && !hasKeys) wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
+  if (signing !== null && !hasKeys) wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
@@ -199,6 +223,7 @@ export function readConfig(env: Env) {
     webhook: readWebhook(reader),
     secretKeys,
     requireFactor,
+    signing,
     corsOrigins: read(
       'CORS_ORIGINS',
       [],

@@ -17,11 +17,12 @@ const beginnings = [
   'TRUSTED_',
   'WEBHOOK_',
   'SECRETS_',
+  'TOKEN_',
   'RATE_LIMIT',
   'SESSION',
 ]
 /** Settings of later versions: nobody should believe that they hold already. */
-const coming = ['TOKEN_ISSUER', 'TOKEN_AUDIENCES', 'UUID_KEYS', 'ADMIN_PAGE']
+const coming = ['UUID_KEYS', 'ADMIN_PAGE']
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 

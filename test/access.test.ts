@@ -222,7 +222,7 @@ async function checkRoute(route: Route, on = app) {
 }
 
 const tableOf = (signup: 'open' | 'admin') =>
-  allRoutes({ signup, basePath: '/v1', passwordMinLength: 8, hasWebhook: true } as Deps)
+  allRoutes({ signup, basePath: '/v1', passwordMinLength: 8, hasWebhook: true, signer: {} } as Deps)
 for (const route of tableOf('open').filter(({ undocumented }) => !undocumented)) {
   test(`${route.method} ${route.path} is for ${route.access}`, () => checkRoute(route))
 }
@@ -400,8 +400,10 @@ test('who may call each route, and with which keys, is as it is written here', (
   }
   assert.deepEqual(found, {
     anyone: [
+      'GET /.well-known/openid-configuration',
       'GET /docs',
       'GET /healthcheck',
+      'GET /jwks.json',
       'GET /livez',
       'GET /openapi.json',
       'GET /users/healthcheck',
@@ -416,6 +418,7 @@ test('who may call each route, and with which keys, is as it is written here', (
       'ANY /users/auth/*, scope auth',
       'DELETE /users/sessions',
       'GET /audit',
+      'POST /users/jwt',
     ],
     self: [
       'DELETE /users/sessions/{id}',

@@ -83,7 +83,7 @@ const floors: [RegExp, number][] = [
   [/^src\/sessions\//, 8],
   [/^src\/gateway\//, 8],
   [/^src\/webhooks\//, 8.5],
-  [/^src\/factors\//, 8.5],
+  [/^src\/(factors|signing)\//, 8.5],
   [/^src\/operation\//, 9],
   [/^src\/routes\.ts$/, 10],
   [/^src\/app\.ts$/, 11],
@@ -472,9 +472,9 @@ const limits = [
   {
     name: 'second factors and signed identity',
     holds: /^(src\/(factors|signing|secrets)\/|(src\/commands|bin)\/secrets\.|sql\/000[67])/,
-    words: 6_500,
+    words: 8_000,
   },
-  { name: 'the core', holds: /^/, words: 70_000 },
+  { name: 'the core', holds: /^/, words: 70_500 },
 ]
 
 test('an auditor reads the core in an afternoon', () => {

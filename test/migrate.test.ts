@@ -76,6 +76,7 @@ test('a migration that was released is never edited', () => {
     '0004_account_life': '296f68cb0854a60874b9b2c7086834c12b6cbfd6cc384dfa8af59fb03b57a147',
     '0005_webhook': '2161ca505c718673fc0d25b5639db3d85c61f1fe4beca35244f06efb0396ccaa',
     '0006_factors': 'bac5661f14be0ea4f6e62d5d2098f3c19566df13c560367bb3af05de2108b102',
+    '0007_signing': '3b60a324670e165d188c2fa15ca28b219f53d2df4325c62655facb0db1548a86',
   }
   const hashes = readMigrations().map((migration) => [migration.name, migration.hash])
   assert.deepEqual(Object.fromEntries(hashes), released)

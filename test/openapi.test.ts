@@ -44,6 +44,7 @@ const routes: Route[] = allRoutes({
   basePath: '/v1',
   passwordMinLength: 8,
   hasWebhook: true,
+  signer: {},
 } as Deps)
 const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 

@@ -38,7 +38,7 @@ function isInScope(scope: string, { method, path }: Route): boolean {
   return path === '/metrics'
 }
 
-const routes = allRoutes({ signup: 'open', passwordMinLength: 8 } as Deps).filter(
+const routes = allRoutes({ signup: 'open', passwordMinLength: 8, signer: {} } as Deps).filter(
   ({ access }) => access !== 'anyone',
 )
 for (const scope of ['read', 'auth', 'metrics'] as const) {

@@ -1,56 +1,81 @@
 import { readSecretKeys } from '../config.ts'
-import { withDatabase, type Db } from '../database/pool.ts'
+import { withDatabase, type Database } from '../database/pool.ts'
 import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
-import { placeOf } from '../factors/check.ts'
-import { listSecrets } from '../factors/queries.ts'
+import { placeOf as placeOfFactor } from '../factors/check.ts'
 import { createKeyLine, open, seal } from '../secrets/keys.ts'
-import { command, readCommandDatabase } from './command.ts'
+import { placeOf as placeOfKey, replaceKeys } from '../signing/ring.ts'
+import { command, misuse, readCommandDatabase } from './command.ts'
 
-const usage = `  generate  prints a new key, a line of the file that SECRETS_KEY_FILE names
-  status    how many secrets each line of the file opens
-  reseal    seals everything with the first line, and counts likewise
+const usage = `  generate         prints a new key, a line of the file that SECRETS_KEY_FILE names
+  status           how many secrets each line of the file opens
+  reseal           seals everything with the first line, and counts likewise
+  new-signing-key  makes a key that signs in place of all others: within a minute, tokens of
+                   before are worthless, and backends have to fetch /jwks.json again
 
 Connects as the server does; the key file of a private database is .local/secrets-key. Fails, too,
 when a secret does not open.`
 
 await command({
   name: 'secrets',
-  synopsis: 'generate | status | reseal',
+  synopsis: 'generate | status | reseal | new-signing-key --yes',
   usage,
-  pattern: /^ (generate|status|reseal)$/,
+  pattern: /^ (generate|status|reseal|new-signing-key --yes)$/,
   async run({ positionals: [action] }) {
     if (action === 'generate') {
       console.log(createKeyLine())
       return
     }
     const reader = createReader(process.env)
-    const keys = readSecretKeys(reader) ?? []
+    const keys = readSecretKeys(reader)
     reader.finish()
+    if (keys === null) throw misuse('SECRETS_KEY_FILE must be set')
     const config = readCommandDatabase('user_service_manager')
     await withDatabase(config, async (db) => {
+      if (action === 'new-signing-key') return replaceKeys(db, keys)
       if (action === 'reseal') await reseal(db, keys)
-      const secrets = await listSecrets(db, null)
-      const lines = secrets.map(({ id, secret }) =>
-        keys.findIndex((key) => open([key], placeOf(id), secret)),
-      )
-      for (const line of keys.keys()) {
-        console.log(`line ${line + 1} opens ${lines.filter((each) => each === line).length}`)
-      }
-      if (lines.includes(-1)) throw new ExitError('There are secrets that no line opens')
+      await count(db, keys)
     })
   },
 })
 
-async function reseal(db: Db, keys: Buffer[]) {
-  for (const { id, secret } of await listSecrets(db, null)) {
-    const opened = open(keys, placeOf(id), secret)
+/** What is sealed, and for which place. */
+interface Box {
+  table: 'users' | 'signing_keys'
+  id: string
+  box: Buffer
+}
+
+const listBoxes = (db: Database) =>
+  db.query<Box>(
+    `select 'users' as table, id::text, factor_secret as box from users
+     where factor_secret is not null
+     union all select 'signing_keys', kid, box from signing_keys`,
+  )
+
+const placeOf = ({ table, id }: Box) => (table === 'users' ? placeOfFactor(id) : placeOfKey(id))
+
+/** Each replaces a box $2 of the id $1 by $3, unless another has taken its place. */
+const replacing = {
+  users: 'update users set factor_secret = $3 where id = $1::uuid and factor_secret = $2',
+  signing_keys: 'update signing_keys set box = $3 where kid = $1 and box = $2',
+}
+
+async function reseal(db: Database, keys: Buffer[]) {
+  for (const sealed of await listBoxes(db)) {
+    const opened = open(keys, placeOf(sealed), sealed.box)
     if (opened === null) continue
-    // Unless another has taken its place.
-    await db.query('update users set factor_secret = $3 where id = $1 and factor_secret = $2', [
-      id,
-      secret,
-      seal(keys, placeOf(id), opened),
-    ])
+    const box = seal(keys, placeOf(sealed), opened)
+    await db.query(replacing[sealed.table], [sealed.id, sealed.box, box])
   }
+}
+
+async function count(db: Database, keys: Buffer[]) {
+  const boxes = await listBoxes(db)
+  const lines = boxes.map((sealed) =>
+    keys.findIndex((key) => open([key], placeOf(sealed), sealed.box)),
+  )
+  for (const line of keys.keys())
+    console.log(`line ${line + 1} opens ${lines.filter((each) => each === line).length}`)
+  if (lines.includes(-1)) throw new ExitError('There are secrets that no line opens')
 }

@@ -53,6 +53,8 @@ export const locks = {
   account: 7520604,
   /** With the first four bytes of the client's hash. */
   client: 7520606,
+  /** Held while a signing key is made. */
+  signing: 7520607,
   /** Held while an admin loses the role, is disabled or deleted. */
   lastAdmin: 7520605,
 }

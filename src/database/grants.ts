@@ -17,6 +17,7 @@ export const rights: Record<string, string> = {
   audit_events: 'select, insert (action, actor, subject, key_id, changes, address, request_id)',
   webhook: 'select, update',
   outbox: all,
+  signing_keys: all,
   schema_migrations: 'select',
 }
 

@@ -101,8 +101,20 @@ const looseQuery = {
   },
 }
 
-/** The routes that gateways ask. */
-export const gatewayRoutes = () =>
+const tokenQuery = {
+  'token-audience': {
+    type: 'string',
+    maxLength: 200,
+    examples: ['orders'],
+    description: 'For whom X-Auth-Token is signed; without it, the header is empty',
+  },
+}
+
+/** Returns the value of X-Auth-Token, by the query of a gateway; may throw `forbidden`. */
+type TokenHeader = (caller: Caller, search: string) => Promise<string>
+
+/** The routes that gateways ask; the header is absent where there is nothing that makes it. */
+export const gatewayRoutes = (tokenFor: TokenHeader | null) =>
   ['/users/auth', '/users/auth/*'].map((path) =>
     route(`ANY ${path}`, {
       operationId: path.endsWith('*') ? 'authorizeBelow' : 'authorize',
@@ -114,15 +126,23 @@ export const gatewayRoutes = () =>
         'The same by any other method, and for any path below. Each requirement may be repeated, ' +
         'and all must hold; a misspelt one is 403. Any other parameter is ignored, as is a body: ' +
         'gateways append what they got.',
-      looseQuery,
+      looseQuery: tokenFor ? { ...looseQuery, ...tokenQuery } : looseQuery,
       throttled: false,
       replies: {
-        200: { says: 'It may; the headers say who asks', headers: identityHeaders },
+        200: {
+          says: 'It may; the headers say who asks',
+          headers: tokenFor ? [...identityHeaders, 'X-Auth-Token'] : identityHeaders,
+        },
       },
       fails: ['authentication_needed'],
       handle({ caller, search }) {
         requireAll(caller, search)
-        return { headers: identityOf(caller) }
+        const headers = identityOf(caller)
+        return tokenFor ? withToken(headers, tokenFor(caller, search)) : { headers }
       },
     }),
   )
+
+const withToken = async (headers: Record<string, string>, token: Promise<string>) => ({
+  headers: { ...headers, 'X-Auth-Token': await token },
+})

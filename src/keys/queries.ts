@@ -207,6 +207,7 @@ export const findCallers = (
          u.factor_confirmed_at is not null as "secondFactor",
          nullif(u.metadata, '{}') as metadata, u.version, u.created_at as "createdAt",
          u.updated_at as "updatedAt",
+         extract(epoch from k.valid_until)::float8 as "endsAt",
          k.last_used_at is distinct from date_trunc('minute', now()) as "isUnmarked"
        from api_keys k join users u on u.id = k.user_id
        where k.digest = a.digest and k.enabled and u.enabled

@@ -170,6 +170,8 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     RATE_LIMIT: '0',
     SHUTDOWN_SECONDS: '2',
     SECRETS_KEY_FILE: keyFile,
+    TOKEN_ISSUER: 'https://users.example.org/v1',
+    TOKEN_AUDIENCES: 'orders, billing',
     ...rest.env,
     ...env,
   })

@@ -1,0 +1,112 @@
+// Signed identity: what backends verify without asking this service. This room owns the ring of
+// ES256 keys that all instances sign with, which lies sealed in the database.
+import {
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  hash,
+  type KeyObject,
+} from 'node:crypto'
+
+import type { Database, Db } from '../database/pool.ts'
+import { AppError, ExitError } from '../errors.ts'
+import { open, seal } from '../secrets/keys.ts'
+import {
+  deleteKeys,
+  deleteUnpublished,
+  insertKey,
+  isKeyDue,
+  listPublished,
+  lockRing,
+} from './queries.ts'
+
+/** The keys at one moment, as all instances have them. */
+export interface Ring {
+  /** By RFC 7517, the oldest first. */
+  published: object[]
+  /** The key that signs. */
+  kid: string
+  key: KeyObject
+  /** When `performance.timeOrigin` was by the database's clock, in seconds since 1970. */
+  originSeconds: number
+}
+
+/** Where a signing key lies. */
+export const placeOf = (kid: string) => `signing key ${kid}`
+
+/**
+ * Returns what has the ring as it was at most 30 s ago, and makes a new key where it is time for
+ * one. It throws `database_unavailable`, also if the keys do not open.
+ */
+export function createRing(db: Database, keys: Buffer[]) {
+  let reading: Promise<Ring> | null = null
+  let readAt = -Infinity
+
+  return () => {
+    if (performance.now() - readAt > 30_000) reading = null
+    if (reading === null) {
+      readAt = performance.now()
+      reading = readRing(db, keys)
+      reading.catch(() => {
+        readAt = -Infinity
+      })
+    }
+    return reading
+  }
+}
+
+async function readRing(db: Database, keys: Buffer[]): Promise<Ring> {
+  if (await isKeyDue(db)) await addKey(db, keys)
+  const rows = await listPublished(db)
+  const opened = rows.map(({ kid, box }) => openKey(keys, kid, box))
+  const at = rows.findIndex(({ signs }) => signs)
+  const { kid, now } = rows[at]!
+  return {
+    published: rows.map(({ kid }, index) => publish(kid, opened[index]!)),
+    kid,
+    key: opened[at]!,
+    originSeconds: now - performance.now() / 1000,
+  }
+}
+
+const closed = new ExitError(
+  'The signing keys do not open: set the SECRETS_KEY_FILE that sealed them, or have a new one ' +
+    'made: node bin/secrets.js new-signing-key --yes',
+)
+
+function openKey(keys: Buffer[], kid: string, box: Buffer) {
+  const opened = open(keys, placeOf(kid), box)
+  if (opened === null) throw new AppError('database_unavailable', { cause: closed })
+  return createPrivateKey({ key: opened, format: 'der', type: 'pkcs8' })
+}
+
+function publish(kid: string, key: KeyObject) {
+  const { kty, crv, x, y } = createPublicKey(key).export({ format: 'jwk' })
+  return { kty, crv, x, y, kid, alg: 'ES256', use: 'sig' }
+}
+
+/** Adds a key to the ring, unless another instance just did. */
+const addKey = (db: Database, keys: Buffer[]) =>
+  db.transaction(async (tx) => {
+    await lockRing(tx)
+    if (!(await isKeyDue(tx))) return
+    await deleteUnpublished(tx)
+    await makeKey(tx, keys)
+  })
+
+/** Puts one new key in place of all others, so that what they signed is refused. */
+export const replaceKeys = (db: Database, keys: Buffer[]) =>
+  db.transaction(async (tx) => {
+    await lockRing(tx)
+    await deleteKeys(tx)
+    await makeKey(tx, keys)
+  })
+
+async function makeKey(tx: Db, keys: Buffer[]) {
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const { crv, kty, x, y } = publicKey.export({ format: 'jwk' })
+  // The thumbprint of RFC 7638: these members in this order.
+  const kid = hash('sha256', JSON.stringify({ crv, kty, x, y }), 'base64url')
+  const secret = privateKey.export({ format: 'der', type: 'pkcs8' })
+  await insertKey(tx, { kid, box: seal(keys, placeOf(kid), secret) })
+}

@@ -1,0 +1,97 @@
+// JSON Web Tokens (RFC 7519), signed by ES256. This service never reads one.
+import { randomUUID, sign } from 'node:crypto'
+
+import type { SigningConfig } from '../config.ts'
+import { causeOf } from '../database/codes.ts'
+import type { Database } from '../database/pool.ts'
+import { AppError } from '../errors.ts'
+import type { Caller } from '../http/route.ts'
+import { createRing, type Ring } from './ring.ts'
+
+const maxSeconds = 300
+/** How long a signature is reused, and how many are kept. */
+const reuseMs = 60_000
+const maxKept = 10_000
+
+/** A signed token. */
+interface Signed {
+  token: string
+  /** Seconds since 1970. */
+  expires: number
+}
+
+interface SignerDeps extends SigningConfig {
+  db: Database
+  keys: Buffer[]
+}
+
+/** What signs who a caller is. */
+export type Signer = Awaited<ReturnType<typeof openSigner>>
+
+/**
+ * Returns what signs, for the audiences that are configured alone, after the first key was made;
+ * throws an `ExitError` if the signing keys do not open.
+ */
+export async function openSigner({ db, keys, issuer, audiences }: SignerDeps) {
+  const getRing = createRing(db, keys)
+  try {
+    await getRing()
+  } catch (error) {
+    throw causeOf(error)
+  }
+  const kept = new Map<string, Signed & { until: number }>()
+
+  /** Signs who the caller is; throws `forbidden` for an audience that is not listed. */
+  async function signFor(caller: Caller, audience: string, seconds = maxSeconds): Promise<Signed> {
+    if (!audiences.includes(audience)) throw new AppError('forbidden')
+    const ring = await getRing()
+    const now = Math.floor(ring.originSeconds + performance.now() / 1000)
+    const expires = Math.min(now + seconds, Math.floor(caller.endsAt ?? Infinity))
+    const claims = { iss: issuer, aud: audience, iat: now, exp: expires, ...claimsOf(caller, now) }
+    return { token: signClaims(ring, claims), expires }
+  }
+
+  return {
+    getRing,
+    issuer,
+    signFor,
+    /** As `signFor`, but the same token for up to a minute, while nothing that it says changes. */
+    async reuseFor(caller: Caller, audience: string) {
+      const { kid } = await getRing()
+      const { keyId, version, factors, endsAt } = caller
+      const name = JSON.stringify([kid, keyId, version, factors, endsAt, audience])
+      const before = kept.get(name)
+      if (before !== undefined && before.until > performance.now()) return before.token
+      const signed = await signFor(caller, audience)
+      kept.delete(name)
+      const [oldest] = kept.keys()
+      if (kept.size >= maxKept) kept.delete(oldest!)
+      kept.set(name, { ...signed, until: performance.now() + reuseMs })
+      return signed.token
+    },
+  }
+}
+
+function claimsOf(caller: Caller, now: number) {
+  const { keyKind, factors, provedSeconds } = caller
+  const isProved = keyKind === 'session' && provedSeconds !== null && provedSeconds >= 0
+  const byLogIn = factors < 2 ? ['pwd'] : ['pwd', 'otp']
+  return {
+    sub: caller.userId,
+    jti: randomUUID(),
+    email: caller.email,
+    email_verified: caller.emailVerified,
+    role: caller.role,
+    permissions: caller.permissions,
+    key_id: caller.keyId,
+    ...(isProved && { auth_time: now - provedSeconds }),
+    amr: keyKind === 'session' ? byLogIn : ['key'],
+  }
+}
+
+function signClaims({ kid, key }: Ring, claims: object) {
+  const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const text = `${encode({ alg: 'ES256', typ: 'JWT', kid })}.${encode(claims)}`
+  const signature = sign('sha256', Buffer.from(text), { key, dsaEncoding: 'ieee-p1363' })
+  return `${text}.${signature.toString('base64url')}`
+}
