@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 
 import { createReader, findMistyped, type Env, type Reader } from './environment.ts'
 import { matching } from './events.ts'
-import { readKeyFile } from './secrets/keys.ts'
+import { readSecrets } from './secrets/settings.ts'
 
 /** How to reach PostgreSQL; several hosts: the first that accepts writes. */
 export interface DatabaseConfig {
@@ -24,38 +24,6 @@ export type Config = ReturnType<typeof readConfig>
 
 /** Where `npm start` keeps its private database and the admin's key. */
 export const localDirectory = fileURLToPath(new URL('../.local', import.meta.url))
-
-/** The keys that seal secrets, by the setting SECRETS_KEY_FILE; null without it. */
-export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
-  read(
-    'SECRETS_KEY_FILE',
-    null,
-    'must name a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
-      'alone may read (chmod 600)',
-    readKeyFile,
-  )
-
-/** For whom identities are signed, and as whose; null: they are not. */
-function readSigning({ pair, read }: Reader) {
-  const rule = 'must be an https: or http: URL without user, query and fragment'
-  return pair('TOKEN_ISSUER', 'TOKEN_AUDIENCES', () => ({
-    issuer: read('TOKEN_ISSUER', '', rule, parseIssuer),
-    audiences: read<string[]>(
-      'TOKEN_AUDIENCES',
-      [],
-      'must be names of backends, separated by commas',
-      (given) => (/^[!-~]{1,200}$/.test(given) ? split(given) : undefined),
-    ),
-  }))
-}
-export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>
-
-function parseIssuer(given: string) {
-  const { protocol, username, password, search, hash } = new URL(given)
-  return /^https?:$/.test(protocol) && username + password + search + hash === ''
-    ? given
-    : undefined
-}
 
 /** Reads how to reach the database; null, for a private one, when neither URL nor host is set. */
 export function readDatabase(reader: Reader, defaultUser: string) {
@@ -191,12 +159,6 @@ export function readConfig(env: Env) {
   const isPrivate = database === null
   if (isPrivate && env['NODE_ENV'] === 'production')
     wrong('DATABASE_URL or DATABASE_HOST', 'must be set in production')
-  const secretKeys = readSecretKeys(reader)
-  const requireFactor = choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
-  const signing = readSigning(reader)
-  const hasKeys = secretKeys !== null || isPrivate
-  if (requireFactor !== 'none' && !hasKeys) wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
-  if (signing !== null && !hasKeys) wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')
   const rateLimit = integer('RATE_LIMIT', 10, 0, 1_000_000)
   const config = {
     database,
@@ -221,9 +183,7 @@ export function readConfig(env: Env) {
     // One core stays free for requests.
     hashThreads: integer('HASH_THREADS', Math.max(1, availableParallelism() - 1), 1, 1000),
     webhook: readWebhook(reader),
-    secretKeys,
-    requireFactor,
-    signing,
+    ...readSecrets(reader, isPrivate),
     corsOrigins: read(
       'CORS_ORIGINS',
       [],

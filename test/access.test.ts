@@ -17,13 +17,14 @@ import {
   hashCheaply,
   nobody,
   password,
+  signing,
   startTestApp,
 } from './support/helpers.ts'
 import { startReceiver } from './support/receiver.ts'
 
 hashCheaply()
 const receiver = await startReceiver()
-const app = await startTestApp(receiver.env)
+const app = await startTestApp({ ...receiver.env, ...signing })
 const [victim, formerAdmin, admin, another, gone, disabled] = await Promise.all([
   app.user(),
   app.admin(),

@@ -25,6 +25,7 @@ import {
   createTestDatabase,
   hashCheaply,
   password,
+  signing,
   startTestApp,
   undo,
   type TestApp,
@@ -35,7 +36,7 @@ import { startReceiver } from './support/receiver.ts'
 hashCheaply()
 const origin = 'https://console.example.org'
 const receiver = await startReceiver()
-const env = { RATE_LIMIT: '100000', CORS_ORIGINS: origin, ...receiver.env }
+const env = { RATE_LIMIT: '100000', CORS_ORIGINS: origin, ...receiver.env, ...signing }
 const app = await startTestApp(env)
 const admin = await app.admin()
 const document: any = JSON.parse((await app.request('GET', '/openapi.json')).text)

@@ -19,6 +19,7 @@ import {
   hashCheaply,
   password,
   passwordHash,
+  signing,
   startTestApp,
 } from './support/helpers.ts'
 import { until } from './support/process.ts'
@@ -79,7 +80,7 @@ await db.query(countNow)
 await db.query('select pg_stat_reset()')
 
 const receiver = await startReceiver()
-const app = await startTestApp(receiver.env, database)
+const app = await startTestApp({ ...receiver.env, ...signing }, database)
 const sent = new Map<string, Query>()
 const { query } = pg.Client.prototype
 pg.Client.prototype.query = function (this: Client & { user?: string }, statement: Query) {

@@ -6,10 +6,10 @@ import { test } from 'node:test'
 import type { Route } from '../src/http/route.ts'
 import { insertKey, type NewKey } from '../src/keys/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
-import { brief, collide, hashCheaply, password, startTestApp } from './support/helpers.ts'
+import { brief, collide, hashCheaply, password, signing, startTestApp } from './support/helpers.ts'
 
 hashCheaply()
-const app = await startTestApp()
+const app = await startTestApp(signing)
 const admin = await app.admin()
 const forbidden = { status: 403, code: 'forbidden' }
 const needed = { status: 401, code: 'authentication_needed' }

@@ -1,9 +1,9 @@
-import { readSecretKeys } from '../config.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
 import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { placeOf as placeOfFactor } from '../factors/check.ts'
 import { createKeyLine, open, seal } from '../secrets/keys.ts'
+import { readSecretKeys } from '../secrets/settings.ts'
 import { placeOf as placeOfKey, replaceKeys } from '../signing/ring.ts'
 import { command, misuse, readCommandDatabase } from './command.ts'
 
@@ -15,6 +15,12 @@ const usage = `  generate         prints a new key, a line of the file that SECR
 
 Connects as the server does; the key file of a private database is .local/secrets-key. Fails, too,
 when a secret does not open.`
+
+/** Each replaces a box $2 of the id $1 by $3, unless another has taken its place. */
+const replacing = {
+  users: 'update users set factor_secret = $3 where id = $1::uuid and factor_secret = $2',
+  signing_keys: 'update signing_keys set box = $3 where kid = $1 and box = $2',
+}
 
 await command({
   name: 'secrets',
@@ -46,19 +52,16 @@ interface Box {
   box: Buffer
 }
 
-const listBoxes = (db: Database) =>
-  db.query<Box>(
+function listBoxes(db: Database) {
+  return db.query<Box>(
     `select 'users' as table, id::text, factor_secret as box from users
      where factor_secret is not null
      union all select 'signing_keys', kid, box from signing_keys`,
   )
+}
 
-const placeOf = ({ table, id }: Box) => (table === 'users' ? placeOfFactor(id) : placeOfKey(id))
-
-/** Each replaces a box $2 of the id $1 by $3, unless another has taken its place. */
-const replacing = {
-  users: 'update users set factor_secret = $3 where id = $1::uuid and factor_secret = $2',
-  signing_keys: 'update signing_keys set box = $3 where kid = $1 and box = $2',
+function placeOf({ table, id }: Box) {
+  return table === 'users' ? placeOfFactor(id) : placeOfKey(id)
 }
 
 async function reseal(db: Database, keys: Buffer[]) {

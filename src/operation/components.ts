@@ -105,6 +105,7 @@ export const components = {
     'X-Auth-Role': header('The role', oneOf('user', 'admin').json),
     'X-Auth-Permissions': header('The permissions, separated by commas'),
     'X-Auth-Factors': header('How many factors were proved', oneOf('1', '2').json),
+    'X-Auth-Token': header('All of it, signed for `token-audience`; else empty'),
     'X-Auth-Key-Kind': header('What kind of key', oneOf('api', 'session').json),
   },
 }

@@ -1,11 +1,11 @@
 // JSON Web Tokens (RFC 7519), signed by ES256. This service never reads one.
 import { randomUUID, sign } from 'node:crypto'
 
-import type { SigningConfig } from '../config.ts'
 import { causeOf } from '../database/codes.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
+import type { SigningConfig } from '../secrets/settings.ts'
 import { createRing, type Ring } from './ring.ts'
 
 const maxSeconds = 300

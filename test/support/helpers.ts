@@ -32,6 +32,15 @@ export function makeKeyFile(lines = [createKeyLine()], mode = 0o600): string {
 }
 const keyFile = makeKeyFile()
 
+/** Settings of a service that signs who its callers are. */
+export const signing = {
+  TOKEN_ISSUER: 'https://users.example.org/v1',
+  TOKEN_AUDIENCES: 'orders, billing',
+}
+
+/** The JSON that has no envelope. */
+const isBare = /^\/(openapi|jwks|\.well-known)/
+
 /** An id that nobody and nothing has. */
 export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
@@ -170,8 +179,6 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
     RATE_LIMIT: '0',
     SHUTDOWN_SECONDS: '2',
     SECRETS_KEY_FILE: keyFile,
-    TOKEN_ISSUER: 'https://users.example.org/v1',
-    TOKEN_AUDIENCES: 'orders, billing',
     ...rest.env,
     ...env,
   })
@@ -199,8 +206,7 @@ export async function startTestApp(env: Env = {}, database?: TestDatabase) {
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     })
     const text = await response.text()
-    const isJson =
-      response.headers.get('content-type') === 'application/json' && !path.startsWith('/openapi')
+    const isJson = response.headers.get('content-type') === 'application/json' && !isBare.test(path)
     const parsed = isJson && text !== '' ? JSON.parse(text) : undefined
     if (parsed) assert.equal(parsed.requestId, response.headers.get('x-request-id'))
     assert.equal(response.headers.get('x-content-type-options'), 'nosniff')

@@ -1,0 +1,51 @@
+import type { Reader } from '../environment.ts'
+import { readKeyFile } from './keys.ts'
+
+/** The keys that seal secrets, by the setting SECRETS_KEY_FILE; null without it. */
+export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
+  read(
+    'SECRETS_KEY_FILE',
+    null,
+    'must name a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
+      'alone may read (chmod 600)',
+    readKeyFile,
+  )
+
+/** For whom identities are signed, and as whose. */
+export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>
+
+function readSigning({ pair, read }: Reader) {
+  const rule = 'must be an https: or http: URL without user, query and fragment'
+  return pair('TOKEN_ISSUER', 'TOKEN_AUDIENCES', () => ({
+    issuer: read('TOKEN_ISSUER', '', rule, parseIssuer),
+    audiences: read<string[]>(
+      'TOKEN_AUDIENCES',
+      [],
+      'must be names of backends, separated by commas',
+      parseNames,
+    ),
+  }))
+}
+
+function parseIssuer(given: string) {
+  const { protocol, username, password, search, hash } = new URL(given)
+  const isPlain = username + password + search + hash === ''
+  return isPlain && /^https?:$/.test(protocol) ? given : undefined
+}
+
+function parseNames(given: string) {
+  const names = given.split(',').map((name) => name.trim())
+  return names.every((name) => /^[!-~]{1,200}$/.test(name)) ? names : undefined
+}
+
+/** Reads what needs keys that seal secrets, which a service that `hasOwn` makes for itself. */
+export function readSecrets(reader: Reader, hasOwn: boolean) {
+  const secretKeys = readSecretKeys(reader)
+  const requireFactor = reader.choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
+  const signing = readSigning(reader)
+  if (secretKeys === null && !hasOwn) {
+    if (requireFactor !== 'none') reader.wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
+    if (signing !== null) reader.wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')
+  }
+  return { secretKeys, requireFactor, signing }
+}
