@@ -8,7 +8,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { freePort, root } from './process.ts'
@@ -227,28 +227,40 @@ export interface Ports {
   backend: number
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'gateways-'))
-chmodSync(folder, 0o755)
-undo.push(() => rmSync(folder, { recursive: true }))
+type Edit = (text: string) => string
+
+/** What one gateway is started with. */
+interface Settings extends Ports {
+  /** Makes the edits that a README describes. */
+  edit?: Edit
+}
+
+/** A folder for one gateway, which nginx's workers may enter. */
+function openFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'gateways-'))
+  chmodSync(folder, 0o755)
+  undo.push(() => rmSync(folder, { recursive: true }))
+  return folder
+}
 
 /** Copies a configuration, with other addresses; returns where it lies. */
-function place(name: string, ports: Ports, change = (text: string) => text): string {
-  const text = readFileSync(join(root, 'bin/gateways', name), 'utf8')
+function place(path: string, { edit, ...ports }: Settings, change: Edit = (text) => text): string {
+  const text = readFileSync(join(root, 'bin/gateways', basename(path)), 'utf8')
     .replaceAll('127.0.0.1:60001', `127.0.0.1:${ports.service}`)
     .replaceAll('127.0.0.1:3000', `127.0.0.1:${ports.backend}`)
     .replaceAll(':8080', `:${ports.gateway}`)
     .replace('port_value: 60001', `port_value: ${ports.service}`)
     .replace('port_value: 3000', `port_value: ${ports.backend}`)
     .replace('port_value: 8080', `port_value: ${ports.gateway}`)
-  const path = join(folder, name)
-  writeFileSync(path, change(text))
+  writeFileSync(path, change(edit ? edit(text) : text))
   return path
 }
 
 /** Starts each gateway; nginx, caddy, haproxy, traefik and envoy must be in PATH. */
-export const gateways: Record<string, (ports: Ports) => Promise<unknown>> = {
-  nginx(ports) {
-    const included = place('nginx.conf', ports)
+export const gateways: Record<string, (settings: Settings) => Promise<unknown>> = {
+  nginx(settings) {
+    const folder = openFolder()
+    const included = place(join(folder, 'nginx.conf'), settings)
     const path = join(folder, 'main.conf')
     const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
       (each) => `${each}_temp_path ${folder}/${each};`,
@@ -261,41 +273,44 @@ export const gateways: Record<string, (ports: Ports) => Promise<unknown>> = {
         include ${included}; }`,
     )
     const log = join(folder, 'error.log')
-    return startOnPort(ports.gateway, ['nginx', '-p', folder, '-c', path, '-e', log])
+    return startOnPort(settings.gateway, ['nginx', '-p', folder, '-c', path, '-e', log])
   },
 
-  caddy(ports) {
-    const path = place('Caddyfile', ports, (text) => `{\n\tadmin off\n}\n${text}`)
+  caddy(settings) {
+    const folder = openFolder()
+    const path = place(join(folder, 'Caddyfile'), settings, (text) => `{\n\tadmin off\n}\n${text}`)
     const command = ['caddy', 'run', '--adapter', 'caddyfile', '--config', path]
-    return startOnPort(ports.gateway, command as [string], {
+    return startOnPort(settings.gateway, command as [string], {
       HOME: folder,
       XDG_DATA_HOME: folder,
       XDG_CONFIG_HOME: folder,
     })
   },
 
-  haproxy(ports) {
+  haproxy(settings) {
+    const folder = openFolder()
     const socket = `abns@${randomBytes(6).toString('hex')}`
     const own = (text: string) => text.replaceAll('abns@user-service', socket)
-    place('forward-auth.lua', ports, own)
-    const path = place('haproxy.cfg', ports, own)
-    return startOnPort(ports.gateway, ['haproxy', '-db', '-f', path])
+    place(join(folder, 'forward-auth.lua'), settings, own)
+    const path = place(join(folder, 'haproxy.cfg'), settings, own)
+    return startOnPort(settings.gateway, ['haproxy', '-db', '-f', path])
   },
 
-  async traefik(ports) {
+  async traefik(settings) {
+    const folder = openFolder()
     const between = await freePort()
     const own = (text: string) =>
       text
         .replaceAll('127.0.0.1:60002', `127.0.0.1:${between}`)
         .replace('filename: traefik.yml', `filename: ${folder}/traefik.yml`)
-    place('traefik.yml', ports, own)
-    const path = place('traefik-static.yml', ports, own)
-    return startOnPort(ports.gateway, ['traefik', `--configFile=${path}`])
+    place(join(folder, 'traefik.yml'), settings, own)
+    const path = place(join(folder, 'traefik-static.yml'), settings, own)
+    return startOnPort(settings.gateway, ['traefik', `--configFile=${path}`])
   },
 
-  envoy(ports) {
-    const path = place('envoy.yaml', ports)
+  envoy(settings) {
+    const path = place(join(openFolder(), 'envoy.yaml'), settings)
     const options = ['--concurrency', '1', '--disable-hot-restart', '--log-level', 'warn']
-    return startOnPort(ports.gateway, ['envoy', '-c', path, ...options])
+    return startOnPort(settings.gateway, ['envoy', '-c', path, ...options])
   },
 }

@@ -4,6 +4,8 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { test } from 'node:test'
 
@@ -18,8 +20,8 @@ import {
   startBackend,
   startOnPort,
 } from '../support/gateways.ts'
-import { startTestApp } from '../support/helpers.ts'
-import { freePort, until } from '../support/process.ts'
+import { makeKeyFile, signing, startTestApp } from '../support/helpers.ts'
+import { freePort, makeFolder, root, succeed, until } from '../support/process.ts'
 
 const backend = await startBackend()
 const app = await startTestApp()
@@ -30,6 +32,19 @@ const service = await startOnPort(servicePort, [process.execPath, 'bin/start.js'
   SERVER_PORT: String(servicePort),
   TRUSTED_PROXIES: '127.0.0.1',
 })
+/** One that signs who its callers are, on the same database. */
+const signingPort = await freePort()
+const issuer = `http://127.0.0.1:${signingPort}/v1`
+await startOnPort(signingPort, [process.execPath, 'bin/start.js'], {
+  ...app.database.env,
+  SERVER_HOST: '127.0.0.1',
+  SERVER_PORT: String(signingPort),
+  TRUSTED_PROXIES: '127.0.0.1',
+  RATE_LIMIT: '0',
+  SECRETS_KEY_FILE: makeKeyFile(),
+  ...signing,
+  TOKEN_ISSUER: issuer,
+})
 const log: string[] = []
 createInterface({ input: service.stdout! }).on('line', (line) => log.push(line))
 const user = await app.user({
@@ -37,6 +52,14 @@ const user = await app.user({
   permissions: ['a', 'b:c'],
 })
 const reporter = await app.user({ permissions: ['reports:read'] })
+/** Whoever has the longest identity that there is. */
+const longReporter = await app.user({
+  email: `${randomBytes(4).toString('hex')}${'\u{20000}'.repeat(234)}@example.org`,
+  permissions: [
+    'reports:read',
+    ...Array.from({ length: 31 }, (_, i) => `${'p'.repeat(62)}${i + 10}`),
+  ],
+})
 const admin = await app.admin()
 const as = ({ key }: { key: string }): [string, string][] => [['X-Api-Key', key]]
 
@@ -76,6 +99,19 @@ const identityOfUser = {
   'X-Auth-Key-Id': user.keyId,
   'X-Auth-Key-Kind': 'api',
 }
+
+/** How a client may write the name of a header, so that a backend reads it as another. */
+const variants = [
+  (header: string) => header,
+  (header: string) => header.toUpperCase(),
+  (header: string) =>
+    header.replace(/[a-z]/g, (letter, i: number) => (i % 2 ? letter.toUpperCase() : letter)),
+  (header: string) => header.replace('-', '_'),
+  (header: string) => header.replace(/-(?!.*-)/, '_'),
+  ..."_.!#$%&'*+^`|~"
+    .split('')
+    .map((sign) => (header: string) => header.replaceAll('-', () => sign)),
+]
 
 /** How the most lenient of backends may read a path. */
 function readLeniently(url: string): string {
@@ -219,12 +255,70 @@ const framings = [
   `X: y\nTransfer-Encoding: chunked\r\nContent-Length: ${chunkedSmuggled.length}`,
 ]
 
+/** The edit of bin/gateways/README.md, which is the same in all files. */
+function askForTokens(text: string) {
+  const area = 'require-permission=reports:read'
+  return text.replace(area, `${area}&token-audience=orders`)
+}
+
 // All are started before the first test: a test file ends when the tests that it has so far do.
 const ports = new Map<string, number>()
+/** Those whose area of reports asks for a signed identity. */
+const signingPorts = new Map<string, number>()
 for (const [name, startGateway] of Object.entries(gateways)) {
   const port = await freePort()
   await startGateway({ gateway: port, service: servicePort, backend: backend.port })
   ports.set(name, port)
+  const gateway = await freePort()
+  await startGateway({ gateway, service: signingPort, backend: backend.port, edit: askForTokens })
+  signingPorts.set(name, gateway)
+}
+
+// What src/signing/README.md says, with npm's jose, behind nginx.
+const folder = makeFolder('jose')
+const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+await succeed('npm', ['install', '--prefix', folder, ...quiet, 'jose@6.2.18'])
+const readme = readFileSync(join(root, 'src/signing/README.md'), 'utf8')
+writeFileSync(join(folder, 'orders.mjs'), /```js\n(.*?)```/s.exec(readme)![1]!)
+const ordersPort = await freePort()
+await startOnPort(ordersPort, [process.execPath, join(folder, 'orders.mjs')], {
+  TOKEN_ISSUER: issuer,
+  PORT: String(ordersPort),
+})
+const ordersGateway = await freePort()
+await gateways['nginx']!({
+  gateway: ordersGateway,
+  service: signingPort,
+  backend: ordersPort,
+  edit: askForTokens,
+})
+
+/** What is used of npm's jose. */
+interface Jose {
+  createRemoteJWKSet: (url: URL) => unknown
+  jwtVerify: (
+    token: string,
+    keys: unknown,
+    expected: object,
+  ) => Promise<{ payload: Record<string, unknown> }>
+}
+const jose = (await import(join(folder, 'node_modules/jose/dist/webapi/index.js'))) as Jose
+const jwks = jose.createRemoteJWKSet(new URL(`${issuer}/jwks.json`))
+
+/** As a backend of the audience does it; throws unless the token is proof of who calls. */
+async function verify(token: unknown) {
+  const expected = { issuer, audience: 'orders', algorithms: ['ES256'] }
+  return (await jose.jwtVerify(String(token), jwks, expected)).payload
+}
+
+/** Has a caller's identity signed. */
+async function sign({ key }: { key: string }, audience: string) {
+  const response = await fetch(`${issuer}/users/jwt`, {
+    method: 'POST',
+    headers: { 'X-Api-Key': key, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ audience }),
+  })
+  return ((await response.json()) as { details: { token: string } }).details.token
 }
 
 for (const [name, port] of ports) {
@@ -248,17 +342,6 @@ for (const [name, port] of ports) {
   })
 
   test(`${name}: an identity that a client makes up does not reach the backend`, async () => {
-    const variants = [
-      (header: string) => header,
-      (header: string) => header.toUpperCase(),
-      (header: string) =>
-        header.replace(/[a-z]/g, (letter, i: number) => (i % 2 ? letter.toUpperCase() : letter)),
-      (header: string) => header.replace('-', '_'),
-      (header: string) => header.replace(/-(?!.*-)/, '_'),
-      ..."_.!#$%&'*+^`|~"
-        .split('')
-        .map((sign) => (header: string) => header.replaceAll('-', () => sign)),
-    ]
     for (const vary of variants) {
       const forged = names.map((header) => [vary(header), 'forged'] as [string, string])
       for (const headers of [
@@ -486,6 +569,103 @@ for (const [name, port] of ports) {
     }
   })
 }
+
+for (const [name, port] of signingPorts) {
+  const get = (path: string, headers: [string, string][]) => ask(port, { path, headers })
+  const tokenOf = (answer: Answer) => identity(answer)['X-Auth-Token']
+
+  test(`${name}: a signed identity reaches the backend where its area asks for one`, async () => {
+    const answer = await get('/reports/1', as(reporter))
+    const { sub, email, permissions, key_id } = await verify(tokenOf(answer))
+    assert.deepEqual(
+      [sub, email, permissions, key_id],
+      [reporter.id, reporter.email, ['reports:read'], reporter.keyId],
+    )
+    assert.equal(identity(answer)['X-Auth-User-Id'], reporter.id)
+    for (const path of ['/', '/admin']) {
+      const elsewhere = await get(path, as(admin))
+      assert.deepEqual([elsewhere.status, tokenOf(elsewhere)], [200, undefined], path)
+    }
+  })
+
+  test(`${name}: a signed identity of the client's own does not reach the backend`, async () => {
+    const token = await sign(user, 'orders')
+    assert.equal((await verify(token))['sub'], user.id)
+    for (const vary of variants) {
+      const own: [string, string] = [vary('X-Auth-Token'), token]
+      for (const path of ['/', '/reports/1']) {
+        for (const headers of [
+          [...as(reporter), own],
+          [own, own, ...as(reporter)],
+        ]) {
+          const answer = await get(path, headers)
+          if (name === 'envoy' && own[0].includes('_')) {
+            assert.deepEqual([answer.status, answer.reached], [400, undefined])
+            continue
+          }
+          assert.equal(JSON.stringify(answer.reached).includes(token), false, own[0])
+          if (path === '/') assert.equal(tokenOf(answer), undefined, own[0])
+          else assert.equal((await verify(tokenOf(answer)))['sub'], reporter.id, own[0])
+        }
+      }
+    }
+  })
+
+  test(`${name}: a client's query changes nothing about for whom is signed`, async () => {
+    for (const query of [
+      'token-audience=billing',
+      'x&token-audience=billing',
+      '?token-audience=billing',
+      '&token-audience=billing',
+      'token%2Daudience=billing',
+      'token-audience=billing&token-audience=billing',
+      'token-audience=',
+      'x&token-audience=nobody',
+      'path=/&token-audience=billing',
+    ]) {
+      const inArea = await get(`/reports/1?${query}`, as(reporter))
+      assert.deepEqual([inArea.status, inArea.reached?.url], [200, `/reports/1?${query}`])
+      assert.equal((await verify(tokenOf(inArea)))['sub'], reporter.id, query)
+      const elsewhere = await get(`/x?${query}`, as(reporter))
+      assert.deepEqual([elsewhere.status, tokenOf(elsewhere)], [200, undefined], query)
+    }
+  })
+
+  test(`${name}: the longest identity reaches the backend, with long cookies, too`, async () => {
+    const cookie: [string, string] = ['Cookie', `a=${'b'.repeat(6000)}`]
+    for (const headers of [as(longReporter), [...as(longReporter), cookie]]) {
+      const answer = await get('/reports/1', headers)
+      assert.equal(answer.status, 200)
+      const { 'X-Auth-Permissions': permissions, 'X-Auth-User-Email': email } = identity(answer)
+      assert.equal(permissions, longReporter.permissions.join())
+      assert.equal(email, encodeURI(longReporter.email))
+      assert.equal((await verify(tokenOf(answer)))['email'], longReporter.email)
+    }
+  })
+}
+
+test('the backend of src/signing/README.md believes what is proved alone', async () => {
+  const throughGateway = async (each: { key: string }) => {
+    const headers = { 'X-Api-Key': each.key, Connection: 'close' }
+    const response = await fetch(`http://127.0.0.1:${ordersGateway}/reports/1`, { headers })
+    return [response.status, await response.text()]
+  }
+  assert.deepEqual(await throughGateway(reporter), [200, `Reports for ${reporter.id}\n`])
+
+  const direct = async (token?: string) => {
+    const headers = token === undefined ? {} : { 'X-Auth-Token': token }
+    return (await fetch(`http://127.0.0.1:${ordersPort}/`, { headers })).status
+  }
+  const token = await sign(reporter, 'orders')
+  const [head, claims, signature] = token.split('.')
+  const raised = JSON.parse(Buffer.from(claims!, 'base64url').toString()) as object
+  const encoded = Buffer.from(JSON.stringify({ ...raised, sub: admin.id })).toString('base64url')
+  assert.equal(await direct(token), 200)
+  assert.equal(await direct(await sign(user, 'orders')), 403)
+  assert.equal(await direct(await sign(reporter, 'billing')), 401)
+  assert.equal(await direct(`${head}.${encoded}.${signature}`), 401)
+  assert.equal(await direct(), 401)
+})
 
 test('an answer that begins after 33 s, or pauses for 35 s, reaches the client', async () => {
   const statuses = async (path: string) => {
