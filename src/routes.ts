@@ -2,7 +2,7 @@ import { auditRoutes } from './audit/routes.ts'
 import { createTwoStepLogIn } from './factors/log-in.ts'
 import { factorRoutes } from './factors/routes.ts'
 import { gatewayRoutes } from './gateway/routes.ts'
-import type { Route } from './http/route.ts'
+import { absent, type Route } from './http/route.ts'
 import { keyRoutes, type KeyDeps } from './keys/routes.ts'
 import { openApi } from './operation/openapi.ts'
 import { operationRoutes, type OperationDeps } from './operation/routes.ts'
@@ -31,7 +31,7 @@ export function allRoutes(deps: Deps): Route[] {
     ...(keys === null ? [] : factorRoutes(deps.db, keys)),
     ...tokenRoutes(deps),
     ...gatewayRoutes(signer ? createTokenHeader(signer) : null),
-    ...(signer ? signingRoutes(signer) : []),
+    ...(signer ? signingRoutes(signer) : [absent('/users/jwt')]),
     ...auditRoutes(deps),
     // Called when the document is asked for: it describes these routes, its own among them.
     ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),

@@ -713,9 +713,9 @@ test('secrets are resealed under a new key, after which the old one may go', asy
   assert.match(generated.stdout, /^[A-Za-z0-9+/]{43}=\n$/)
   const unset = await runCommand('secrets', ['status'], own.database.env)
   assert.deepEqual(unset, {
-    status: 1,
+    status: 2,
     stdout: '',
-    stderr: 'secrets: There are secrets that no line opens\n',
+    stderr: 'secrets: SECRETS_KEY_FILE must be set\nSee --help.\n',
   })
 
   const rotated = await startTestApp({ SECRETS_KEY_FILE: makeKeyFile([newLine]) }, own.database)

@@ -20,7 +20,8 @@ export interface Mutation {
 const rooms: Record<string, string[]> = {
   'src/gateway/': ['keys', 'powers', 'life', 'access'],
   'src/factors/': ['factors'],
-  'src/secrets/': ['factors'],
+  'src/secrets/': ['factors', 'signing'],
+  'src/signing/': ['signing'],
   'src/keys/': ['keys', 'access', 'powers', 'sessions', 'secrets', 'users', 'plans', 'faults'],
   'src/sessions/': ['sessions', 'factors', 'access', 'powers', 'life'],
   'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'life', 'abuse'],
@@ -2809,5 +2810,157 @@ export const mutations: Mutation[] = [
     replacement: 'if (maker.secondFactor && caller.secondFactor) requireFactors(maker)',
     meaning: 'a request that is held open passes by a factor that was confirmed since',
     tests: ['access'],
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: `    if (!audiences.includes(audience)) throw new AppError('forbidden')
+`,
+    replacement: '',
+    meaning: 'a caller invents an audience',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'Math.floor(caller.endsAt ?? Infinity)',
+    replacement: 'Infinity',
+    meaning: 'a token outlives its key',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'Math.floor(ring.originSeconds + performance.now() / 1000)',
+    replacement: 'Math.floor(Date.now() / 1000)',
+    meaning: 'a wrong clock of an instance makes tokens that are not valid yet, or for days',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'JSON.stringify([kid, keyId, version, factors, endsAt, audience])',
+    replacement: 'JSON.stringify([kid, keyId, version, factors, endsAt])',
+    meaning: 'a backend gets the token of another',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'JSON.stringify([kid, keyId, version, factors, endsAt, audience])',
+    replacement: 'JSON.stringify([kid, version, factors, endsAt, audience])',
+    meaning: 'a caller gets the token of another',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'JSON.stringify([kid, keyId, version, factors, endsAt, audience])',
+    replacement: 'JSON.stringify([kid, keyId, factors, endsAt, audience])',
+    meaning: 'a role that was taken is signed for a minute',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'JSON.stringify([kid, keyId, version, factors, endsAt, audience])',
+    replacement: 'JSON.stringify([kid, keyId, version, factors, audience])',
+    meaning: 'a token outlives a key whose end was brought forward',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'JSON.stringify([kid, keyId, version, factors, endsAt, audience])',
+    replacement: 'JSON.stringify([keyId, version, factors, endsAt, audience])',
+    meaning: 'a key that was replaced signs for a minute',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'before.until > performance.now()',
+    replacement: 'before.until > 0',
+    meaning: 'a token is handed out when it has ended',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'permissions: caller.permissions,',
+    replacement: 'permissions: caller.keyPermissions ?? caller.permissions,',
+    meaning: 'a narrow key has what its user lacks',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: "amr: keyKind === 'session' ? byLogIn : ['key'],",
+    replacement: 'amr: byLogIn,',
+    meaning: 'an API key passes for a log-in',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: "const isProved = keyKind === 'session' && provedSeconds !== null && provedSeconds >= 0",
+    replacement: "const isProved = keyKind === 'session' && provedSeconds !== null",
+    meaning: 'a log-in in the future is signed',
+  },
+  {
+    file: 'src/signing/routes.ts',
+    text: 'integer(30, 300)',
+    replacement: 'integer(1, 3600)',
+    meaning: 'a token lives for an hour',
+  },
+  {
+    file: 'src/signing/ring.ts',
+    text: 'placeOf = (kid: string) => `signing key ${kid}`',
+    replacement: 'placeOf = (kid: string) => `signing key ${kid.length}`',
+    meaning: 'a signing key that was copied opens under another name',
+  },
+  {
+    file: 'src/signing/ring.ts',
+    text: `    await lockRing(tx)
+    if (!(await isKeyDue(tx))) return
+`,
+    replacement: `    if (!(await isKeyDue(tx))) return
+`,
+    meaning: 'instances that start at once make a key each',
+  },
+  {
+    file: 'src/signing/ring.ts',
+    text: 'performance.now() - readAt > 30_000',
+    replacement: 'performance.now() - readAt > 90_000_000',
+    meaning: 'instances that run never learn of other keys',
+  },
+  {
+    file: 'src/signing/ring.ts',
+    text: `    await deleteKeys(tx)
+`,
+    replacement: '',
+    meaning: 'what was signed by a key that was stolen stays good',
+  },
+  {
+    file: 'src/signing/ring.ts',
+    text: `  const { kty, crv, x, y } = createPublicKey(key).export({ format: 'jwk' })
+  return { kty, crv, x, y,`,
+    replacement: `  const { kty, crv, x, y, d } = key.export({ format: 'jwk' })
+  return { kty, crv, x, y, d,`,
+    meaning: 'the private key is published',
+  },
+  {
+    file: 'src/signing/queries.ts',
+    text: "created_at + interval '1 day' end as starts_at",
+    replacement: 'created_at end as starts_at',
+    meaning: 'a key signs before verifiers know it',
+  },
+  {
+    file: 'src/signing/queries.ts',
+    text: "ends_at + interval '1 day' > now()",
+    replacement: 'ends_at > now()',
+    meaning: 'what was signed a moment ago does not verify',
+  },
+  {
+    file: 'src/signing/queries.ts',
+    text: "interval '30 days'",
+    replacement: "interval '3000 days'",
+    meaning: 'one key signs for years',
+  },
+  {
+    file: 'src/gateway/routes.ts',
+    text: 'tokenFor ? withToken(headers, tokenFor(caller, search)) : { headers }',
+    replacement: '{ headers }',
+    meaning: "a client's own X-Auth-Token reaches the backend",
+    tests: ['signing'],
+  },
+  {
+    file: 'src/signing/routes.ts',
+    text: "audience === null ? '' : reuseFor(caller, audience)",
+    replacement: "reuseFor(caller, audience ?? 'orders')",
+    meaning: 'every backend gets the token of one',
+  },
+  {
+    file: 'src/secrets/settings.ts',
+    text: "if (signing !== null) reader.wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')",
+    replacement: 'signing?.issuer',
+    meaning: 'nothing is signed, and nobody is told',
   },
 ]

@@ -25,6 +25,7 @@ import {
   createTestDatabase,
   hashCheaply,
   password,
+  later,
   signing,
   startTestApp,
   undo,
@@ -436,6 +437,7 @@ test('every operation succeeds as the document says, in body and headers', async
   const { token } = await details(202, 'post /users/sessions', logIn)
   const second = { token, code: recoveryCodes[0] }
   await expect(201, 'post /users/sessions', { body: second })
+  await expect(201, 'post /users/jwt', { ...own, body: { audience: 'orders', seconds: 30 } })
   await expect(204, 'delete /users/{id}/factor', own)
   await expect(204, 'delete /users/{id}', { id })
   for (const { name, method, path } of operations) {
@@ -552,6 +554,7 @@ function refusals(parties: Parties): Refusal[] {
     ['user_not_found', 'post /users/{id}/keys/{keyId}/rotate', { key, id: unknownId }],
     ['not_a_session', 'delete /users/sessions', user],
     ['forbidden', 'delete /users/sessions', parties.reader],
+    ['forbidden', 'post /users/jwt', { key, body: { audience: 'other' } }],
     ['user_not_found', 'post /users/{id}/tokens', { key, id: unknownId, body: reset }],
     [
       'email_in_use',
@@ -628,7 +631,10 @@ async function prepare(stranger: TestUser) {
     seconds: 600,
   })
   const full = await startTestApp({ ...env, KEYS_PER_USER: '1' }, database)
-  const single = await startTestApp({ ...env, SECRETS_KEY_FILE: '' }, database)
+  const single = await startTestApp(
+    { ...env, SECRETS_KEY_FILE: '', TOKEN_ISSUER: '', TOKEN_AUDIENCES: '' },
+    database,
+  )
   const user = await app.user()
   const double = await insertKey(db, { ...session, userId: user.id, factors: 2 })
   const protect = `update users set factor_confirmed_at = now(), factor_secret = '' where id = $1`
@@ -704,18 +710,19 @@ test('every operation fails as the document says, and in no way that it does not
       await call(name, { on: slow, key: admin.key, body })
   }
 
-  const stopped = stopping.stop()
   const service = { stranger, own, boss, stopping, ...(await prepare(stranger)) }
+  const stopped = stopping.stop()
   for (const [code, name, ask] of [...refusals(service), ...(await throttled(stranger))]) {
     assert.equal((await call(name, ask)).body.code, code, name)
   }
   await stopped
+  await later(31_000, () => call('get /jwks.json', { on: away }))
 
   // What no caller can bring about at will: a full queue, a race, a fault of the program.
   const never = [
     /overloaded$/,
     /^delete \/users\/sessions key_not_found$/,
-    /(healthcheck|livez|openapi.json|docs) internal$/,
+    /(healthcheck|livez|openapi.json|docs|openid-configuration|jwks.json) internal$/,
   ]
   const claimed = operations.flatMap(({ name, operation }) =>
     Object.values<any>(operation.responses)

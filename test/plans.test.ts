@@ -132,6 +132,9 @@ async function readEverything({ id, key, adminKey }: Subject, email: string) {
     '/livez',
     '/docs',
     '/openapi.json',
+    '/jwks.json',
+    '/.well-known/openid-configuration',
+    '/users/auth?token-audience=orders',
     '/metrics',
     '/audit',
     `/audit?user=${id}`,
@@ -168,6 +171,7 @@ async function changeEverything({ id, key, adminKey }: Subject) {
   await ask(key, 'PATCH', { path: `${keys}/${made.id}`, body: { enabled: false } })
   const rotated = await ask(key, 'POST', { path: `${keys}/${made.id}/rotate` })
   await ask(key, 'DELETE', { path: `${keys}/${rotated.id}` })
+  await ask(key, 'POST', { path: '/users/jwt', body: { audience: 'orders' } })
   const passwords = { password: `${password}!`, currentPassword: password }
   await ask(key, 'PATCH', { path: self, body: passwords })
   const tokens = `${self}/tokens`

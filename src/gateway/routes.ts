@@ -104,7 +104,6 @@ const looseQuery = {
 const tokenQuery = {
   'token-audience': {
     type: 'string',
-    maxLength: 200,
     examples: ['orders'],
     description: 'For whom X-Auth-Token is signed; without it, the header is empty',
   },

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import type { Code } from '../errors.ts'
+import { AppError, type Code } from '../errors.ts'
 import type { JsonSchema, Schema } from '../schema.ts'
 import type { Client } from './address.ts'
 
@@ -155,3 +155,17 @@ export function route<
   const [status] = Object.keys(spec.replies).map(Number)
   return { method, path, status, ...spec } as unknown as Route
 }
+
+/** What is not switched on; it would else be the path of a user with a malformed id. */
+export const absent = (path: string) =>
+  route(`ANY ${path}`, {
+    operationId: 'none',
+    tag: 'operation',
+    access: 'anyone',
+    undocumented: true,
+    summary: 'None',
+    replies: {},
+    handle() {
+      throw new AppError('not_found')
+    },
+  })

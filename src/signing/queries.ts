@@ -38,11 +38,11 @@ export const listPublished = (db: Db) =>
 /** Locks so that one instance alone makes a key. */
 export const lockRing = (tx: Db) => tx.query('select pg_advisory_xact_lock($1)', [locks.signing])
 
-/** Whether there is no key of the last 30 days; one that is dated in the future is none. */
+/** Whether there is no key of the last 30 days. */
 export async function isKeyDue(db: Db) {
   const { isDue } = await one<{ isDue: boolean }>(db, {
     text: `select count(*) = 0 as "isDue" from signing_keys
-      where clock_timestamp() - created_at between interval '0' and interval '30 days'`,
+      where created_at > clock_timestamp() - interval '30 days'`,
   })
   return isDue
 }

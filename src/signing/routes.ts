@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto'
 
+import type { Code } from '../errors.ts'
 import { route, type Caller } from '../http/route.ts'
 import { instantSchema, integer, object, omittable, text, titled } from '../schema.ts'
 import type { Signer } from './sign.ts'
@@ -39,6 +40,7 @@ export const signingRoutes = ({ issuer, getRing, signFor }: Signer) => [
   }),
   documentRoute('/jwks.json', 'getJwks', {
     summary: 'The keys that verify tokens (RFC 7517)',
+    fails: ['database_unavailable'],
     async make() {
       const { published } = await getRing()
       return { keys: published }
@@ -46,6 +48,7 @@ export const signingRoutes = ({ issuer, getRing, signFor }: Signer) => [
   }),
   documentRoute('/.well-known/openid-configuration', 'getDiscovery', {
     summary: 'Where verifiers find those keys (OpenID Connect Discovery 1.0)',
+    fails: [],
     make: () => ({
       issuer,
       jwks_uri: `${issuer.replace(/\/$/, '')}/jwks.json`,
@@ -60,9 +63,9 @@ export const signingRoutes = ({ issuer, getRing, signFor }: Signer) => [
 function documentRoute(
   path: string,
   operationId: string,
-  spec: { summary: string; make: () => object | Promise<object> },
+  spec: { summary: string; fails: Code[]; make: () => object | Promise<object> },
 ) {
-  const { summary, make } = spec
+  const { summary, fails, make } = spec
   return route(`GET ${path}`, {
     operationId,
     tag: 'auth',
@@ -72,7 +75,7 @@ function documentRoute(
       200: { says: summary, raw: 'application/json', headers: ['ETag'] },
       304: { says: 'It is as `If-None-Match` has it', headers: ['ETag'] },
     },
-    fails: ['database_unavailable'],
+    fails,
     async handle() {
       const text = `${JSON.stringify(await make())}\n`
       const ETag = `"${hash('sha256', text, 'base64url')}"`

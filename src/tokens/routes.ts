@@ -4,7 +4,7 @@ import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, faultIn } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
-import { route } from '../http/route.ts'
+import { absent, route } from '../http/route.ts'
 import { audited } from '../keys/acting.ts'
 import { isSecret, sampleOf, secretSchema } from '../keys/format.ts'
 import type { createIdentify } from '../keys/identify.ts'
@@ -47,22 +47,9 @@ export interface TokenDeps {
   hasWebhook: boolean
 }
 
-/** Reserved for what asks for a token; it would else be the path of a user with a malformed id. */
-const noResets = route('ANY /users/password-resets', {
-  operationId: 'none',
-  tag: 'tokens',
-  access: 'anyone',
-  undocumented: true,
-  summary: 'None',
-  replies: {},
-  handle() {
-    throw new AppError('not_found')
-  },
-})
-
 /** The routes of tokens. */
 export const tokenRoutes = (deps: TokenDeps) => [
-  ...(deps.hasWebhook ? requestRoutes(deps) : [noResets]),
+  ...(deps.hasWebhook ? requestRoutes(deps) : [absent('/users/password-resets')]),
   route('POST /users/{id}/tokens', {
     operationId: 'createToken',
     tag: 'tokens',

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { randomBytes, scryptSync } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after } from 'node:test'
+import { after, mock } from 'node:test'
 
 import pg from 'pg'
 
@@ -40,6 +40,17 @@ export const signing = {
 
 /** The JSON that has no envelope. */
 const isBare = /^\/(openapi|jwks|\.well-known)/
+
+/** Has the process believe that so much time has passed, while `work` is done. */
+export async function later<T>(ms: number, work: () => Promise<T>): Promise<T> {
+  const { now } = performance
+  mock.method(performance, 'now', () => now.call(performance) + ms)
+  try {
+    return await work()
+  } finally {
+    mock.restoreAll()
+  }
+}
 
 /** An id that nobody and nothing has. */
 export const nobody = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
