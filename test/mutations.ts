@@ -2556,6 +2556,87 @@ export const mutations: Mutation[] = [
     tests: ['system/gateways'],
   },
   {
+    file: 'bin/gateways/nginx.conf',
+    text: `    proxy_set_header X-Auth-Token $auth_token;
+`,
+    replacement: '',
+    meaning: 'nginx: a forged X-Auth-Token reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/nginx.conf',
+    text: '    proxy_buffer_size 16k; ',
+    replacement: '    # ',
+    meaning: 'nginx: a long identity is a 503',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: '\t\tX-Auth-Token\n',
+    replacement: '',
+    meaning: 'Caddy: the X-Auth-Token of the answer does not reach the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/Caddyfile',
+    text: 'request_header -*Auth*',
+    replacement: '',
+    meaning: 'Caddy: a forged X.Auth.Token reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/forward-auth.lua',
+    text: `  'x-auth-token',
+`,
+    replacement: '',
+    meaning: 'HAProxy: the X-Auth-Token of the answer does not reach the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/forward-auth.lua',
+    text: '(sent[name] and sent[name][0] == value[0])',
+    replacement: 'true',
+    meaning: 'HAProxy: a request for whose identity there is no room passes without it',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/haproxy.cfg',
+    text: '  tune.maxrewrite 16384 ',
+    replacement: '  # ',
+    meaning: 'HAProxy: a long identity is a 503',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/traefik.yml',
+    text: `          - X-Auth-Token
+`,
+    replacement: '',
+    meaning: 'Traefik: a forged X-Auth-Token reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/envoy.yaml',
+    text: `                    - exact: x-auth-token
+`,
+    replacement: '',
+    meaning: 'Envoy: the X-Auth-Token of the answer does not reach the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/envoy.yaml',
+    text: 'regex: "x[^a-z0-9]auth.*"',
+    replacement: 'regex: "x-none"',
+    meaning: 'Envoy: a forged X-Auth-Token reaches the backend',
+    tests: ['system/gateways'],
+  },
+  {
+    file: 'bin/gateways/envoy.yaml',
+    text: 'path_override: /v1/users/auth # keeps',
+    replacement: 'path_prefix: /v1/users/auth # keeps',
+    meaning: 'Envoy: a client chooses for whom is signed',
+    tests: ['system/gateways'],
+  },
+  {
     file: 'bin/gateways/haproxy.cfg',
     text: `  http-request deny deny_status 405 if { method CONNECT }
 `,

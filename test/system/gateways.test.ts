@@ -52,7 +52,7 @@ const user = await app.user({
   permissions: ['a', 'b:c'],
 })
 const reporter = await app.user({ permissions: ['reports:read'] })
-/** Whoever has the longest identity that there is. */
+/** Has the longest identity that there is. */
 const longReporter = await app.user({
   email: `${randomBytes(4).toString('hex')}${'\u{20000}'.repeat(234)}@example.org`,
   permissions: [
