@@ -2601,9 +2601,9 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'bin/gateways/haproxy.cfg',
-    text: '  tune.maxrewrite 16384 ',
+    text: '  tune.bufsize 32768 ',
     replacement: '  # ',
-    meaning: 'HAProxy: a long identity is a 503',
+    meaning: 'HAProxy: a long identity is a 431',
     tests: ['system/gateways'],
   },
   {

@@ -46,7 +46,7 @@ local function admit(txn, answer)
   for _, name in ipairs(identity) do
     local value = answer.headers[name]
     if value and not (sent[name] and sent[name][0] == value[0]) then
-      return
+      return txn:done(txn:reply{ status = 431 })
     end
   end
   txn:set_var('txn.passed', true)
