@@ -24,7 +24,7 @@ import { describeError, type Log } from './log.ts'
 import { createHasher, type Hasher } from './passwords/hasher.ts'
 import { deleteForgottenFailures } from './passwords/queries.ts'
 import { allRoutes } from './routes.ts'
-import { makeKeyFile, readKeyFile } from './secrets/keys.ts'
+import { readOwnKeyFile } from './secrets/keys.ts'
 import { openSigner, type Signer } from './signing/sign.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
@@ -150,10 +150,8 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
 
 /** The keys that seal secrets, one of its own with a private database, and what signs by them. */
 async function openSecrets({ database, secretKeys, signing }: Config, db: Database, log: Log) {
-  const file = `${localDirectory}/secrets-key`
   const isOwn = secretKeys === null && database === null
-  if (isOwn) makeKeyFile(file)
-  const keys = isOwn ? (readKeyFile(file) ?? null) : secretKeys
+  const keys = isOwn ? readOwnKeyFile(`${localDirectory}/secrets-key`) : secretKeys
   await checkFactors(db, keys, log)
   const signer = signing && keys && (await openSigner({ db, keys, ...signing }))
   return { secretKeys: keys, signer }

@@ -678,7 +678,7 @@ test('a key file that cannot be used is refused in one line', async () => {
   }
   const line = `${createKeyLine()}\n`
   const refusal =
-    /^Error: Configuration: SECRETS_KEY_FILE must name a file of one to five lines [^\n]*$/
+    /^Error: Configuration: SECRETS_KEY_FILE must be a file of one to five lines [^\n]*$/
   for (const text of ['', line.slice(0, 20), line.repeat(6), `${line}x\n`, 'A'.repeat(44)])
     await assert.rejects(start(text), refusal, JSON.stringify(text))
   for (const mode of [0o640, 0o604, 0o620]) await assert.rejects(start(line, mode), refusal)

@@ -65,8 +65,9 @@ const foreignEntry = new RegExp(
 const undone =
   'Sessions, tokens and requests for one were deleted: everybody logs in again.\n' +
   'All else is as it was then: API keys that were revoked since, passwords that were changed and ' +
-  'recovery codes that were used work again, and second factors that were removed are asked ' +
-  'for. Revoke, reset or remove them.'
+  'recovery codes that were used work again, second factors that were removed are asked for, ' +
+  'and signing keys that were replaced sign. Revoke, reset or remove them, or run: ' +
+  'node bin/secrets.js new-signing-key --yes'
 
 await command({
   name: 'restore',

@@ -3,6 +3,8 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 
+import { ExitError } from '../errors.ts'
+
 const algorithm = 'aes-256-gcm'
 
 /** Seals a secret for its place: a box that was moved does not open. */
@@ -29,6 +31,11 @@ export function open(keys: Buffer[], place: string, box: Buffer) {
 /** A new key, as a line of the file. */
 export const createKeyLine = () => randomBytes(32).toString('base64')
 
+/** What a file of keys has to be. */
+export const keyFileRule =
+  'must be a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
+  'alone may read (chmod 600)'
+
 /** The keys of a file; undefined if others may read it, or it holds anything but one to five. */
 export function readKeyFile(path: string) {
   const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
@@ -37,7 +44,10 @@ export function readKeyFile(path: string) {
   return areKeys && isPrivate ? lines.map((line) => Buffer.from(line, 'base64')) : undefined
 }
 
-/** Makes a file with a new key, unless it is there. */
-export function makeKeyFile(path: string) {
-  if (!existsSync(path)) writeFileSync(path, `${createKeyLine()}\n`, { mode: 0o600 })
+/** Reads a file as `readKeyFile` does, after making it with a new key if it is not there. */
+export function readOwnKeyFile(path: string) {
+  if (!existsSync(path)) writeFileSync(path, `${createKeyLine()}\n`, { mode: 0o600, flag: 'wx' })
+  const keys = readKeyFile(path)
+  if (keys === undefined) throw new ExitError(`${path} ${keyFileRule}`, 2)
+  return keys
 }

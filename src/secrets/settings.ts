@@ -1,15 +1,9 @@
 import type { Reader } from '../environment.ts'
-import { readKeyFile } from './keys.ts'
+import { keyFileRule, readKeyFile } from './keys.ts'
 
 /** The keys that seal secrets, by the setting SECRETS_KEY_FILE; null without it. */
 export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
-  read(
-    'SECRETS_KEY_FILE',
-    null,
-    'must name a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
-      'alone may read (chmod 600)',
-    readKeyFile,
-  )
+  read('SECRETS_KEY_FILE', null, keyFileRule, readKeyFile)
 
 /** For whom identities are signed, and as whose. */
 export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>

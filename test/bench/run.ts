@@ -17,12 +17,20 @@ import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { dump, size } from './size.ts'
 import { stopServers } from './servers.ts'
-import { accessLog, everything, instances, pages, poolers, throughput } from './throughput.ts'
+import {
+  accessLog,
+  everything,
+  instances,
+  pages,
+  poolers,
+  signed,
+  throughput,
+} from './throughput.ts'
 import { webhook } from './webhook.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
-Cases: auth user first everything log pages instances growth flood hostile timing memory start
+Cases: auth user first everything signed log pages instances growth flood hostile timing memory start
   revocation webhook; by name alone, as they need more: size dump poolers
 `
 const requests = ['auth', 'user', 'first']
@@ -30,6 +38,7 @@ const requests = ['auth', 'user', 'first']
 const byName = ['size', 'dump', 'poolers']
 const cases: Record<string, (bench: Bench) => Promise<void>> = {
   everything,
+  signed,
   log: accessLog,
   pages,
   instances,

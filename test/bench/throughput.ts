@@ -140,9 +140,42 @@ export async function everything(bench: Bench): Promise<void> {
     EMAIL_CHANGE: 'confirmed',
     CORS_ORIGINS: 'https://app.example.org',
     TRUSTED_PROXIES: '10.0.0.0/8',
+    REQUIRE_FACTOR: 'admins',
+    ...signing(bench),
   }
   await throughput(bench, ['auth', 'user', 'first'], { suffix: ' (all on)', options: { env } })
   await receiver.stop()
+}
+
+/** What has a service sign who its callers are. */
+function signing({ directory }: Bench) {
+  const file = `${directory}/secrets-key`
+  writeFileSync(file, `${randomBytes(32).toString('base64')}\n`, { mode: 0o600 })
+  return {
+    SECRETS_KEY_FILE: file,
+    TOKEN_ISSUER: 'https://users.example.org/v1',
+    TOKEN_AUDIENCES: 'orders',
+  }
+}
+
+/** What a signed identity costs where it is reused, beside a service that signs nothing. */
+export async function signed(bench: Bench): Promise<void> {
+  const { directory, database } = bench
+  const known = database.known.slice(0, 5000)
+  const plain = writeRequests(`${directory}/auth`, known.map(auth))
+  const forBackend = writeRequests(
+    `${directory}/signed`,
+    known.map((each) => ({ ...auth(each), path: '/v1/users/auth?token-audience=orders' })),
+  )
+  const off = await startService(database, directory)
+  const on = await startService(database, directory, { env: signing(bench) })
+  const results = await compete(bench, [
+    { name: 'off', server: off, requests: () => plain },
+    { name: 'on, not asked for', server: on, requests: () => plain },
+    { name: 'signed', server: on, requests: () => forBackend },
+  ])
+  print('Signed identity', results, { 'on, not asked for': ['off'], signed: ['off'] })
+  await Promise.all([off.stop(), on.stop()])
 }
 
 /** The three requests against a bare server and one with a look-up, and another service's. */
