@@ -30,8 +30,8 @@ import { webhook } from './webhook.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
-Cases: auth user first everything signed log pages instances growth flood hostile timing memory start
-  revocation webhook; by name alone, as they need more: size dump poolers
+Cases: auth user first everything signed log pages instances growth flood hostile timing memory
+  start revocation webhook; by name alone, as they need more: size dump poolers
 `
 const requests = ['auth', 'user', 'first']
 /** They need much room, an S3 server or PgBouncer. */
