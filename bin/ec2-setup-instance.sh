@@ -100,7 +100,8 @@ write cron.env DATABASE_HOST=localhost "$(password USER)" "S3_BUCKET=$S3_BUCKET"
 write docker.options "--publish 80:80 --volume $config/secrets-key:/secrets-key:ro"
 if [[ ! -e $config/secrets-key ]]; then
   # Only its owner may read it: the user of the image.
-  head -c 32 /dev/urandom | base64 | install -o 1000 -m 400 /dev/stdin $config/secrets-key
+  head -c 32 /dev/urandom | base64 | install -o 1000 -m 400 /dev/stdin $config/secrets-key.new
+  mv $config/secrets-key.new $config/secrets-key
 fi
 
 user=$EC2_USER_NAME

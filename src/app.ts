@@ -153,7 +153,7 @@ async function openSecrets({ database, secretKeys, signing }: Config, db: Databa
   const isOwn = secretKeys === null && database === null
   const keys = isOwn ? readOwnKeyFile(`${localDirectory}/secrets-key`) : secretKeys
   await checkFactors(db, keys, log)
-  const signer = signing && keys && (await openSigner({ db, keys, ...signing }))
+  const signer = signing && keys && (await openSigner({ db, keys, log, ...signing }))
   return { secretKeys: keys, signer }
 }
 

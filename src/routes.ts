@@ -31,7 +31,7 @@ export function allRoutes(deps: Deps): Route[] {
     ...(keys === null ? [] : factorRoutes(deps.db, keys)),
     ...tokenRoutes(deps),
     ...gatewayRoutes(signer ? createTokenHeader(signer) : null),
-    ...(signer ? signingRoutes(signer) : [absent('/users/jwt')]),
+    ...(signer ? signingRoutes(signer, deps.identify) : [absent('/users/jwt')]),
     ...auditRoutes(deps),
     // Called when the document is asked for: it describes these routes, its own among them.
     ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),

@@ -320,6 +320,16 @@ test('a right that is taken while a request is sent does not count for it', asyn
   assert.deepEqual((await ask('GET', `/users?email=${address}`)).details, [])
 })
 
+test('a token is signed for nobody whose key ends while the request is sent', async () => {
+  const user = await app.user()
+  const status = await sendSlowly('POST', '/users/jwt', {
+    key: user.key,
+    body: { audience: 'orders' },
+    meanwhile: () => app.request('DELETE', `/users/${user.id}`, { key: admin.key }),
+  })
+  assert.equal(status, 401)
+})
+
 test('a second factor that is confirmed while a request is sent counts for it', async () => {
   const user = await app.user()
   const address = `late-${user.email}`

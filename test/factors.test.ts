@@ -310,7 +310,10 @@ test('a recovery code opens once, however it is typed', async () => {
   assert.equal(used.length, 2)
 
   const renew = (key: string) => app.request('POST', `${user.path}/recovery-codes`, { key })
+  const show = () => app.request('GET', `/users/${user.id}`, { key: admin.key })
+  const before = await show()
   const renewed = await renew(user.session)
+  assert.equal((await show()).headers.get('etag'), before.headers.get('etag'))
   assert.equal(renewed.details.recoveryCodes.length, 10)
   assert.equal(await attempt(user.recoveryCodes[2]!), 401)
   assert.equal(await attempt(renewed.details.recoveryCodes[9]), 201)
@@ -626,6 +629,9 @@ test('without the key file there are no factors, and no session passes one by', 
   assert.doesNotMatch(document, /factor\/confirm|HalfLogIn/)
   const single = await logIn({ email: user.email, password }, undefined, without)
   assert.deepEqual(brief(single), { status: 401, code: 'authentication_needed' })
+  const other = await app.user()
+  const ignored = await logIn({ email: other.email, password, code: '1' }, undefined, without)
+  assert.equal(ignored.status, 201)
   const byCode = await fetch(without.base + sessions, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },

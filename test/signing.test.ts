@@ -5,6 +5,7 @@ import { createPublicKey, randomInt, verify, type JsonWebKey } from 'node:crypto
 import { mock, test } from 'node:test'
 
 import { insertKey } from '../src/keys/queries.ts'
+import { createLog } from '../src/log.ts'
 import { createKeyLine } from '../src/secrets/keys.ts'
 import { createRing } from '../src/signing/ring.ts'
 import {
@@ -191,9 +192,8 @@ test('a gateway gets the same token for a minute, while nothing in it changes', 
   assert.notEqual((await askAsGateway(user.key, '?token-audience=billing')).token, token)
   const second = await insertKey(app.db, { userId: user.id, kind: 'api', name: 'second' })
   assert.notEqual((await askAsGateway(second.key)).token, token)
-  const admin = await app.admin()
-  const change = { key: admin.key, body: { permissions: ['new'] } }
-  assert.equal((await app.request('PATCH', `/users/${user.id}`, change)).status, 200)
+  // By hand, which counts no version up.
+  await app.db.query(`update users set permissions = '{new}' where id = $1`, [user.id])
   const changed = await askAsGateway(user.key)
   assert.deepEqual(readToken(changed.token!, await readKeys()).permissions, ['new'])
   await app.db.query(
@@ -297,7 +297,9 @@ async function readEight() {
   for (const each of seen) assert.deepEqual(each, seen[0])
   return seen[0]!
 }
-const read = () => createRing(manager.db, keys)()
+const told: string[] = []
+const deps = { db: manager.db, keys, log: createLog('warn', (text) => told.push(text)) }
+const read = () => createRing(deps)()
 
 test('a key is known a day before it signs and a day after, through a year and gaps', async () => {
   const signers = new Set<string>()
@@ -320,6 +322,26 @@ test('a key is known a day before it signs and a day after, through a year and g
     'select count(*)::int from signing_keys',
   )) as [{ count: number }]
   assert.ok(count <= 3, 'keys that nobody needs are deleted')
+})
+
+test('a key that is too old signs on while no other can be made, and that is told', async () => {
+  await age(year, 25)
+  const { kid } = await readEight()
+  await age(year, 24 * 40)
+  await year.db.query(`create function refuse() returns trigger language plpgsql
+    as $$ begin raise 'full'; end $$`)
+  await year.db.query(`create trigger refuse before insert on signing_keys
+    for each row execute function refuse()`)
+  told.splice(0)
+  const old = await readEight()
+  assert.equal(old.kid, kid)
+  assert.match(told[0]!, /"no new signing key".*full/)
+  await year.db.query('drop trigger refuse on signing_keys')
+  assert.equal((await readEight()).published.length, old.published.length + 1)
+  await year.db.query('delete from signing_keys')
+  await year.db.query(`create trigger refuse before insert on signing_keys
+    for each row execute function refuse()`)
+  await assert.rejects(read, /full/)
 })
 
 test('a new signing key at once replaces all others, on running instances, too', async () => {

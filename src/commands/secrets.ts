@@ -1,3 +1,4 @@
+import { checkSchema } from '../database/migrate.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
 import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
@@ -38,6 +39,7 @@ await command({
     if (keys === null) throw misuse('SECRETS_KEY_FILE must be set')
     const config = readCommandDatabase('user_service_manager')
     await withDatabase(config, async (db) => {
+      await checkSchema(db)
       if (action === 'new-signing-key') return replaceKeys(db, keys)
       if (action === 'reseal') await reseal(db, keys)
       await count(db, keys)

@@ -7,16 +7,12 @@ import type { Log } from '../log.ts'
 import type { Origin, Reply } from '../http/route.ts'
 import { accountOfCodes } from '../passwords/guessing.ts'
 import { countFailure, lockGuess, refuseWaiting } from '../passwords/queries.ts'
-import { text } from '../schema.ts'
 import { open } from '../secrets/keys.ts'
 import { digestCode, findStep } from './codes.ts'
 import { listSecrets, lockFactor, spendCode } from './queries.ts'
 
 /** Where a user's secret lies. */
 export const placeOf = (userId: string) => `factor ${userId}`
-
-/** A code as it was typed: a malformed one is a wrong one. */
-export const codeSchema = text({ max: 200, example: '123456' })
 
 /** An attempt to prove a code of a factor that is confirmed, or is not yet. */
 interface Attempt {

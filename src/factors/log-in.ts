@@ -6,17 +6,19 @@ import { route, type Call } from '../http/route.ts'
 import { isSecret, sampleOf, secretSchema } from '../keys/format.ts'
 import { accountOfCodes } from '../passwords/guessing.ts'
 import { clearFailures } from '../passwords/queries.ts'
-import { instantSchema, object, omittable, text, titled, uuidSchema } from '../schema.ts'
+import { instantSchema, object, text, titled, uuidSchema } from '../schema.ts'
 import {
+  codeSchema,
+  logInFails,
   logInSpec,
-  passwordMembers,
+  passwordBody,
   provePassword,
   startSession,
   type SessionDeps,
 } from '../sessions/routes.ts'
 import { findHolder, insertToken, takeToken } from '../tokens/queries.ts'
 import { findUser } from '../users/queries.ts'
-import { codeSchema, createProveCode } from './check.ts'
+import { createProveCode } from './check.ts'
 
 const seconds = 300
 const purpose = 'log-in'
@@ -27,7 +29,6 @@ const firstStep = titled('FirstStep', {
   validUntil: instantSchema,
 })
 
-const passwordBody = object(passwordMembers, { code: omittable(codeSchema) })
 const tokenBody = object({ token: text({ max: 200, example: sampleOf('ust') }), code: codeSchema })
 const eitherBody = {
   json: { oneOf: [passwordBody.json, tokenBody.json] },
@@ -68,14 +69,7 @@ export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
       ...logInSpec.replies,
       202: { says: 'The password is right; the token is good for five minutes', body: firstStep },
     },
-    fails: [
-      'invalid_credentials',
-      'token_invalid',
-      'authentication_needed',
-      'login_throttled',
-      'overloaded',
-      'database_unavailable',
-    ],
+    fails: [...logInFails, 'token_invalid'],
     async handle({ body, ...call }) {
       if ('token' in body) return finish(body, call)
       const begin = async (tx: Db, userId: string) => {

@@ -59,7 +59,8 @@ export async function spendCode(tx: Db, userId: string, code: Meanings) {
 /** Stores the digests of new recovery codes; a factor that was not confirmed is so from now on. */
 export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]) =>
   tx.query(
-    `update users set factor_recovery = $2::bytea[], version = version + 1, updated_at = now(),
+    `update users set factor_recovery = $2::bytea[], updated_at = now(),
+       version = version + (factor_confirmed_at is null)::int,
        factor_confirmed_at = coalesce(factor_confirmed_at, now())
      where id = $1::uuid`,
     [userId, digests],

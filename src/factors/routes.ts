@@ -9,8 +9,9 @@ import { audited, requireStill } from '../keys/acting.ts'
 import { deleteSessions, raiseKey } from '../keys/queries.ts'
 import { instantSchema, integer, list, object, text, titled } from '../schema.ts'
 import { seal } from '../secrets/keys.ts'
+import { codeSchema } from '../sessions/routes.ts'
 import { lockUser } from '../users/queries.ts'
-import { codeSchema, createProveCode, placeOf } from './check.ts'
+import { createProveCode, placeOf } from './check.ts'
 import { createRecoveryCode, digestCode, toBase32, uriOf } from './codes.ts'
 import { confirmFactor, findFactor, removeFactor, storeSecret } from './queries.ts'
 
@@ -19,7 +20,7 @@ const common = { tag: 'sessions', access: 'self', enrols: true } as const
 
 const secretReply = titled('FactorSecret', {
   secret: text({ max: 32, example: 'JBSWY3DPEHPK3PXP' }),
-  uri: text({ max: 1024, example: uriOf('ada@example.org', 'JBSWY3DPEHPK3PXP') }),
+  uri: text({ max: 4096, example: uriOf('ada@example.org', 'JBSWY3DPEHPK3PXP') }),
 })
 const factor = titled('Factor', {
   confirmedAt: instantSchema,

@@ -10,7 +10,16 @@ import { keyTextSchema } from '../keys/rules.ts'
 import { checkPassword } from '../passwords/check.ts'
 import type { Hasher } from '../passwords/hasher.ts'
 import { anyPasswordSchema } from '../passwords/rules.ts'
-import { documented, instantSchema, object, oneOf, titled, uuidSchema } from '../schema.ts'
+import {
+  documented,
+  instantSchema,
+  object,
+  omittable,
+  oneOf,
+  text,
+  titled,
+  uuidSchema,
+} from '../schema.ts'
 import { findUserByEmail, lockUser } from '../users/queries.ts'
 import { anyEmailSchema, foldEmail } from '../users/rules.ts'
 
@@ -52,9 +61,22 @@ export const logInSpec = {
   },
 } as const
 
-/** Members of a body that logs in by a password. */
-export const passwordMembers = { email: anyEmailSchema, password: anyPasswordSchema }
-const passwordBody = object(passwordMembers)
+/** How a log-in by a password can fail. */
+export const logInFails = [
+  'invalid_credentials',
+  'authentication_needed',
+  'login_throttled',
+  'overloaded',
+  'database_unavailable',
+] as const
+
+/** A code as it was typed: a malformed one is a wrong one. */
+export const codeSchema = text({ max: 200, example: '123456' })
+/** What logs in by a password; of users who have no second factor, a code is ignored. */
+export const passwordBody = object(
+  { email: anyEmailSchema, password: anyPasswordSchema },
+  { code: omittable(codeSchema) },
+)
 
 /** A log-in by a password alone. */
 export const createLogIn = (deps: SessionDeps) =>
@@ -64,7 +86,7 @@ export const createLogIn = (deps: SessionDeps) =>
       'An unknown address, a wrong password and a disabled user get one and the same answer. ' +
       'A user has a limited number of sessions: a new one ends the one that was used longest ago.',
     body: passwordBody,
-    fails: ['invalid_credentials', 'login_throttled', 'overloaded', 'database_unavailable'],
+    fails: logInFails,
     handle: (call) =>
       provePassword(deps, call, (tx, userId) => startSession(deps, tx, { userId, ...call })),
   })

@@ -10,6 +10,7 @@ import {
 
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
+import { describeError, type Log } from '../log.ts'
 import { open, seal } from '../secrets/keys.ts'
 import {
   deleteKeys,
@@ -31,6 +32,13 @@ export interface Ring {
   originSeconds: number
 }
 
+/** What has the ring, and what opens it. */
+export interface RingDeps {
+  db: Database
+  keys: Buffer[]
+  log: Log
+}
+
 /** Where a signing key lies. */
 export const placeOf = (kid: string) => `signing key ${kid}`
 
@@ -38,7 +46,7 @@ export const placeOf = (kid: string) => `signing key ${kid}`
  * Returns what has the ring as it was at most 30 s ago, and makes a new key where it is time for
  * one. It throws `database_unavailable`, also if the keys do not open.
  */
-export function createRing(db: Database, keys: Buffer[]) {
+export function createRing(deps: RingDeps) {
   let reading: Promise<Ring> | null = null
   let readAt = -Infinity
 
@@ -46,7 +54,7 @@ export function createRing(db: Database, keys: Buffer[]) {
     if (performance.now() - readAt > 30_000) reading = null
     if (reading === null) {
       readAt = performance.now()
-      reading = readRing(db, keys)
+      reading = readRing(deps)
       reading.catch(() => {
         readAt = -Infinity
       })
@@ -55,9 +63,17 @@ export function createRing(db: Database, keys: Buffer[]) {
   }
 }
 
-async function readRing(db: Database, keys: Buffer[]): Promise<Ring> {
-  if (await isKeyDue(db)) await addKey(db, keys)
+async function readRing({ db, keys, log }: RingDeps): Promise<Ring> {
+  let failure: unknown
+  try {
+    if (await isKeyDue(db)) await addKey(db, keys)
+  } catch (error) {
+    failure = error
+  }
   const rows = await listPublished(db)
+  // A key that is too old signs until there can be another.
+  if (rows.length === 0) throw failure
+  if (failure !== undefined) log('warn', 'no new signing key', describeError(failure))
   const opened = rows.map(({ kid, box }) => openKey(keys, kid, box))
   const at = rows.findIndex(({ signs }) => signs)
   const { kid, now } = rows[at]!

@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 
 import type { Code } from '../errors.ts'
 import { route, type Caller } from '../http/route.ts'
+import type { createIdentify } from '../keys/identify.ts'
 import { instantSchema, integer, object, omittable, text, titled } from '../schema.ts'
 import type { Signer } from './sign.ts'
 
@@ -19,7 +20,10 @@ export const createTokenHeader =
   }
 
 /** The routes of signed identity. */
-export const signingRoutes = ({ issuer, getRing, signFor }: Signer) => [
+export const signingRoutes = (
+  { issuer, getRing, signFor }: Signer,
+  identify: ReturnType<typeof createIdentify>,
+) => [
   route('POST /users/jwt', {
     operationId: 'signJwt',
     tag: 'auth',
@@ -33,7 +37,9 @@ export const signingRoutes = ({ issuer, getRing, signFor }: Signer) => [
       { seconds: omittable(integer(30, 300)) },
     ),
     replies: { 201: { says: 'The token', body: jwt } },
-    async handle({ caller, body: { audience, seconds } }) {
+    async handle({ headers, origin, body: { audience, seconds } }) {
+      // The body may have taken 15 s to arrive.
+      const caller = await identify(headers, origin.client)
       const { token, expires } = await signFor(caller, audience, seconds)
       return { body: { token, validUntil: new Date(expires * 1000).toISOString() } }
     },

@@ -2,11 +2,10 @@
 import { randomUUID, sign } from 'node:crypto'
 
 import { causeOf } from '../database/codes.ts'
-import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
 import type { SigningConfig } from '../secrets/settings.ts'
-import { createRing, type Ring } from './ring.ts'
+import { createRing, type Ring, type RingDeps } from './ring.ts'
 
 const maxSeconds = 300
 /** How long a signature is reused, and how many are kept. */
@@ -20,11 +19,6 @@ interface Signed {
   expires: number
 }
 
-interface SignerDeps extends SigningConfig {
-  db: Database
-  keys: Buffer[]
-}
-
 /** What signs who a caller is. */
 export type Signer = Awaited<ReturnType<typeof openSigner>>
 
@@ -32,8 +26,8 @@ export type Signer = Awaited<ReturnType<typeof openSigner>>
  * Returns what signs, for the audiences that are configured alone, after the first key was made;
  * throws an `ExitError` if the signing keys do not open.
  */
-export async function openSigner({ db, keys, issuer, audiences }: SignerDeps) {
-  const getRing = createRing(db, keys)
+export async function openSigner({ issuer, audiences, ...deps }: SigningConfig & RingDeps) {
+  const getRing = createRing(deps)
   try {
     await getRing()
   } catch (error) {
@@ -58,8 +52,9 @@ export async function openSigner({ db, keys, issuer, audiences }: SignerDeps) {
     /** As `signFor`, but the same token for up to a minute, while nothing that it says changes. */
     async reuseFor(caller: Caller, audience: string) {
       const { kid } = await getRing()
-      const { keyId, version, factors, endsAt } = caller
-      const name = JSON.stringify([kid, keyId, version, factors, endsAt, audience])
+      const { keyId, email, emailVerified, role, permissions, factors, endsAt } = caller
+      const said = [email, emailVerified, role, permissions, factors, endsAt]
+      const name = JSON.stringify([kid, audience, keyId, ...said])
       const before = kept.get(name)
       if (before !== undefined && before.until > performance.now()) return before.token
       const signed = await signFor(caller, audience)
