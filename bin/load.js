@@ -15,7 +15,7 @@ export async function load(program) {
       const tsx = await import('tsx/esm/api')
       tsx.register()
     }
-    await import('../src/' + program)
+    return await import('../src/' + program)
   } catch (error) {
     if (process.env.LOG_LEVEL === 'debug') console.error(error)
     fail('cannot be loaded: ' + String(error.message).split('\n')[0])

@@ -101,7 +101,8 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)
 
-    const hasher = createHasher(config.hashThreads)
+    const verifier = new URL('foreign/thread.js', import.meta.url)
+    const hasher = createHasher(config.hashThreads, verifier)
     undo.push(() => hasher.stop())
     let stopping = false
     const { webhook, accounts } = config

@@ -24,7 +24,8 @@ const rooms: Record<string, string[]> = {
   'src/signing/': ['signing'],
   'src/keys/': ['keys', 'access', 'powers', 'sessions', 'secrets', 'users', 'plans', 'faults'],
   'src/sessions/': ['sessions', 'factors', 'access', 'powers', 'life'],
-  'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'life', 'abuse'],
+  'src/passwords/': ['sessions', 'guessing', 'users', 'secrets', 'foreign', 'life', 'abuse'],
+  'src/foreign/': ['foreign'],
   'src/users/': ['users', 'access', 'life', 'powers', 'sessions', 'commands', 'faults'],
   'src/tokens/': ['life', 'users', 'access', 'powers'],
   'src/webhooks/': ['requests', 'events'],
@@ -592,7 +593,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/hash.ts',
-    text: `if (p > maxPasses || 128 * 2 ** ln * r > maxBytes) return null
+    text: `if (2 ** ln * r * p > maxWork || 128 * 2 ** ln * r > maxBytes) return null
 `,
     replacement: '',
     meaning: 'one stored row takes a gigabyte',
@@ -611,20 +612,21 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/passwords/hasher.ts',
-    text: 'isRight: isEqual && known !== null,',
-    replacement: 'isRight: isEqual || known === null,',
+    text: 'const isRight = isForeign || computed.some(isHash)',
+    replacement:
+      'const isRight = isForeign || computed.some(isHash) || found.passwordHash === null',
     meaning: 'an account without a password is open to any',
   },
   {
     file: 'src/passwords/hasher.ts',
-    text: 'const isEqual = timingSafeEqual(computed, parameters.hash)',
-    replacement: `const isEqual = computed.equals(parameters.hash) || password === ''`,
+    text: '=> timingSafeEqual(each, parameters.hash)',
+    replacement: `=> timingSafeEqual(each, parameters.hash) || typed === ''`,
     meaning: 'an empty password opens every account',
   },
   {
     file: 'src/passwords/hasher.ts',
-    text: 'parameters: known ?? newParameters() }',
-    replacement: 'parameters: known ?? { ...newParameters(), ln: 1 } }',
+    text: 'parameters: isOurs ? known : newParameters(),',
+    replacement: 'parameters: isOurs ? known : { ...newParameters(), ln: 1 },',
     meaning: 'the time tells whether an account exists',
   },
   {
@@ -644,6 +646,180 @@ export const mutations: Mutation[] = [
     text: 'if (queue.length() > maxPlaces || queue.countOf(client) > maxPlacesPerClient) {',
     replacement: 'if (queue.length() > maxPlaces) {',
     meaning: 'one client fills the queue of hashes',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `  if (read instanceof Fault) return false
+`,
+    replacement: '',
+    meaning: 'a hash beyond the bounds is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'crypto.timingSafeEqual(read.compute(each), read.hash)',
+    replacement: 'read.compute(each).length === read.hash.length',
+    meaning: 'any password opens an imported account',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `[typed, typed.normalize('NFKC')]`,
+    replacement: `[typed.normalize('NFKC')]`,
+    meaning: 'who typed µ where a password comes from is kept out',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `[typed, typed.normalize('NFKC')]`,
+    replacement: '[typed]',
+    meaning: 'an imported password of NFKC does not fit what is typed otherwise',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `  demand(N * r <= 8 * maxKiB, 'must need at most 128 MiB')
+`,
+    replacement: '',
+    meaning: 'one imported hash of scrypt takes gigabytes',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'N * r * p <= maxScryptWork',
+    replacement: 'N * r <= maxScryptWork',
+    meaning: 'one imported hash of scrypt takes a thread for minutes',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: ' && N < 2 ** (16 * r)',
+    replacement: '',
+    meaning: 'a hash of scrypt that nobody can compute is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'rounds > 0 && rounds * blocks <= maxRounds',
+    replacement: 'rounds > 0 && rounds <= maxRounds',
+    meaning: 'a long hash takes all rounds many times',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'rounds > 0 && rounds * blocks <= maxRounds',
+    replacement: 'rounds > 0',
+    meaning: 'one imported hash of PBKDF2 takes a thread for hours',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'rounds > 0 && rounds * blocks <= maxRounds',
+    replacement: 'rounds * blocks <= maxRounds',
+    meaning: 'a hash of no rounds is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'memory >= 8 * parallelism',
+    replacement: 'memory > 0',
+    meaning: 'a hash of argon2 that nobody can compute is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'const isSound = nonce.length >= 8 && passes',
+    replacement: 'const isSound = passes',
+    meaning: 'a hash of argon2 with a short salt is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `  demand(memory <= maxKiB, 'must need at most 128 MiB')
+`,
+    replacement: '',
+    meaning: 'one imported hash of argon2 takes gigabytes',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'memory * passes <= maxArgonWork',
+    replacement: 'memory <= maxArgonWork',
+    meaning: 'one imported hash of argon2 takes a thread for hours',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'passes * parallelism <= maxArgonStarts',
+    replacement: 'passes <= maxArgonWork',
+    meaning: 'one imported hash of argon2 starts millions of threads',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'cost >= 4 && cost <= maxBcryptCost',
+    replacement: 'cost >= 4',
+    meaning: 'one imported hash of bcrypt takes a thread for days',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: 'hash.length >= 16 && hash.length <= 128',
+    replacement: 'hash.length <= 128',
+    meaning: 'a hash of one byte is that of many passwords',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: '.length % 4 !== 1',
+    replacement: '.length !== 1',
+    meaning: 'a hash that was cut off is imported, and its user kept out',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `  demand(hash.length === plain.length, 'must have a hash as long as sk')
+`,
+    replacement: '',
+    meaning: 'a hash that no password has is a 500',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
+    text: `  demand(stored.length <= maxLength, \`must have at most \${maxLength} characters\`)
+`,
+    replacement: '',
+    meaning: 'a stored text of any length is read',
+  },
+  {
+    file: 'src/foreign/bcrypt.ts',
+    text: 'end === -1 ? password : password.subarray(0, end)',
+    replacement: 'password',
+    meaning: 'bcrypt does not end at a NUL, as that of C does',
+  },
+  {
+    file: 'src/passwords/hasher.ts',
+    text: 'new Set([normalPassword(typed), typed])',
+    replacement: 'new Set([normalPassword(typed)])',
+    meaning: 'imported passwords are tried as NFKC alone',
+    tests: ['foreign'],
+  },
+  {
+    file: 'src/passwords/hasher.ts',
+    text: 'const renew = isRight && !isHash(computed[0]!)',
+    replacement: 'const renew = isRight && isWeaker(parameters)',
+    meaning: 'an imported hash stays as weak as it was',
+    tests: ['foreign'],
+  },
+  {
+    file: 'src/passwords/hasher.ts',
+    text: 'const foreign = isOurs ? null : found.passwordHash',
+    replacement: 'const foreign = null',
+    meaning: 'nobody who was imported can log in',
+    tests: ['foreign'],
+  },
+  {
+    file: 'src/passwords/hasher.ts',
+    text: 'known !== null && !isWeaker(known)',
+    replacement: 'known !== null',
+    meaning: 'the time tells whose password was imported with little work, or is old',
+    tests: ['foreign'],
+  },
+  {
+    file: 'src/passwords/check.ts',
+    text: 'next ?? normalPassword(password)',
+    replacement: 'next ?? password',
+    meaning: 'what is stored of an imported password is not of its NFKC',
+    tests: ['foreign'],
+  },
+  {
+    file: 'src/passwords/hash.ts',
+    text: `  if (ln >= 16 * r) return null
+`,
+    replacement: '',
+    meaning: 'a stored hash of scrypt that nobody can compute is a 500',
+    tests: ['foreign'],
   },
   {
     file: 'src/queue.ts',

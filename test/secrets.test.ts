@@ -5,7 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { createKey, digestKey, isSecret } from '../src/keys/format.ts'
 import { createHasher } from '../src/passwords/hasher.ts'
 import { formatHash, isWeaker, parseHash } from '../src/passwords/hash.ts'
-import { undo } from './support/helpers.ts'
+import { atCost, undo } from './support/helpers.ts'
 
 test('a key has its form and its checksum', () => {
   for (let i = 0; i < 200; i++) {
@@ -87,7 +87,8 @@ test('less work than today’s is weaker, other parameters of the same work are 
   )
 })
 
-const hasher = createHasher(2)
+const verifier = new URL('../src/foreign/thread.js', import.meta.url)
+const hasher = createHasher(2, verifier)
 undo.push(() => hasher.stop())
 
 const verify = (text: string, stored: string | null) =>
@@ -107,7 +108,7 @@ test('a password fits what was stored of it, and no other does', async () => {
 })
 
 test('who is still looked up holds up nobody, and is refused at once when that fails', async () => {
-  const alone = createHasher(1)
+  const alone = createHasher(1, verifier)
   undo.push(() => alone.stop())
   let found!: (stored: { passwordHash: string }) => void
   const slow = alone.verify(
@@ -130,9 +131,11 @@ test('who is still looked up holds up nobody, and is refused at once when that f
   assert.deepEqual(alone.load(), { inFlight: 0, queued: 0 })
 })
 
-test('clients take turns, and no few of them can shut another out', async () => {
+test('clients take turns, and no few of them can shut another out', () => atCost(8, takeTurns))
+
+async function takeTurns() {
   // On one thread they are answered in the order of their turns.
-  const alone = createHasher(1)
+  const alone = createHasher(1, verifier)
   undo.push(() => alone.stop())
   const order: string[] = []
   const cheap = phc.replace('ln=14', 'ln=8')
@@ -155,4 +158,4 @@ test('clients take turns, and no few of them can shut another out', async () => 
   const turns = answered.indexOf('late') - before
   assert.ok(turns <= 4, `late waited ${turns} turns`)
   assert.ok(refused() > 40 - 32 && !order.includes('no late'), order.join())
-})
+}

@@ -57,9 +57,8 @@ export async function checkPassword<T>(deps: Deps, attempt: Attempt, work: Work<
 }
 
 async function compare(hasher: Hasher, db: Database, attempt: Attempt) {
-  const { next, origin } = attempt
+  const { next, origin, password } = attempt
   const { client } = origin
-  const password = normalPassword(attempt.password)
   const find = async () => {
     const account = await attempt.find()
     const name = account === null ? accountOfAddress(attempt.address) : accountOfUser(account.id)
@@ -73,7 +72,7 @@ async function compare(hasher: Hasher, db: Database, attempt: Attempt) {
   // `next` is hashed in any case: the time must not tell which of many guesses was right.
   const isHashed = next !== undefined || (mayPass && renew)
   // The PHC string to store in place of the right one, if any.
-  const replacement = isHashed ? await hasher.hash(next ?? password, client) : null
+  const replacement = isHashed ? await hasher.hash(next ?? normalPassword(password), client) : null
   return { account, isRight: mayPass, guess, origin, replacement }
 }
 

@@ -11,6 +11,7 @@ import { Worker } from 'node:worker_threads'
 import { AppError } from '../errors.ts'
 import { createQueue } from '../queue.ts'
 import { cost, formatHash, isWeaker, parseHash, type PasswordHash } from './hash.ts'
+import { normalPassword } from './rules.ts'
 
 /** A stored password: a PHC string, or null where there is none. */
 interface Stored {
@@ -19,6 +20,15 @@ interface Stored {
 
 /** Hashes and compares passwords. Both throw `overloaded` when the queue is full. */
 export type Hasher = ReturnType<typeof createHasher>
+
+/** What a thread does: hashes the candidates, and tries the last at the foreign hash, if any. */
+interface Work {
+  parameters: PasswordHash
+  /** The forms of one password, as it was typed last. */
+  candidates: string[]
+  /** A stored hash that is not ours. */
+  foreign: string | null
+}
 
 /** One job that waits for a thread. */
 interface Place {
@@ -33,23 +43,31 @@ const maxPlaces = 32
 const maxPlacesPerClient = 16
 
 const program = `
-const { parentPort } = require('node:worker_threads')
+const { parentPort, workerData: verifier } = require('node:worker_threads')
 const { scryptSync } = require('node:crypto')
 // On Linux this sets the priority of the calling thread alone.
 if (process.platform === 'linux') require('node:os').setPriority(0, 10)
-parentPort.on('message', ({ password, salt, length, ...cost }) => {
-  parentPort.postMessage(scryptSync(password, salt, length, { ...cost, maxmem: 2 ** 28 }))
+parentPort.on('message', async ({ candidates, salt, length, foreign, ...cost }) => {
+  const options = { ...cost, maxmem: 2 ** 28 }
+  const computed = candidates.map((each) => scryptSync(each, salt, length, options))
+  const typed = candidates.at(-1)
+  const isForeign = foreign !== null && (await import(verifier)).verifyForeign(foreign, typed)
+  parentPort.postMessage({ computed, isForeign })
 })`
 
-/** Starts threads as they are needed, at most `maxThreads`. */
-export function createHasher(maxThreads: number) {
+/**
+ * Starts threads as they are needed, at most `maxThreads`. From the module `verifier` they import
+ * `verifyForeign(stored, typed)`, which is asked about weaker hashes and others than ours.
+ */
+export function createHasher(maxThreads: number, verifier: URL) {
   const queue = createQueue<Place>()
   const threads = new Set<Worker>()
   const idle = new Set<Worker>()
   let lastRefusal: Promise<unknown> = Promise.resolve()
 
   function startThread() {
-    const thread = new Worker(program, { eval: true, execArgv: [], env: {} })
+    const options = { eval: true, execArgv: [], env: {}, workerData: verifier.href }
+    const thread = new Worker(program, options)
     threads.add(thread)
     thread.on('error', () => {
       // It may have run out of memory. The next job starts a replacement.
@@ -91,14 +109,10 @@ export function createHasher(maxThreads: number) {
   }
 
   /**
-   * Hashes a password with the parameters that `prepare` returns, which runs while the job waits
-   * for its turn. Throws `overloaded` and what `prepare` throws.
+   * Does the work that `prepare` returns, which runs while the job waits for its turn. Throws
+   * `overloaded` and what `prepare` throws.
    */
-  async function scrypt<P extends { parameters: PasswordHash }>(
-    password: string,
-    client: string,
-    prepare: () => Promise<P>,
-  ): Promise<P & { computed: Buffer }> {
+  async function compute<P extends Work>(client: string, prepare: () => Promise<P>) {
     let place!: Place
     const turn = new Promise<Worker>((start, refuse) => {
       place = { isReady: false, start, refuse }
@@ -121,12 +135,15 @@ export function createHasher(maxThreads: number) {
     place.isReady = true
     startNext()
     const thread = await turn
-    const { ln, r, p, salt, hash } = prepared.parameters
+    const { parameters, candidates, foreign } = prepared
+    const { ln, r, p, salt, hash } = parameters
     try {
       thread.ref() // Keep the process alive while hashing, but not for an idle thread.
-      thread.postMessage({ password, salt, length: hash.length, N: 2 ** ln, r, p })
-      const [computed] = (await once(thread, 'message')) as [Uint8Array]
-      return { ...prepared, computed: Buffer.from(computed) }
+      const length = hash.length
+      thread.postMessage({ candidates, foreign, salt, length, N: 2 ** ln, r, p })
+      const [outcome] = await once(thread, 'message')
+      const { computed, isForeign } = outcome as { computed: Uint8Array[]; isForeign: boolean }
+      return { ...prepared, computed, isForeign }
     } finally {
       release(thread)
     }
@@ -135,27 +152,31 @@ export function createHasher(maxThreads: number) {
   return {
     /** The password's PHC string, at today's cost. `client` names whose turn it takes. */
     async hash(password: string, client: string) {
-      const prepare = async () => ({ parameters: newParameters() })
-      const { parameters, computed } = await scrypt(password, client, prepare)
-      return formatHash({ ...parameters, hash: computed })
+      const parameters = newParameters()
+      const work = { parameters, candidates: [password], foreign: null }
+      const { computed } = await compute(client, async () => work)
+      return formatHash({ ...parameters, hash: Buffer.from(computed[0]!) })
     },
     /**
-     * Compares with what `find` returns, and does the work of today's cost where no password is
-     * stored. Throws what `find` throws, which is not called when the queue is full.
+     * Compares a password as it was typed with what `find` returns. Where none is stored, or one
+     * that is not ours or weaker, does the work of today's cost, too. Throws what `find` throws,
+     * which is not called when the queue is full.
      */
-    async verify<F extends Stored>(password: string, find: () => Promise<F>, client: string) {
-      const { found, known, parameters, computed } = await scrypt(password, client, async () => {
+    async verify<F extends Stored>(typed: string, find: () => Promise<F>, client: string) {
+      // Ours are of NFKC; others that look like ours may be of what was typed.
+      const candidates = [...new Set([normalPassword(typed), typed])]
+      const { found, parameters, computed, isForeign } = await compute(client, async () => {
         const found = await find()
         const known = parseHash(found.passwordHash ?? '')
-        return { found, known, parameters: known ?? newParameters() }
+        const isOurs = known !== null && !isWeaker(known)
+        const foreign = isOurs ? null : found.passwordHash
+        return { found, parameters: isOurs ? known : newParameters(), candidates, foreign }
       })
-      const isEqual = timingSafeEqual(computed, parameters.hash)
-      return {
-        found,
-        isRight: isEqual && known !== null,
-        /** The right password should be stored at today's cost. */
-        renew: isWeaker(parameters),
-      }
+      const isHash = (each: Uint8Array) => timingSafeEqual(each, parameters.hash)
+      const isRight = isForeign || computed.some(isHash)
+      /** The right password should be stored as ours, at today's cost. */
+      const renew = isRight && !isHash(computed[0]!)
+      return { found, isRight, renew }
     },
     load: () => ({ inFlight: threads.size - idle.size, queued: queue.length() }),
     stop: () => Promise.all([...threads].map((thread) => thread.terminate())),
