@@ -213,7 +213,7 @@ function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }
   const limiter =
     rateLimit === 0 ? null : createLimiter({ rate: rateLimit, burst: config.rateLimitBurst })
   const metrics = createMetrics()
-  const identify = createIdentify(keyDb, config.accounts.sessionIdleSeconds)
+  const identify = createIdentify(keyDb, config.accounts.sessionIdleSeconds, config.takesUuids)
   const routes = allRoutes({
     db,
     databases: [keyDb, db],

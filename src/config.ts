@@ -180,6 +180,7 @@ export function readConfig(env: Env) {
       parseProxies,
     ),
     accounts: readAccounts(reader),
+    takesUuids: choice('UUID_KEYS', ['off', 'on']) === 'on',
     // One core stays free for requests.
     hashThreads: integer('HASH_THREADS', Math.max(1, availableParallelism() - 1), 1, 1000),
     webhook: readWebhook(reader),

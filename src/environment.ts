@@ -22,7 +22,7 @@ const beginnings = [
   'SESSION',
 ]
 /** Settings of later versions: nobody should believe that they hold already. */
-const coming = ['UUID_KEYS', 'ADMIN_PAGE']
+const coming = ['ADMIN_PAGE']
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 

@@ -1,6 +1,7 @@
 /** Every kind of event. */
 export const actions = [
   'user.created',
+  'user.imported',
   'user.changed',
   'user.deleted',
   'key.created',
@@ -24,6 +25,8 @@ export const actions = [
 
 export type Action = (typeof actions)[number]
 
-/** The kinds that a pattern such as `user.*` or `user.created` means. */
+/** The kinds that a pattern such as `user.*` or `user.created` means; imports are never told. */
 export const matching = (pattern: string) =>
-  actions.filter((action) => [action, action.replace(/\..*/, '.*')].includes(pattern))
+  actions
+    .filter((action) => action !== 'user.imported')
+    .filter((action) => [action, action.replace(/\..*/, '.*')].includes(pattern))

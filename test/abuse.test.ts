@@ -436,7 +436,7 @@ function startLookups() {
   const asked: { digests: Buffer[]; answer: () => void }[] = []
   const query = (_: string, [digests]: [Buffer[]]) =>
     new Promise((resolve) => asked.push({ digests, answer: () => resolve([]) }))
-  return { asked, identify: createIdentify({ query } as unknown as Database, 0) }
+  return { asked, identify: createIdentify({ query } as unknown as Database, 0, false) }
 }
 
 test('of the keys that wait for the database, five thousand at most are kept', async () => {

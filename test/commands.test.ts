@@ -41,7 +41,8 @@ function run(file: string, args: string[], env: Record<string, string> = {}): Pr
   })
 }
 
-for (const name of ['migrate', 'database', 'admin', 'backup', 'restore', 'monitor', 'audit']) {
+const commands = 'migrate database admin backup restore monitor audit import export'.split(' ')
+for (const name of commands) {
   test(`${name} --help says how it is used`, async () => {
     const { status, stdout, stderr } = await run(`${name}.js`, ['--help'])
     assert.deepEqual([status, stderr], [0, ''])

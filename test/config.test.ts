@@ -269,7 +269,7 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
 })
 
 test('a setting of a later version is warned of', () => {
-  const names = ['UUID_KEYS', 'ADMIN_PAGE']
+  const names = ['ADMIN_PAGE']
   assert.deepEqual(
     readConfig(Object.fromEntries(names.map((name) => [name, 'x']))).warnings,
     names.map((name) => `${name} is no setting of this version and has no effect`),

@@ -26,6 +26,9 @@ export function stopAfter(limitMs: number, status = 1) {
 
 /** The options of all commands; each command's pattern tells which it takes. */
 const options = {
+  admin: { type: 'string', multiple: true },
+  from: { type: 'string' },
+  'dry-run': { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
   check: { type: 'boolean' },
   'max-age': { type: 'string' },

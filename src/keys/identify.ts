@@ -7,6 +7,7 @@ import { createBatch } from '../database/batch.ts'
 import type { Database } from '../database/pool.ts'
 import { AppError } from '../errors.ts'
 import type { Caller } from '../http/route.ts'
+import { isUuid } from '../schema.ts'
 import { digestKey, isSecret } from './format.ts'
 import { findCallers, markUsed } from './queries.ts'
 
@@ -20,8 +21,9 @@ const marking = { statements: 1, items: 1000, waiting: 5000 }
 
 /**
  * Looks up keys in `db`. A session that was not used for `idleSeconds` has ended; 0: no such limit.
+ * With `takesUuids` a key may be a UUID, as those of the Go service are.
  */
-export function createIdentify(db: Database, idleSeconds: number) {
+export function createIdentify(db: Database, idleSeconds: number, takesUuids: boolean) {
   const mark = createBatch(marking, async (keyIds: string[]) => {
     await markUsed(db, keyIds)
     return []
@@ -42,8 +44,9 @@ export function createIdentify(db: Database, idleSeconds: number) {
    */
   return async (headers: IncomingHttpHeaders, client: string) => {
     const key = readKey(headers)
-    if (!isSecret(key, 'usk')) throw new AppError('key_invalid')
-    const caller = await find(digestKey(key), client)
+    const isOfGo = takesUuids && isUuid(key)
+    if (!isOfGo && !isSecret(key, 'usk')) throw new AppError('key_invalid')
+    const caller = await find(digestKey(isOfGo ? key.toLowerCase() : key), client)
     if (caller === undefined) throw new AppError('key_invalid')
     return caller
   }

@@ -79,7 +79,7 @@ export const components = {
       type: 'apiKey',
       in: 'header',
       name: 'X-Api-Key',
-      description: 'A key, which may be that of a session',
+      description: 'A key, which may be that of a session or, with `UUID_KEYS=on`, a UUID',
     },
     bearer: { type: 'http', scheme: 'bearer', description: 'The same key' },
   },
