@@ -224,6 +224,7 @@ function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }
     metrics,
     ...config.accounts,
     basePath,
+    hasAdminPage: config.hasAdminPage,
     version,
     commit: config.commit,
   })

@@ -171,6 +171,7 @@ export function readConfig(env: Env) {
       file('TLS_KEY_FILE')
       return { certFile, keyFile }
     }),
+    hasAdminPage: choice('ADMIN_PAGE', ['on', 'off']) === 'on',
     rateLimit,
     rateLimitBurst: integer('RATE_LIMIT_BURST', rateLimit, 1, 1_000_000),
     trustedProxies: read(

@@ -21,8 +21,6 @@ const beginnings = [
   'RATE_LIMIT',
   'SESSION',
 ]
-/** Settings of later versions: nobody should believe that they hold already. */
-const coming = ['ADMIN_PAGE']
 /** Set by desktops, not by whoever configures a service. */
 const foreign = ['SESSION_MANAGER', 'SESSIONNAME']
 
@@ -116,9 +114,7 @@ export function findMistyped(env: Env, settings: ReadonlySet<string>) {
     const nearest = [...settings].reduce((best, setting) =>
       countEdits(name, setting) < countEdits(name, best) ? setting : best,
     )
-    if (coming.includes(name))
-      warnings.push(`${given} is no setting of this version and has no effect`)
-    else if (beginnings.some((each) => name.startsWith(each)) || countEdits(name, nearest) <= 2)
+    if (beginnings.some((each) => name.startsWith(each)) || countEdits(name, nearest) <= 2)
       warnings.push(`${given} is no setting and has no effect; the nearest one is ${nearest}`)
   }
   return warnings

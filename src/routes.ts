@@ -4,6 +4,7 @@ import { factorRoutes } from './factors/routes.ts'
 import { gatewayRoutes } from './gateway/routes.ts'
 import { absent, type Route } from './http/route.ts'
 import { keyRoutes, type KeyDeps } from './keys/routes.ts'
+import { adminRoute } from './operation/admin-page.ts'
 import { openApi } from './operation/openapi.ts'
 import { operationRoutes, type OperationDeps } from './operation/routes.ts'
 import { createLogIn, sessionRoutes, type SessionDeps } from './sessions/routes.ts'
@@ -19,6 +20,7 @@ export interface Deps
   secretKeys: Buffer[] | null
   /** Null: nothing is signed. */
   signer: Signer | null
+  hasAdminPage: boolean
 }
 
 /** The whole API surface. */
@@ -33,6 +35,7 @@ export function allRoutes(deps: Deps): Route[] {
     ...gatewayRoutes(signer ? createTokenHeader(signer) : null),
     ...(signer ? signingRoutes(signer, deps.identify) : [absent('/users/jwt')]),
     ...auditRoutes(deps),
+    ...(deps.hasAdminPage ? [adminRoute()] : []),
     // Called when the document is asked for: it describes these routes, its own among them.
     ...operationRoutes({ ...deps, document: () => openApi(allRoutes(deps), deps) }),
   ]

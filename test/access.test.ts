@@ -223,7 +223,14 @@ async function checkRoute(route: Route, on = app) {
 }
 
 const tableOf = (signup: 'open' | 'admin') =>
-  allRoutes({ signup, basePath: '/v1', passwordMinLength: 8, hasWebhook: true, signer: {} } as Deps)
+  allRoutes({
+    signup,
+    basePath: '/v1',
+    passwordMinLength: 8,
+    hasWebhook: true,
+    hasAdminPage: true,
+    signer: {},
+  } as Deps)
 for (const route of tableOf('open').filter(({ undocumented }) => !undocumented)) {
   test(`${route.method} ${route.path} is for ${route.access}`, () => checkRoute(route))
 }
@@ -412,6 +419,7 @@ test('who may call each route, and with which keys, is as it is written here', (
   assert.deepEqual(found, {
     anyone: [
       'GET /.well-known/openid-configuration',
+      'GET /admin',
       'GET /docs',
       'GET /healthcheck',
       'GET /jwks.json',

@@ -268,14 +268,6 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
   )
 })
 
-test('a setting of a later version is warned of', () => {
-  const names = ['ADMIN_PAGE']
-  assert.deepEqual(
-    readConfig(Object.fromEntries(names.map((name) => [name, 'x']))).warnings,
-    names.map((name) => `${name} is no setting of this version and has no effect`),
-  )
-})
-
 test('SESSION_IDLE_SECONDS is 0 or two minutes and more', () => {
   assert.equal(readConfig({ SESSION_IDLE_SECONDS: '120' }).accounts.sessionIdleSeconds, 120)
   for (const SESSION_IDLE_SECONDS of ['1', '119']) {

@@ -47,6 +47,7 @@ const routes: Route[] = allRoutes({
   passwordMinLength: 8,
   hasWebhook: true,
   signer: {},
+  hasAdminPage: true,
 } as Deps)
 const unknownId = '0190b8a0-6f1c-7cc3-98c4-dc0c0c07398f'
 
@@ -722,7 +723,7 @@ test('every operation fails as the document says, and in no way that it does not
   const never = [
     /overloaded$/,
     /^delete \/users\/sessions key_not_found$/,
-    /(healthcheck|livez|openapi.json|docs|openid-configuration|jwks.json) internal$/,
+    /(healthcheck|livez|openapi.json|docs|admin|openid-configuration|jwks.json) internal$/,
   ]
   const claimed = operations.flatMap(({ name, operation }) =>
     Object.values<any>(operation.responses)
@@ -790,12 +791,17 @@ test('what a browser opens first leads to the page, below any base path', async 
   })
 })
 
-for (const path of ['/docs', '/openapi.json']) {
-  test(`${path} may be cached, and HEAD answers it without the body`, async () => {
+const cached = 'public, max-age=300'
+for (const [path, caching] of [
+  ['/docs', cached],
+  ['/openapi.json', cached],
+  ['/admin', 'no-store'],
+] as const) {
+  test(`${path} is ${caching}, and HEAD answers it without the body`, async () => {
     const get = await app.request('GET', path)
     const head = await app.request('HEAD', path)
     assert.deepEqual([get.status, head.status, head.text], [200, 200, ''])
-    assert.equal(get.headers.get('cache-control'), 'public, max-age=300')
+    assert.equal(get.headers.get('cache-control'), caching)
     for (const name of [
       'cache-control',
       'content-type',
@@ -822,39 +828,52 @@ for (const path of ['/docs', '/openapi.json']) {
   })
 }
 
-test('the page has one script and one style, and loads nothing from elsewhere', async () => {
-  const { text, headers } = await app.request('GET', '/docs')
-  const policy = Object.fromEntries(
-    headers
-      .get('content-security-policy')!
-      .split('; ')
-      .map((each) => {
-        const [name, ...values] = each.split(' ')
-        return [name, values.join(' ')]
-      }),
-  )
-  const hashes = (element: string) =>
-    [...text.matchAll(new RegExp(`<${element}[^>]*>([^]*?)</${element}>`, 'g'))].map(
-      ([, inner]) => `'sha256-${createHash('sha256').update(inner!).digest('base64')}'`,
+for (const path of ['/docs', '/admin']) {
+  test(`${path} has one script and one style, and loads nothing from elsewhere`, async () => {
+    const { text, headers } = await app.request('GET', path)
+    const policy = Object.fromEntries(
+      headers
+        .get('content-security-policy')!
+        .split('; ')
+        .map((each) => {
+          const [name, ...values] = each.split(' ')
+          return [name, values.join(' ')]
+        }),
     )
-  assert.deepEqual(policy, {
-    'default-src': `'none'`,
-    'script-src': hashes('script').join(' '),
-    'style-src': hashes('style').join(' '),
-    'connect-src': `'self'`,
-    'base-uri': `'none'`,
-    'form-action': `'none'`,
-    'frame-ancestors': `'none'`,
-    'require-trusted-types-for': `'script'`,
-    'trusted-types': `'none'`,
+    const hashes = (element: string) =>
+      [...text.matchAll(new RegExp(`<${element}[^>]*>([^]*?)</${element}>`, 'g'))].map(
+        ([, inner]) => `'sha256-${createHash('sha256').update(inner!).digest('base64')}'`,
+      )
+    assert.deepEqual(policy, {
+      'default-src': `'none'`,
+      'script-src': hashes('script').join(' '),
+      'style-src': hashes('style').join(' '),
+      'connect-src': `'self'`,
+      'base-uri': `'none'`,
+      'form-action': `'none'`,
+      'frame-ancestors': `'none'`,
+      'require-trusted-types-for': `'script'`,
+      'trusted-types': `'none'`,
+    })
+    assert.deepEqual([hashes('script').length, hashes('style').length], [1, 1])
+    assert.equal(headers.get('referrer-policy'), 'no-referrer')
+    assert.equal(headers.get('content-type'), 'text/html; charset=utf-8')
+    const markup = text.replace(/<(script|style)>[^]*?<\/\1>/g, '')
+    assert.doesNotMatch(markup, /\son\w+=|\sstyle=|\ssrc=|href="(?!openapi\.json"|#)/)
+    assert.doesNotMatch(
+      text.replace('http://www.w3.org/2000/svg', ''),
+      /\/\/\w|url\(|@import|innerHTML|insertAdjacent|document\.write|eval\(|Storage|cookie/,
+    )
   })
-  assert.deepEqual([hashes('script').length, hashes('style').length], [1, 1])
-  assert.equal(headers.get('referrer-policy'), 'no-referrer')
-  assert.equal(headers.get('content-type'), 'text/html; charset=utf-8')
-  const markup = text.replace(/<(script|style)>[^]*?<\/\1>/g, '')
-  assert.doesNotMatch(markup, /\son\w+=|\sstyle=|\ssrc=|href="(?!openapi\.json"|#main")/)
-  assert.doesNotMatch(
-    text,
-    /\/\/\w|url\(|@import|innerHTML|insertAdjacent|document\.write|eval\(|Storage|cookie/,
+}
+
+test('where the page for admins is off, nobody finds it', async () => {
+  const without = await startTestApp({ ...env, ADMIN_PAGE: 'off' }, app.database)
+  const page = await fetch(`${without.base}/admin`)
+  const { paths } = JSON.parse((await without.request('GET', '/openapi.json')).text)
+  assert.deepEqual([page.status, ((await page.json()) as any).code], [404, 'not_found'])
+  assert.deepEqual(
+    Object.keys(document.paths).filter((path) => !(path in paths)),
+    ['/admin'],
   )
 })

@@ -131,6 +131,7 @@ async function readEverything({ id, key, adminKey }: Subject, email: string) {
     '/healthcheck',
     '/livez',
     '/docs',
+    '/admin',
     '/openapi.json',
     '/jwks.json',
     '/.well-known/openid-configuration',
@@ -214,9 +215,12 @@ async function proveFactors({ id, email }: { id: string; email: string }) {
 function assertAllTaken() {
   const lines = app.log.map((line) => JSON.parse(line))
   const taken = new Set(lines.map(({ method, route }) => `${method} ${route}`))
-  const documented = allRoutes({ signup: 'open', hasWebhook: true, signer: {} } as Deps).filter(
-    ({ undocumented }) => !undocumented,
-  )
+  const documented = allRoutes({
+    signup: 'open',
+    hasWebhook: true,
+    hasAdminPage: true,
+    signer: {},
+  } as Deps).filter(({ undocumented }) => !undocumented)
   const known = documented.map(({ method, path }) => `${method === 'ANY' ? 'GET' : method} ${path}`)
   const missing = known.filter((route) => !taken.has(route))
   assert.deepEqual(missing, [], 'every route must have been taken')

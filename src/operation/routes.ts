@@ -25,7 +25,7 @@ export interface OperationDeps extends MeasuredDeps {
 /** Health, metrics, the document and the page that shows it. */
 export function operationRoutes(deps: OperationDeps) {
   const checkDatabase = createDatabaseCheck(deps)
-  const page = makePage()
+  const { text, headers } = makePage('docs', ['docs'])
   const ok = { body: 'OK' }
   const probe = {
     tag: 'operation',
@@ -77,8 +77,8 @@ export function operationRoutes(deps: OperationDeps) {
       operationId: 'getDocumentation',
       summary: 'A page that shows this document and tries calls',
       type: 'text/html; charset=utf-8',
-      headers: { 'Content-Security-Policy': page.policy, 'Referrer-Policy': 'no-referrer' },
-      make: () => page.text,
+      headers,
+      make: () => text,
     }),
     ...landingRoutes(deps.basePath),
   ]
@@ -158,7 +158,7 @@ interface FileSpec {
 }
 
 /** A text that is the same until the process ends, for anyone, with an ETag. */
-function fileRoute({ path, type, headers, make, ...spec }: FileSpec) {
+export function fileRoute({ path, type, headers, make, ...spec }: FileSpec) {
   let reply: Reply | undefined
   function makeReply() {
     const text = make()
@@ -183,14 +183,14 @@ function fileRoute({ path, type, headers, make, ...spec }: FileSpec) {
 
 const hashOf = (text: string) => hash('sha256', text, 'base64')
 
-/** One file, and the policy that names its one script and its one style by their hashes. */
-function makePage() {
-  const read = (name: string) => readFileSync(new URL(name, import.meta.url), 'utf8')
-  const style = read('docs.css')
-  const script = read('docs.js')
-  const text = read('docs.html')
-    .replace('<style></style>', () => `<style>${style}</style>`)
-    .replace('<script></script>', () => `<script>${script}</script>`)
+/** A page in one file, with its scripts joined, and the headers that name script and style. */
+export function makePage(name: string, scripts: string[]) {
+  const read = (file: string) => readFileSync(new URL(file, import.meta.url), 'utf8')
+  const style = read(`${name}.css`)
+  const script = scripts.map((each) => read(`${each}.js`)).join('\n')
+  const text = read(`${name}.html`)
+    .replace('</style>', (end) => style + end)
+    .replace('</script>', (end) => script + end)
   // The page runs its own script, asks this origin only, and makes no markup from text.
   const policy = [
     "default-src 'none'",
@@ -203,5 +203,5 @@ function makePage() {
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
   ].join('; ')
-  return { text, policy }
+  return { text, headers: { 'Content-Security-Policy': policy, 'Referrer-Policy': 'no-referrer' } }
 }

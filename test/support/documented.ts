@@ -4,7 +4,12 @@ import { version } from '../../src/app.ts'
 import { openApi } from '../../src/operation/openapi.ts'
 import { allRoutes, type Deps } from '../../src/routes.ts'
 
-const routes = allRoutes({ signup: 'open', hasWebhook: true, signer: {} } as Deps)
+const routes = allRoutes({
+  signup: 'open',
+  hasWebhook: true,
+  hasAdminPage: true,
+  signer: {},
+} as Deps)
 const document: any = openApi(routes, { basePath: '/v1', version })
 
 /** Where a reference of the document leads; a value that is none is itself. */

@@ -1,0 +1,280 @@
+// The views of users, and of one with keys and sessions.
+
+/** The addresses of the users that were shown, by their ids. */
+const addresses = new Map()
+
+function userLink(id) {
+  if (!id) return 'nobody'
+  const text = addresses.get(id) ?? '…' + id.slice(-12)
+  return el('a', text, { href: '#users/' + id, title: id })
+}
+
+/** What is not as usual of a user. */
+const stateOf = ({ enabled, emailVerified, secondFactor }) =>
+  [!enabled && 'disabled', !emailVerified && 'unverified', secondFactor && '2 factors']
+    .filter(Boolean)
+    .join(', ')
+
+function cellsOfUser(user) {
+  addresses.set(user.id, user.email)
+  const { id, role, permissions, createdAt } = user
+  return [userLink(id), role, stateOf(user), permissions.join(' '), when(createdAt)]
+}
+
+/** Reads the list of users once more. */
+let refreshUsers
+
+function forgetUsers() {
+  addresses.clear()
+}
+
+async function showUsers() {
+  const hint = 'The beginning of an address, or @ and its domain'
+  const search = textField('Search', 'search', hint, { type: 'search' })
+  const heads = ['Address', 'Role', 'State', 'Permissions', 'Created']
+  const list = makeList(heads, 'No such address. New user makes or invites one.', cellsOfUser)
+  const create = button('New user', askForUser, { className: 'primary' })
+  let typed
+  refreshUsers = () => {
+    const query = new URLSearchParams({ view: 'full', limit: 50 })
+    const sought = search.querySelector('input').value.trim()
+    if (sought) query.set('search', sought)
+    return list.load('/users', '?' + query)
+  }
+  search.oninput = () => {
+    clearTimeout(typed)
+    typed = setTimeout(() => refreshUsers().catch(tell), 200)
+  }
+  byId('view').append(
+    el('div', [el('h2', 'Users'), search, create], { className: 'tools' }),
+    list.node,
+  )
+  await refreshUsers()
+}
+
+const userFields = () => [
+  textField('Address', 'email'),
+  choiceField('Role', 'role', 'user admin'),
+  areaField('Permissions', 'permissions', 'Separated by blanks'),
+  areaField('Metadata', 'metadata', 'A JSON object'),
+  boxField('Verified', 'emailVerified'),
+  boxField('Enabled', 'enabled'),
+]
+
+async function askForUser() {
+  const hint = 'Without one the user is invited, by a token that sets it'
+  const password = passwordField('Password', 'password', 'new-password', hint)
+  const form = ask('Make the user', {
+    fields: [...userFields(), password],
+    async work(values) {
+      const { details } = await call('POST', '/users', values)
+      const secrets = { 'API key': details.apiKeys[0] }
+      if (!values.password) Object.assign(secrets, await makeToken(details.id).catch(tell))
+      return secrets
+    },
+    after: refreshUsers,
+  })
+  fill(form, { role: 'user', metadata: {}, enabled: true })
+}
+
+/** A token that sets a password, good for a week. */
+async function makeToken(id) {
+  const body = { purpose: 'password-reset', seconds: 604_800 }
+  const { details } = await call('POST', '/users/' + id + '/tokens', body)
+  return { 'Token that sets a password, good for a week': details.token }
+}
+
+const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other)
+
+/**
+ * The form of a user. What somebody else changed meanwhile is taken over where nothing was typed,
+ * and shown beside what was.
+ */
+function makeUserForm(shown) {
+  const path = '/users/' + shown.id
+  async function save(values, form) {
+    const typed = {}
+    for (const [name, value] of Object.entries(values)) {
+      if (differ(value, shown[name])) typed[name] = value
+    }
+    try {
+      await change(shown, typed)
+      fill(form, shown)
+    } catch (error) {
+      if (error.code !== 'stale_version') throw error
+      const { details } = await call('GET', path)
+      Object.assign(shown, details)
+      fill(form, { ...shown, ...typed })
+      error.message = 'Changed meanwhile. Save once more to store what you typed'
+      error.errors = Object.keys(typed).map((name) => {
+        return { field: name, message: 'Stored now: ' + JSON.stringify(shown[name]) }
+      })
+      throw error
+    }
+  }
+  const form = makeForm(userFields(), 'Save', save)
+  fill(form, shown)
+  return form
+}
+
+async function change(shown, body) {
+  const { details } = await call('PATCH', '/users/' + shown.id, body, shown.version)
+  Object.assign(shown, details)
+  say('Saved')
+  await refreshUsers()
+}
+
+/** The panel of a user, as long as the address names it. */
+async function openUser(given) {
+  const opener = document.activeElement
+  const { details: shown } = await call('GET', '/users/' + given)
+  const { id, email, createdAt, updatedAt } = shown
+  const path = '/users/' + id
+  const keys = el('section')
+  const showAll = () => showKeys(keys, id)
+  const end = (title, text, below) =>
+    button(title, async () => {
+      const work = async () => void (await call('DELETE', below))
+      ask(title, { text, work, after: showAll })
+    })
+  const remove = async () =>
+    ask('Delete ' + email, {
+      text: 'Keys, sessions and tokens go, too. Nothing brings them back.',
+      fields: [textField('Type the address ' + email, 'typed')],
+      async work({ typed }) {
+        if (typed !== email) throw new Error('That is not the address')
+        await call('DELETE', path, undefined, shown.version)
+      },
+      async after() {
+        dialog.close()
+        await refreshUsers()
+      },
+    })
+  const dangers = [
+    button('Make a token', async () => reveal(email, await makeToken(id))),
+    end('End all tokens', 'What was sent to the user is worthless then.', path + '/tokens'),
+    end('End all sessions', 'The user must log in again.', '/users/sessions/' + id),
+    shown.secondFactor ? end('Remove the second factor', email, path + '/factor') : [],
+    el('hr'),
+    button('Delete the user', remove, { className: 'danger' }),
+  ]
+  const dialog = openDialog(
+    email,
+    [
+      el('small', [id, ', made ', when(createdAt), ', changed ', when(updatedAt)]),
+      el('p', el('a', 'What happened to this user', { href: '#audit/' + id })),
+      makeUserForm(shown),
+      id === client.me().id ? ownSection(shown) : [],
+      keys,
+      el('section', [el('h3', 'Access'), dangers]),
+    ],
+    {
+      className: 'panel',
+      onclose() {
+        if (location.hash.startsWith('#users/')) history.replaceState(null, '', '#users')
+        // The list has been read since.
+        if (!opener.isConnected) document.querySelector(`td a[title="${id}"]`)?.focus()
+      },
+    },
+  )
+  await showAll()
+}
+
+/** What admins do with their own account. */
+function ownSection(shown) {
+  const fields = [
+    passwordField('Present password', 'currentPassword', 'current-password'),
+    passwordField('New password', 'password', 'new-password'),
+  ]
+  const form = makeForm(fields, 'Change the password', async (values) => {
+    await change(shown, values)
+    form.reset()
+  })
+  const renewCodes = async () => {
+    const { details } = await call('POST', '/users/me/factor/recovery-codes')
+    reveal('Second factor', { 'Recovery codes': details.recoveryCodes.join('\n') })
+  }
+  const factor = shown.secondFactor
+    ? button('New recovery codes', renewCodes)
+    : button('Set up a second factor', client.addFactor)
+  return el('section', [el('h3', 'Your account'), factor, form])
+}
+
+/** Shows keys and sessions; the focus stays among them. */
+async function showKeys(place, userId) {
+  const { details } = await call('GET', '/users/' + userId + '/keys')
+  const reload = () => showKeys(place, userId)
+  const hadFocus = place.contains(document.activeElement)
+  const itemsOf = (wanted) =>
+    details.filter(({ kind }) => kind === wanted).map((key) => keyItem(key, userId, reload))
+  const title = el('h3', 'API keys', { tabIndex: -1 })
+  const create = button('New key', async () => askForKey(userId, reload))
+  const none = el('p', details.length > 0 ? '' : 'None. Make a key for a program of this user.')
+  const sessions = [el('h3', 'Sessions'), el('ul', itemsOf('session'))]
+  place.replaceChildren(title, create, none, el('ul', itemsOf('api')), ...sessions)
+  if (hadFocus) title.focus()
+}
+
+function keyItem(key, userId, reload) {
+  const path = '/users/' + userId + '/keys/' + key.id
+  const { kind, name, scope, enabled, permissions, address, agent } = key
+  const isApi = kind === 'api'
+  const title = isApi ? name : [address, agent].filter(Boolean).join(' ')
+  const facts = [
+    isApi ? 'scope ' + scope + ', ' : '',
+    permissions ? 'permissions ' + permissions.join(' ') + ', ' : '',
+    key.factors === 2 ? '2 factors, ' : '',
+    enabled ? '' : 'off, ',
+    key.id === client.me().keyId ? 'this page, ' : '',
+    [
+      'made ',
+      when(key.createdAt),
+      ', used ',
+      when(key.lastUsedAt),
+      ', ends ',
+      when(key.validUntil),
+    ],
+  ]
+  async function flip() {
+    await call('PATCH', path, { enabled: !enabled })
+    await reload()
+  }
+  const rotate = async () =>
+    ask('Rotate ' + name, {
+      fields: [
+        textField('Overlap', 'overlapSeconds', 'Seconds for which both work', {
+          type: 'number',
+        }),
+      ],
+      work: async (values) => keyOf(await call('POST', path + '/rotate', values)),
+      after: reload,
+    })
+  const end = async () =>
+    ask('End ' + title, { work: async () => void (await call('DELETE', path)), after: reload })
+  const named = (text, work, className) =>
+    button(text, work, { ariaLabel: text + ' ' + title, className })
+  const buttons = [
+    isApi ? named('Rotate', rotate) : '',
+    named(enabled ? 'Switch off' : 'Switch on', flip),
+    named('End', end, 'danger'),
+  ]
+  return el('li', [el('b', title), el('small', facts), buttons])
+}
+
+const keyOf = ({ details }) => ({ [details.name]: details.key })
+
+function askForKey(userId, after) {
+  ask('Make the key', {
+    fields: [
+      textField('Name', 'name'),
+      choiceField('Scope', 'scope', 'all read auth metrics'),
+      areaField('Permissions', 'permissions', 'Separated by blanks; none: those of the user'),
+      textField('End', 'validUntil', 'In your time zone', { type: 'datetime-local' }),
+    ],
+    async work({ permissions, ...values }) {
+      const body = permissions.length > 0 ? { ...values, permissions } : values
+      return keyOf(await call('POST', '/users/' + userId + '/keys', body))
+    },
+    after,
+  })
+}
