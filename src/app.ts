@@ -24,7 +24,7 @@ import { describeError, type Log } from './log.ts'
 import { createHasher, type Hasher } from './passwords/hasher.ts'
 import { deleteForgottenFailures } from './passwords/queries.ts'
 import { allRoutes } from './routes.ts'
-import { readOwnKeyFile } from './secrets/keys.ts'
+import { makeOwnKeyFile, readOwnKeyFile } from './secrets/keys.ts'
 import { openSigner, type Signer } from './signing/sign.ts'
 import { deleteEndedTokens } from './tokens/queries.ts'
 import { bootstrap, type FirstAdmin } from './users/first-admin.ts'
@@ -101,8 +101,7 @@ export async function startApp(config: Config, log: Log, signal = new AbortContr
       log('info', 'first admin created', { email: admin.email })
     startCleaning(pools.db, log, undo)
 
-    const verifier = new URL('foreign/thread.js', import.meta.url)
-    const hasher = createHasher(config.hashThreads, verifier)
+    const hasher = createHasher(config.hashThreads, new URL('foreign/thread.js', import.meta.url))
     undo.push(() => hasher.stop())
     let stopping = false
     const { webhook, accounts } = config
@@ -152,8 +151,9 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
 /** The keys that seal secrets, one of its own with a private database, and what signs by them. */
 async function openSecrets({ database, secretKeys, signing }: Config, db: Database, log: Log) {
   const isOwn = secretKeys === null && database === null
-  const keys = isOwn ? readOwnKeyFile(`${localDirectory}/secrets-key`) : secretKeys
-  await checkFactors(db, keys, log)
+  const found = isOwn ? readOwnKeyFile() : secretKeys
+  await checkFactors(db, found, log)
+  const keys = isOwn ? (found ?? makeOwnKeyFile()) : found
   const signer = signing && keys && (await openSigner({ db, keys, log, ...signing }))
   return { secretKeys: keys, signer }
 }

@@ -10,6 +10,7 @@ import { createKey } from '../src/keys/format.ts'
 import type { Access, Route } from '../src/http/route.ts'
 import { insertKey } from '../src/keys/queries.ts'
 import { allRoutes, type Deps } from '../src/routes.ts'
+import { showCode } from './support/authenticator.ts'
 import {
   type Answer,
   brief,
@@ -335,6 +336,25 @@ test('a token is signed for nobody whose key ends while the request is sent', as
     meanwhile: () => app.request('DELETE', `/users/${user.id}`, { key: admin.key }),
   })
   assert.equal(status, 401)
+})
+
+test('a session that ends while its code is sent confirms no factor', async () => {
+  const user = await app.user()
+  const made = await app.request('POST', '/users/sessions', {
+    body: { email: user.email, password },
+  })
+  const { key } = made.details
+  const { details } = await app.request('POST', '/users/me/factor', { key })
+  const status = await sendSlowly('POST', '/users/me/factor/confirm', {
+    key,
+    body: { code: await showCode(app.db, details.secret) },
+    meanwhile: () => app.request('DELETE', '/users/sessions', { key }),
+  })
+  assert.equal(status, 401)
+  assert.equal(
+    (await app.request('GET', '/users/me/factor', { key: user.key })).body.code,
+    'factor_not_found',
+  )
 })
 
 test('a second factor that is confirmed while a request is sent counts for it', async () => {

@@ -88,8 +88,8 @@ async function sessionsOf({ id }: { id: string }) {
   )
 }
 
-async function actionsOf({ id }: { id: string }): Promise<string[]> {
-  const rows = await app.db.query<{ action: string }>(
+async function actionsOf({ id }: { id: string }, on = app): Promise<string[]> {
+  const rows = await on.db.query<{ action: string }>(
     'select action from audit_events where subject = $1 order by id',
     [id],
   )
@@ -313,7 +313,9 @@ test('a recovery code opens once, however it is typed', async () => {
   const show = () => app.request('GET', `/users/${user.id}`, { key: admin.key })
   const before = await show()
   const renewed = await renew(user.session)
-  assert.equal((await show()).headers.get('etag'), before.headers.get('etag'))
+  const after = await show()
+  assert.deepEqual(after.details, before.details)
+  assert.equal(after.headers.get('etag'), before.headers.get('etag'))
   assert.equal(renewed.details.recoveryCodes.length, 10)
   assert.equal(await attempt(user.recoveryCodes[2]!), 401)
   assert.equal(await attempt(renewed.details.recoveryCodes[9]), 201)
@@ -361,6 +363,31 @@ test('of eight at once with one token, code or recovery code, one gets in', asyn
     const { details } = await app.request('GET', user.path, { key: user.session })
     assert.equal(details.recoveryCodesLeft, 8, 'what lost a race uses no code up')
   }
+})
+
+test('of forty wrong codes at once five are tried', async () => {
+  const user = await makeProtected()
+  const token = await passFirstStep(user)
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, () => logIn({ token, code: '000000' })),
+  )
+  const tried = answers.filter(({ status }) => status === 401)
+  assert.equal(tried.length, 5)
+  const rest = answers.filter(({ status }) => status !== 401)
+  assert.ok(rest.every(({ status }) => status === 429))
+})
+
+test('of a factor that was removed nothing counts for the next', async () => {
+  const user = await makeProtected()
+  assert.equal((await app.request('DELETE', user.path, { key: user.session })).status, 204)
+  const { details } = await logIn({ email: user.email, password })
+  const key = details.key as string
+  const { secret } = (await app.request('POST', user.path, { key })).details
+  const confirm = (code: string) =>
+    app.request('POST', `${user.path}/confirm`, { key, body: { code } })
+  assert.equal((await confirm(user.recoveryCodes[0]!)).status, 401)
+  // The steps of the one before are not those of this one.
+  assert.equal((await confirm(await showCode(secret))).status, 200)
 })
 
 test('wrong codes are counted, and no right or new password clears them', async () => {
@@ -603,11 +630,9 @@ test('a log-in under way while a factor is confirmed leaves no session of one fa
 
 test('without the key file there are no factors, and no session passes one by', async () => {
   const user = await makeProtected()
-  const { rows, ...database } = { ...app.database, rows: 0 }
   await app.db.query('update users set factor_confirmed_at = null where id <> $1', [user.id])
-  const refused = startTestApp({ SECRETS_KEY_FILE: '' }, database)
+  const refused = startTestApp({ SECRETS_KEY_FILE: '' }, app.database)
   await assert.rejects(refused, /^Error: Users have second factors: set SECRETS_KEY_FILE/)
-  assert.equal(rows, 0)
 
   // One that was started before there was any.
   await app.db.query('update users set factor_confirmed_at = null')
@@ -626,7 +651,7 @@ test('without the key file there are no factors, and no session passes one by', 
   }
   const token = await passFirstStep(user)
   const document = await (await fetch(`${without.base}/openapi.json`)).text()
-  assert.doesNotMatch(document, /factor\/confirm|HalfLogIn/)
+  assert.doesNotMatch(document, /factor\/confirm|FirstStep/)
   const single = await logIn({ email: user.email, password }, undefined, without)
   assert.deepEqual(brief(single), { status: 401, code: 'authentication_needed' })
   const other = await app.user()
@@ -645,7 +670,7 @@ test('with the key file of another installation, recovery codes alone log in', a
   const user = await makeProtected()
   const foreign = await startTestApp({ SECRETS_KEY_FILE: makeKeyFile() }, app.database)
   const line = await until('a line of the log', () =>
-    foreign.log.find((each) => each.includes('do not open')),
+    foreign.log.find((each) => each.includes('does not open')),
   )
   assert.equal(JSON.parse(line!).level, 'error')
   await forgetSteps(user)
@@ -732,6 +757,7 @@ test('secrets are resealed under a new key, after which the old one may go', asy
 
   const remove = (email: string) => runCommand('admin', ['remove-factor', email], own.database.env)
   assert.equal((await remove(user.email)).status, 0)
+  assert.equal((await actionsOf(user, own)).at(-1), 'factor.removed')
   assert.equal((await logIn({ email: user.email, password }, undefined, own)).status, 201)
   const again = await remove(user.email)
   assert.deepEqual([again.status, again.stderr], [1, 'admin: No such factor\n'])

@@ -398,7 +398,7 @@ test('an owner proves an imported password to change it', async () => {
   assert.equal((await logIn(user.email, 'what it is here')).status, 201)
 })
 
-test('a failed log-in of an imported password takes no less time than that of ours', async () => {
+test('a failed log-in of an imported password takes no less work than that of ours', async () => {
   await atCost(13, async () => {
     const users = {
       local: await app.user(),
@@ -409,13 +409,13 @@ test('a failed log-in of an imported password takes no less time than that of ou
     const least: Record<string, number> = {}
     for (let round = 0; round < 3; round++) {
       for (const [name, { email }] of Object.entries(users)) {
-        const start = performance.now()
+        const before = process.cpuUsage()
         assert.equal((await logIn(email, 'wrong')).status, 401)
-        least[name] = Math.min(least[name] ?? Infinity, performance.now() - start)
+        least[name] = Math.min(least[name] ?? Infinity, process.cpuUsage(before).user)
       }
     }
-    for (const took of Object.values(least))
-      assert.ok(took > least['local']! / 2, JSON.stringify(least))
+    for (const spent of Object.values(least))
+      assert.ok(spent > least['local']! / 2, JSON.stringify(least))
   })
 })
 

@@ -199,7 +199,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/keys/identify.ts',
-    text: "return { ...caller, role: 'user', isOfAdmin: caller.role === 'admin', permissions }",
+    text: "return { ...caller, role: 'user', isAdmins: caller.role === 'admin', permissions }",
     replacement: 'return { ...caller, permissions }',
     meaning: 'a narrow key of an admin is an admin',
   },
@@ -3061,8 +3061,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/factors/log-in.ts',
-    text: '{ userId, factors: 2, ...call }',
-    replacement: '{ userId, factors: 1, ...call }',
+    text: '{ ...call, userId, factors: 2 }',
+    replacement: '{ ...call, userId, factors: 1 }',
     meaning: 'a code that was proved counts for nothing',
   },
   {
@@ -3080,7 +3080,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/access.ts',
-    text: "(role === 'admin' || isOfAdmin)",
+    text: "(role === 'admin' || isAdmins)",
     replacement: "role === 'admin'",
     meaning: 'a narrow key of an admin passes REQUIRE_FACTOR',
   },
@@ -3152,7 +3152,7 @@ export const mutations: Mutation[] = [
     file: 'src/signing/sign.ts',
     text: 'const said = [email, emailVerified, role, permissions, factors, endsAt]',
     replacement: 'const said = [email, emailVerified, role, factors, endsAt]',
-    meaning: 'a role that was taken is signed for a minute',
+    meaning: 'a permission that was taken is signed for a minute',
   },
   {
     file: 'src/signing/sign.ts',
@@ -3252,8 +3252,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/gateway/routes.ts',
-    text: 'tokenFor ? withToken(headers, tokenFor(caller, search)) : { headers }',
-    replacement: '{ headers }',
+    text: "        if (tokenFor !== null) headers['X-Auth-Token'] = await tokenFor(caller, search)\n",
+    replacement: '',
     meaning: "a client's own X-Auth-Token reaches the backend",
     tests: ['signing'],
   },
@@ -3279,8 +3279,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/signing/ring.ts',
-    text: '  if (rows.length === 0) throw failure\n',
-    replacement: '  if (failure !== undefined) throw failure\n',
+    text: 'if (rows.length === 0) throw failure',
+    replacement: 'if (failure !== undefined) throw failure',
     meaning: 'a database that takes no new key has nobody pass',
   },
   {
@@ -3345,5 +3345,55 @@ export const mutations: Mutation[] = [
     replacement: `, '$&')) }`,
     meaning: 'a file can move the cursor of the terminal of the one who imports it',
     tests: ['import'],
+  },
+  {
+    file: 'src/factors/check.ts',
+    text: '      await lockGuess(tx, guess)\n',
+    replacement: '',
+    meaning: 'of wrong codes at once more are tried',
+  },
+  {
+    file: 'src/factors/routes.ts',
+    text: '        await requireStill(tx, caller)\n',
+    replacement: '',
+    meaning: 'a session that has ended confirms a factor',
+    tests: ['access'],
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: "factor_recovery = '{}', version",
+    replacement: 'version',
+    meaning: 'recovery codes of a factor that was removed confirm the next',
+  },
+  {
+    file: 'src/factors/queries.ts',
+    text: ', factor_step = 0 where',
+    replacement: ' where',
+    meaning: 'a new factor is not confirmed by its first code',
+  },
+  {
+    file: 'src/commands/admin.ts',
+    text: "action: 'factor.removed',",
+    replacement: "action: 'user.changed',",
+    meaning: 'nobody is told that the operator removed a factor',
+    tests: ['factors'],
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'const said = [email, emailVerified, role, permissions, factors, endsAt]',
+    replacement: 'const said = [email, emailVerified, permissions, factors, endsAt]',
+    meaning: 'a demoted admin is one for a minute',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'const said = [email, emailVerified, role, permissions, factors, endsAt]',
+    replacement: 'const said = [email, role, permissions, factors, endsAt]',
+    meaning: 'an address is verified a minute late',
+  },
+  {
+    file: 'src/signing/sign.ts',
+    text: 'if (kept.size >= maxKept) kept.delete(oldest!)',
+    replacement: '',
+    meaning: 'signatures fill the memory',
   },
 ]

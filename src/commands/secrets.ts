@@ -1,9 +1,10 @@
+import { readDatabase } from '../config.ts'
 import { checkSchema } from '../database/migrate.ts'
 import { withDatabase, type Database } from '../database/pool.ts'
 import { createReader } from '../environment.ts'
 import { ExitError } from '../errors.ts'
 import { placeOf as placeOfFactor } from '../factors/check.ts'
-import { createKeyLine, open, seal } from '../secrets/keys.ts'
+import { createKeyLine, open, readOwnKeyFile, seal } from '../secrets/keys.ts'
 import { readSecretKeys } from '../secrets/settings.ts'
 import { placeOf as placeOfKey, replaceKeys } from '../signing/ring.ts'
 import { command, misuse, readCommandDatabase } from './command.ts'
@@ -11,11 +12,10 @@ import { command, misuse, readCommandDatabase } from './command.ts'
 const usage = `  generate         prints a new key, a line of the file that SECRETS_KEY_FILE names
   status           how many secrets each line of the file opens
   reseal           seals everything with the first line, and counts likewise
-  new-signing-key  makes a key that signs in place of all others: within a minute, tokens of
-                   before are worthless, and backends have to fetch /jwks.json again
+  new-signing-key  makes a key that signs in place of all others: within a minute, no instance
+                   publishes them, and backends have to fetch /jwks.json again
 
-Connects as the server does; the key file of a private database is .local/secrets-key. Fails, too,
-when a secret does not open.`
+Connects as the server does. Fails, too, when a secret does not open.`
 
 /** Each replaces a box $2 of the id $1 by $3, unless another has taken its place. */
 const replacing = {
@@ -34,7 +34,8 @@ await command({
       return
     }
     const reader = createReader(process.env)
-    const keys = readSecretKeys(reader)
+    const isPrivate = readDatabase(reader, '') === null
+    const keys = readSecretKeys(reader) ?? (isPrivate ? readOwnKeyFile() : null)
     reader.finish()
     if (keys === null) throw misuse('SECRETS_KEY_FILE must be set')
     const config = readCommandDatabase('user_service_manager')

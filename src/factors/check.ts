@@ -53,12 +53,15 @@ export const createProveCode =
     return reply
   }
 
-/** Logs how many of a thousand factors do not open; throws if there are any but no key file. */
+/** Logs how many of a thousand factors do not open; without a key file, throws if there is one. */
 export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log) {
   const factors = await listSecrets(db, 1000)
-  const closed = factors.filter(({ id, secret }) => !open(keys ?? [], placeOf(id), secret))
-  const count = closed.length
+  const unopened = factors.filter(({ id, secret }) => !open(keys ?? [], placeOf(id), secret))
+  const count = unopened.length
   if (count === 0) return
-  if (keys !== null) log('error', 'second factors do not open: another SECRETS_KEY_FILE', { count })
+  if (keys !== null)
+    log('error', 'SECRETS_KEY_FILE does not open second factors: recovery codes alone log in', {
+      count,
+    })
   else throw new ExitError('Users have second factors: set SECRETS_KEY_FILE, see bin/README.md', 2)
 }

@@ -1,5 +1,3 @@
-// Second factors: how they are set up, proved, renewed and removed. A code is of the time (TOTP,
-// RFC 6238), by a sealed secret, or a recovery code, of which the database holds a hash.
 import { createHmac, hash, randomBytes } from 'node:crypto'
 
 const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'

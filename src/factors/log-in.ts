@@ -9,7 +9,6 @@ import { clearFailures } from '../passwords/queries.ts'
 import { instantSchema, object, text, titled, uuidSchema } from '../schema.ts'
 import {
   codeSchema,
-  logInFails,
   logInSpec,
   passwordBody,
   provePassword,
@@ -38,7 +37,7 @@ const eitherBody = {
   },
 }
 
-type LogIn = Pick<Call<'anyone', '', unknown, unknown>, 'origin' | 'headers'>
+type Request = Pick<Call<'anyone', '', unknown, unknown>, 'origin' | 'headers'>
 
 /** A log-in that asks users who have a second factor for a code, too; the keys open its secret. */
 export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
@@ -46,7 +45,7 @@ export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
   const proveCode = createProveCode(db, keys)
 
   /** A wrong code leaves the token good. */
-  async function finish({ token, code }: { token: string; code: string }, call: LogIn) {
+  async function finish({ token, code }: { token: string; code: string }, call: Request) {
     const holder = isSecret(token, 'ust') ? await findHolder(db, token, purpose) : null
     if (holder === null) throw new AppError('token_invalid')
     const { id: userId } = holder
@@ -54,27 +53,26 @@ export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
     return proveCode({ userId, code, origin, isConfirmed: true }, async (tx) => {
       if ((await takeToken(tx, token, purpose)) === null) throw new AppError('token_invalid')
       await clearFailures(tx, { account: accountOfCodes(userId), client: origin.client })
-      return startSession(deps, tx, { userId, factors: 2, ...call })
+      return startSession(deps, tx, { ...call, userId, factors: 2 })
     })
   }
 
   return route('POST /users/sessions', {
     ...logInSpec,
     description:
-      'An unknown address, a wrong password and a disabled user get one and the same answer. ' +
-      'A user has a limited number of sessions: a new one ends the one that was used longest ' +
-      'ago. A user who has a second factor sends a code, too, at once or with the token.',
+      `${logInSpec.description} ` +
+      'A user who has a second factor sends a code, too, at once or with the token.',
     body: eitherBody,
     replies: {
       ...logInSpec.replies,
       202: { says: 'The password is right; the token is good for five minutes', body: firstStep },
     },
-    fails: [...logInFails, 'token_invalid'],
+    fails: [...logInSpec.fails, 'token_invalid'],
     async handle({ body, ...call }) {
       if ('token' in body) return finish(body, call)
       const begin = async (tx: Db, userId: string) => {
         const user = await findUser(tx, userId)
-        if (!user?.secondFactor) return startSession(deps, tx, { userId, ...call })
+        if (!user?.secondFactor) return startSession(deps, tx, { ...call, userId })
         const made = await insertToken(tx, { userId, purpose, email: null, seconds })
         return { status: 202, body: { user: userId, ...made } }
       }

@@ -2,7 +2,7 @@ import { one, type Db } from '../database/pool.ts'
 import { deleteSessions } from '../keys/queries.ts'
 
 /** The confirmed factor of a user, as it is shown; throws `factor_not_found`. */
-export const findFactor = (db: Db, userId: string) =>
+export const getFactor = (db: Db, userId: string) =>
   one(db, {
     text: `select factor_confirmed_at as "confirmedAt",
        cardinality(factor_recovery) as "recoveryCodesLeft"
@@ -59,7 +59,8 @@ export async function spendCode(tx: Db, userId: string, code: Meanings) {
 /** Stores the digests of new recovery codes; a factor that was not confirmed is so from now on. */
 export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]) =>
   tx.query(
-    `update users set factor_recovery = $2::bytea[], updated_at = now(),
+    `update users set factor_recovery = $2::bytea[],
+       updated_at = case when factor_confirmed_at is null then now() else updated_at end,
        version = version + (factor_confirmed_at is null)::int,
        factor_confirmed_at = coalesce(factor_confirmed_at, now())
      where id = $1::uuid`,
@@ -78,8 +79,8 @@ export async function removeFactor(tx: Db, userId: string) {
   await deleteSessions(tx, userId)
 }
 
-/** The sealed secrets of confirmed factors, at most `limit`; null: all. */
-export const listSecrets = (db: Db, limit: number | null) =>
+/** The sealed secrets of confirmed factors, at most `limit`. */
+export const listSecrets = (db: Db, limit: number) =>
   db.query<{ id: string; secret: Buffer }>(
     `select id, factor_secret as secret from users where factor_confirmed_at is not null
      order by id limit $1::int`,

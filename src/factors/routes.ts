@@ -1,3 +1,5 @@
+// Second factors: how they are set up, proved, renewed and removed. A code is of the time (TOTP,
+// RFC 6238), by a sealed secret, or a recovery code, of which the database holds a hash.
 import { randomBytes } from 'node:crypto'
 
 import { insertEvent } from '../audit/queries.ts'
@@ -13,7 +15,7 @@ import { codeSchema } from '../sessions/routes.ts'
 import { lockUser } from '../users/queries.ts'
 import { createProveCode, placeOf } from './check.ts'
 import { createRecoveryCode, digestCode, toBase32, uriOf } from './codes.ts'
-import { confirmFactor, findFactor, removeFactor, storeSecret } from './queries.ts'
+import { confirmFactor, getFactor, removeFactor, storeSecret } from './queries.ts'
 
 const path = '/users/{id}/factor'
 const common = { tag: 'sessions', access: 'self', enrols: true } as const
@@ -53,6 +55,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
         const bytes = randomBytes(20)
         const secret = toBase32(bytes)
         await storeSecret(tx, id, seal(keys, placeOf(id), bytes))
+        // No event: it is told when it is confirmed.
         return { body: { secret, uri: uriOf(email, secret) }, changes: [] }
       }),
   }),
@@ -84,7 +87,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
     summary: 'Since when there is a second factor, and how many recovery codes are left',
     replies: { 200: { says: 'The factor', body: factor } },
     fails: ['factor_not_found'],
-    handle: async ({ params }) => ({ body: await findFactor(db, params.id) }),
+    handle: async ({ params }) => ({ body: await getFactor(db, params.id) }),
   }),
   route(`POST ${path}/recovery-codes`, {
     ...common,
@@ -95,12 +98,11 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
     replies: { 200: codesReply },
     fails: ['factor_not_found'],
     handle: (call) =>
-      audited(db, { action: 'factor.codes_renewed', ...call }, async (tx, maker) => {
+      audited(db, { action: 'factor.codes_renewed', ...call }, async (tx) => {
         const { id } = call.params
         if (call.caller.userId !== id) throw new AppError('forbidden')
         const { secondFactor } = await lockUser(tx, id)
         if (!secondFactor) throw new AppError('factor_not_found')
-        requireFactors(maker)
         return { body: await renewCodes(tx, id) }
       }),
   }),
@@ -119,8 +121,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
         const { caller, params } = call
         if (caller.userId === params.id) requireOwnSession(caller, params.id)
         else requireFactors(maker)
-        const { secondFactor } = await lockUser(tx, params.id)
-        if (secondFactor) requireFactors(maker)
+        await lockUser(tx, params.id)
         await removeFactor(tx, params.id)
       }),
   }),

@@ -133,15 +133,11 @@ export const gatewayRoutes = (tokenFor: TokenHeader | null) =>
           headers: tokenFor ? [...identityHeaders, 'X-Auth-Token'] : identityHeaders,
         },
       },
-      fails: ['authentication_needed'],
-      handle({ caller, search }) {
+      async handle({ caller, search }) {
         requireAll(caller, search)
-        const headers = identityOf(caller)
-        return tokenFor ? withToken(headers, tokenFor(caller, search)) : { headers }
+        const headers: Record<string, string> = identityOf(caller)
+        if (tokenFor !== null) headers['X-Auth-Token'] = await tokenFor(caller, search)
+        return { headers }
       },
     }),
   )
-
-const withToken = async (headers: Record<string, string>, token: Promise<string>) => ({
-  headers: { ...headers, 'X-Auth-Token': await token },
-})

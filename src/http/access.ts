@@ -34,8 +34,8 @@ export function authorize(entry: Entry, { freshSeconds, requireFactor }: Demands
   if (route.fresh) requireFresh(caller, freshSeconds)
 }
 
-const isBound = ({ role, isOfAdmin }: Caller, rule: Demands['requireFactor']) =>
-  rule === 'all' || (rule === 'admins' && (role === 'admin' || isOfAdmin))
+const isBound = ({ role, isAdmins }: Caller, rule: Demands['requireFactor']) =>
+  rule === 'all' || (rule === 'admins' && (role === 'admin' || isAdmins))
 
 /** Whether it is what somebody needs to set up a second factor of their own. */
 const isEnrolment = ({ route, caller, params }: Entry) =>

@@ -22,7 +22,7 @@ export interface Caller {
   /** What counts. For a key with its own list: `user`, and the permissions on both lists. */
   role: 'user' | 'admin'
   /** Of a key with a list of permissions: whether its user is an admin. */
-  isOfAdmin?: boolean
+  isAdmins?: boolean
   permissions: string[]
   /** Whether the user has a second factor. */
   secondFactor: boolean

@@ -57,7 +57,7 @@ function narrowed(caller: Caller): Caller {
   const { keyPermissions } = caller
   if (keyPermissions === null) return caller
   const permissions = caller.permissions.filter((name) => keyPermissions.includes(name))
-  return { ...caller, role: 'user', isOfAdmin: caller.role === 'admin', permissions }
+  return { ...caller, role: 'user', isAdmins: caller.role === 'admin', permissions }
 }
 
 function readKey({ 'x-api-key': direct, authorization }: IncomingHttpHeaders) {

@@ -38,7 +38,7 @@ export async function insertKey(db: Db, options: NewKey) {
     // PostgreSQL replaces the text `now` by its own clock.
     authenticatedAt = kind === 'session' ? 'now' : null,
   } = options
-  const inserting = one<Key>(db, {
+  const made = await one<Key>(db, {
     text: `insert into api_keys (user_id, kind, name, digest, scope, permissions, factors,
        authenticated_at, valid_until, address, agent)
      select id, $2, $3, $4::bytea, $5, $6::text[], $7::int, $8::timestamptz,
@@ -59,14 +59,11 @@ export async function insertKey(db: Db, options: NewKey) {
       options.agent,
     ],
     orThrow: 'user_not_found',
-  })
-  try {
-    return { ...(await inserting), key }
-  } catch (error) {
-    const { constraint } = error as { constraint?: string }
-    if (constraint === 'api_keys_second_factor') requireFactors({ factors })
+  }).catch((error: { constraint?: string }) => {
+    if (error.constraint === 'api_keys_second_factor') requireFactors({ factors })
     throw error
-  }
+  })
+  return { ...made, key }
 }
 
 /** Locks a user, so that what changes it and its keys comes one by one; null: there is none. */

@@ -136,7 +136,7 @@ export const keyRoutes = ({ db, keysPerUser, sessionsPerUser, freshSeconds }: Ke
       },
     ),
     replies: { 200: { says: 'The key', body: key } },
-    fails: ['key_not_found', 'authentication_needed'],
+    fails: ['key_not_found'],
     handle: ({ body, ...call }) =>
       audited(db, { action: 'key.changed', ...call }, async (tx, maker) => {
         const { id, keyId } = call.params

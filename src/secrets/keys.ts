@@ -2,6 +2,7 @@
 // the file that SECRETS_KEY_FILE names, which lies in no dump. The first key seals, all open.
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 
 import { ExitError } from '../errors.ts'
 
@@ -44,10 +45,20 @@ export function readKeyFile(path: string) {
   return areKeys && isPrivate ? lines.map((line) => Buffer.from(line, 'base64')) : undefined
 }
 
-/** Reads a file as `readKeyFile` does, after making it with a new key if it is not there. */
-export function readOwnKeyFile(path: string) {
-  if (!existsSync(path)) writeFileSync(path, `${createKeyLine()}\n`, { mode: 0o600, flag: 'wx' })
-  const keys = readKeyFile(path)
-  if (keys === undefined) throw new ExitError(`${path} ${keyFileRule}`, 2)
+/** The key file of a service with a private database. */
+const ownFile = fileURLToPath(new URL('../../.local/secrets-key', import.meta.url))
+
+/** The keys of a service with a private database; null if it has made none, or lost them. */
+export function readOwnKeyFile() {
+  if (!existsSync(ownFile)) return null
+  const keys = readKeyFile(ownFile)
+  if (keys === undefined) throw new ExitError(`${ownFile} ${keyFileRule}`, 2)
   return keys
+}
+
+/** Makes that file, with a new key. */
+export function makeOwnKeyFile() {
+  const line = createKeyLine()
+  writeFileSync(ownFile, `${line}\n`, { mode: 0o600, flag: 'wx' })
+  return [Buffer.from(line, 'base64')]
 }

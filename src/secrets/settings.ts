@@ -9,7 +9,7 @@ export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
 export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>
 
 function readSigning({ pair, read }: Reader) {
-  const rule = 'must be an https: or http: URL without user, query and fragment'
+  const rule = 'must be an https: or http: URL without user, query, fragment and a slash at its end'
   return pair('TOKEN_ISSUER', 'TOKEN_AUDIENCES', () => ({
     issuer: read('TOKEN_ISSUER', '', rule, parseIssuer),
     audiences: read<string[]>(
@@ -22,9 +22,8 @@ function readSigning({ pair, read }: Reader) {
 }
 
 function parseIssuer(given: string) {
-  const { protocol, username, password, search, hash } = new URL(given)
-  const isPlain = username + password + search + hash === ''
-  return isPlain && /^https?:$/.test(protocol) ? given : undefined
+  const { protocol } = new URL(given)
+  return /^https?:$/.test(protocol) && !/[?#@\s]|\/$/.test(given) ? given : undefined
 }
 
 function parseNames(given: string) {
@@ -32,12 +31,12 @@ function parseNames(given: string) {
   return names.every((name) => /^[!-~]{1,200}$/.test(name)) ? names : undefined
 }
 
-/** Reads what needs keys that seal secrets, which a service that `hasOwn` makes for itself. */
-export function readSecrets(reader: Reader, hasOwn: boolean) {
+/** Reads the key file and what needs one; who `makesOwn` needs no setting for it. */
+export function readSecrets(reader: Reader, makesOwn: boolean) {
   const secretKeys = readSecretKeys(reader)
   const requireFactor = reader.choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
   const signing = readSigning(reader)
-  if (secretKeys === null && !hasOwn) {
+  if (secretKeys === null && !makesOwn) {
     if (requireFactor !== 'none') reader.wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
     if (signing !== null) reader.wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')
   }

@@ -51,6 +51,9 @@ export const logInSpec = {
   tag: 'sessions',
   access: 'anyone',
   summary: 'Log in',
+  description:
+    'An unknown address, a wrong password and a disabled user get one and the same answer. ' +
+    'A user has a limited number of sessions: a new one ends the one that was used longest ago.',
   bodySentence: 'Invalid user syntax',
   replies: {
     201: {
@@ -59,16 +62,14 @@ export const logInSpec = {
       creates: { id: 'user' },
     },
   },
+  fails: [
+    'invalid_credentials',
+    'authentication_needed',
+    'login_throttled',
+    'overloaded',
+    'database_unavailable',
+  ],
 } as const
-
-/** How a log-in by a password can fail. */
-export const logInFails = [
-  'invalid_credentials',
-  'authentication_needed',
-  'login_throttled',
-  'overloaded',
-  'database_unavailable',
-] as const
 
 /** A code as it was typed: a malformed one is a wrong one. */
 export const codeSchema = text({ max: 200, example: '123456' })
@@ -82,13 +83,9 @@ export const passwordBody = object(
 export const createLogIn = (deps: SessionDeps) =>
   route('POST /users/sessions', {
     ...logInSpec,
-    description:
-      'An unknown address, a wrong password and a disabled user get one and the same answer. ' +
-      'A user has a limited number of sessions: a new one ends the one that was used longest ago.',
     body: passwordBody,
-    fails: logInFails,
     handle: (call) =>
-      provePassword(deps, call, (tx, userId) => startSession(deps, tx, { userId, ...call })),
+      provePassword(deps, call, (tx, userId) => startSession(deps, tx, { ...call, userId })),
   })
 
 /** Checks the password of a log-in, then does `work`; throws as `checkPassword` does. */
@@ -108,11 +105,7 @@ export async function startSession(
   { userId, factors = 1, origin, headers }: Starting,
 ) {
   if (sessionsPerUser > 0) await deleteSurplusSessions(tx, userId, sessionsPerUser - 1)
-  const {
-    id: keyId,
-    key,
-    validUntil,
-  } = await insertKey(tx, {
+  const made = await insertKey(tx, {
     userId,
     kind: 'session',
     name: 'session',
@@ -121,6 +114,7 @@ export async function startSession(
     address: origin.address,
     agent: readAgent(headers['user-agent']),
   })
+  const { id: keyId, key, validUntil } = made
   const event = { actor: userId, subject: userId, keyId, origin }
   await insertEvent(tx, { action: 'session.started', ...event })
   return { body: { user: userId, key, keyId, validUntil } }

@@ -9,7 +9,7 @@ export interface SealedKey {
 
 /** A key that verifiers must know, and what the database says of it and of the time. */
 interface PublishedKey extends SealedKey {
-  /** Of one of them. */
+  /** Whether it signs now: exactly one does. */
   signs: boolean
   /** Seconds since 1970. */
   now: number

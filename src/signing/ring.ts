@@ -47,19 +47,18 @@ export const placeOf = (kid: string) => `signing key ${kid}`
  * one. It throws `database_unavailable`, also if the keys do not open.
  */
 export function createRing(deps: RingDeps) {
-  let reading: Promise<Ring> | null = null
-  let readAt = -Infinity
+  let ring: Promise<Ring> | null = null
+  let readAt = 0
 
   return () => {
-    if (performance.now() - readAt > 30_000) reading = null
-    if (reading === null) {
+    if (ring === null || performance.now() - readAt > 30_000) {
       readAt = performance.now()
-      reading = readRing(deps)
-      reading.catch(() => {
-        readAt = -Infinity
+      ring = readRing(deps)
+      ring.catch(() => {
+        ring = null
       })
     }
-    return reading
+    return ring
   }
 }
 
@@ -72,7 +71,7 @@ async function readRing({ db, keys, log }: RingDeps): Promise<Ring> {
   }
   const rows = await listPublished(db)
   // A key that is too old signs until there can be another.
-  if (rows.length === 0) throw failure
+  if (rows.length === 0) throw failure ?? new AppError('database_unavailable')
   if (failure !== undefined) log('warn', 'no new signing key', describeError(failure))
   const opened = rows.map(({ kid, box }) => openKey(keys, kid, box))
   const at = rows.findIndex(({ signs }) => signs)

@@ -57,7 +57,7 @@ export const signingRoutes = (
     fails: [],
     make: () => ({
       issuer,
-      jwks_uri: `${issuer.replace(/\/$/, '')}/jwks.json`,
+      jwks_uri: `${issuer}/jwks.json`,
       id_token_signing_alg_values_supported: ['ES256'],
       response_types_supported: ['none'],
       subject_types_supported: ['public'],

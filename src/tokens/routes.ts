@@ -212,7 +212,7 @@ function requestRoutes(deps: TokenDeps) {
         'must come from a log-in a short while ago. The tokens for a change before it end.',
       body: object({}, { email: omittable(emailSchema) }),
       bodyOptional: true,
-      fails: ['user_not_found', 'invalid_email', 'authentication_needed'],
+      fails: ['user_not_found', 'invalid_email'],
       handle({ body: { email }, ...call }) {
         if (email !== undefined) requireFresh(call.caller, deps.freshSeconds)
         return audited(deps.db, { action: 'email.verification_requested', ...call }, async (tx) => {

@@ -75,7 +75,7 @@ export const userRoutes = (deps: UserDeps) => [
         creates: { id: 'id' },
       },
     },
-    fails: ['invalid_email', 'invalid_password', 'authentication_needed', 'email_in_use'],
+    fails: ['invalid_email', 'invalid_password', 'email_in_use'],
     async handle({ caller, body: { email, password, ...reserved }, origin }) {
       const isAdmin = caller?.role === 'admin'
       const isReserved = Object.keys(differing(reservedDefaults, reserved)).length > 0
@@ -181,7 +181,6 @@ export const userRoutes = (deps: UserDeps) => [
       'invalid_email',
       'invalid_password',
       'invalid_credentials',
-      'authentication_needed',
       'user_not_found',
       'email_in_use',
       'last_admin',
