@@ -3252,7 +3252,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/gateway/routes.ts',
-    text: "        if (tokenFor !== null) headers['X-Auth-Token'] = await tokenFor(caller, search)\n",
+    text: "if (tokenFor !== null) headers['X-Auth-Token'] = await tokenFor(caller, search)",
     replacement: '',
     meaning: "a client's own X-Auth-Token reaches the backend",
     tests: ['signing'],
