@@ -184,6 +184,57 @@ test('users of the Go service keep passwords and keys, which open themselves alo
   assert.deepEqual(brief(refused), { status: 401, code: 'key_invalid' })
 })
 
+test('a key of the Go service ends there and here, and one that is off stays so', async () => {
+  const go = await createSeeded()
+  await go.db.query('alter table api_key add enabled boolean')
+  const [user1, another, better] = seeds as [string[], string[], string[]]
+  await go.db.query(`update api_key set enabled = false where api_user = $1`, [user1[0]])
+  await go.db.query(`update api_key set valid_until = now() where api_user = $1`, [another[0]])
+  const app = await startTestApp({ UUID_KEYS: 'on' })
+  assert.equal((await importInto(app.database, 'go', '--from', go.name)).status, 0)
+  const statuses = []
+  for (const seed of [user1, another, better])
+    statuses.push((await app.request('GET', '/users/me', { key: seed[3]! })).status)
+  assert.deepEqual(statuses, [401, 401, 200])
+})
+
+test('rows of the Go service that lack what they should have stop nothing', async () => {
+  const go = await createSeeded()
+  await go.db.query(`alter table api_user alter password drop not null, alter email drop not null;
+    alter table api_key alter key drop not null`)
+  const [user1, another, better] = seeds as [string[], string[], string[]]
+  await go.db.query('update api_user set password = null where id = $1', [user1[0]])
+  await go.db.query('update api_user set email = null where id = $1', [another[0]])
+  await go.db.query('update api_key set key = null where api_user = $1', [better[0]])
+  await go.db.query(`update api_user set created_at = 'infinity' where id = $1`, [better[0]])
+  const into = await createTestDatabase()
+  const args = ['go', '--from', go.name, '--admin', better[1]!]
+  const dry = await importInto(into, ...args, '--dry-run')
+  const { status, stdout, stderr } = await importInto(into, ...args)
+  assert.deepEqual({ status, stdout, stderr }, dry)
+  assert.equal(status, 1)
+  assert.match(stderr, /user 0463ed3d.* comes without its password/)
+  assert.match(stderr, /user 4f26321f.* stays behind: email /)
+  assert.match(stderr, /key .* stays behind: it is no UUID/)
+  assert.match(stdout, /Users imported: 3\nKeys imported: 2\n/)
+  const kept = await into.db.query(`select from users where created_at = 'infinity'`)
+  assert.deepEqual(kept, [])
+})
+
+test('who has an address already is told of, and is made no admin', async () => {
+  const go = await createSeeded()
+  const app = await startTestApp()
+  const [user1, another] = seeds as [string[], string[]]
+  await app.user({ email: another[1]! })
+  const args = ['go', '--from', go.name]
+  const refused = await importInto(app.database, ...args, '--admin', another[1]!)
+  assert.equal(refused.status, 1)
+  assert.match(refused.stderr, /is there and no admin: nothing was done/)
+  const { stdout, stderr } = await importInto(app.database, ...args, '--admin', user1[1]!)
+  assert.match(stdout, /Users imported: 3\n/)
+  assert.match(stderr, /user 4f26321f.* is left alone: its address is that of another user/)
+})
+
 test('what cannot come from the Go service is told, by a dry run, too', async () => {
   const go = await createSeeded()
   const into = await createTestDatabase()

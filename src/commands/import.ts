@@ -32,7 +32,7 @@ await command({
   name: 'import',
   synopsis: 'go --from DATABASE [--admin EMAIL]… [--dry-run] | FILE|- [--dry-run | --check EMAIL]',
   usage,
-  pattern: /^ (go( --admin)?( --dry-run)? --from|(?!go$)\S+( --dry-run)?|[^-]\S* \S+ --check)$/,
+  pattern: /^ (go( --admin)?( --dry-run)? --from|(?!go( |$))\S+( --dry-run)?|[^-]\S* \S+ --check)$/,
   async run({ positionals: [source = '', tried], values }) {
     if (tried !== undefined) return tryOne(source, tried)
     const { from, admin = [], 'dry-run': isDryRun = false } = values

@@ -22,6 +22,8 @@ const maxLength = 1024
 const maxKiB = 128 * 1024
 /** Of scrypt, N · r · p: three times the work of ours. */
 const maxScryptWork = 2 ** 21
+/** Of scrypt, r · p: PBKDF2 before and after it takes 128 bytes of each. */
+const maxScryptBlocks = 1024
 /** Of argon2, m · t. */
 const maxArgonWork = 2 ** 20
 /** Of argon2, t · p: with more lanes than one, OpenSSL starts a thread for each quarter of each. */
@@ -124,17 +126,16 @@ function readCost(parts: Pick<Parts, 'n' | 'r' | 'p'>): crypto.ScryptOptions {
   demand(isSound, 'must have parameters that scrypt allows')
   demand(N * r <= 8 * maxKiB, 'must need at most 128 MiB')
   demand(N * r * p <= maxScryptWork, `must have N · r · p of at most ${maxScryptWork}`)
+  demand(r * p <= maxScryptBlocks, `must have r · p of at most ${maxScryptBlocks}`)
   return { N, r, p }
 }
 
 function readPbkdf2({ kind, n, salt, ...parts }: Parts): Stored {
-  const hash = decodeHash(parts.hash)
+  // The first block is enough: each takes all rounds.
+  const hash = decodeHash(parts.hash).subarray(0, crypto.hash(kind, '', 'buffer').length)
   const saltBytes = decode(salt)
   const rounds = Number(n)
-  // Each block of a longer hash takes all rounds.
-  const blocks = Math.ceil(hash.length / crypto.hash(kind, '', 'buffer').length)
-  const isSound = rounds > 0 && rounds * blocks <= maxRounds
-  demand(isSound, `must have 1 to ${maxRounds} rounds, of all blocks of its hash together`)
+  demand(rounds > 0 && rounds <= maxRounds, `must have 1 to ${maxRounds} rounds`)
   return {
     hash,
     compute: (password) => crypto.pbkdf2Sync(password, saltBytes, rounds, hash.length, kind),

@@ -49,5 +49,5 @@ export function readTraveller(value: unknown): Reading {
   const user = travellerSchema.check(value, '', faults)
   const said = faults.map(({ field, message }) => `${field} ${message}`.trim())
   // The name of an unknown member may hold what moves a terminal's cursor.
-  return { user, faults: said.map((fault) => fault.replace(/[\x00-\x1f\x7f-\x9f]/g, '?')) }
+  return { user, faults: said.map((fault) => fault.replace(/[\p{Cc}\p{Cf}]/gu, '?')) }
 }

@@ -23,12 +23,13 @@ const given = `jsonb_to_recordset($1) as given (number int, id uuid, email text,
 export const toBytea = (bytes: Buffer) => `\\x${bytes.toString('hex')}`
 
 /**
- * Finds who cannot be inserted: the id or address is that of a user, who has the role. Null: the
- * metadata is too long, since PostgreSQL writes numbers in full.
+ * Finds who cannot be inserted: the id or address is that of a user, who has the role, and is
+ * another if the id differs. Role null: the metadata is too long, since PostgreSQL writes numbers
+ * in full.
  */
 export const findObstacles = (db: Db, movers: Mover[]) =>
-  db.query<{ number: number; role: string | null }>(
-    `select number, there.role
+  db.query<{ number: number; role: string | null; isOther: boolean }>(
+    `select number, there.role, there.id <> given.id as "isOther"
      from ${given} left join users as there on there.id = given.id or email_lower = address
      where there.id is not null or octet_length(given.metadata::text) > 16384`,
     [JSON.stringify(movers)],
@@ -70,7 +71,7 @@ interface GoBase {
 export type GoKey = GoBase & { key: string; valid_until?: string }
 /** A user of the Go service with its keys. */
 export interface GoRow {
-  user: GoBase & { password: string }
+  user: GoBase & { password?: string | null }
   keys: GoKey[]
 }
 

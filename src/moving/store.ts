@@ -68,19 +68,23 @@ function leave({ say, counts }: Import, name: string, faults: string[]) {
 async function importSome(target: Import, source: Source, movers: Mover[]) {
   const { db, isDryRun, counts } = target
   const obstacles = await findObstacles(db, movers)
-  const roles = new Map(obstacles.map(({ number, role }) => [number, role]))
-  for (const { number } of movers) {
-    const present = roles.get(number)
-    if (present === null) leave(target, source.nameOf(number), ['metadata is too long'])
-    else if (present !== undefined) counts.there++
+  for (const { number, role, isOther } of obstacles) {
+    const name = source.nameOf(number)
+    if (role === null) leave(target, name, ['metadata is too long'])
+    else counts.there++
+    if (isOther) target.say(`${name} is left alone: its address is that of another user`)
   }
-  const free = movers.filter(({ number }) => !roles.has(number))
+  const taken = new Set(obstacles.map(({ number }) => number))
+  const free = movers.filter(({ number }) => !taken.has(number))
   const whole = (await source.complete?.(free)) ?? free
   for (const { email } of whole) counts.email += countBreach(emailSchema, email)
   const made = isDryRun ? whole : await db.transaction((tx) => insertMovers(tx, whole))
   counts.users += made.length
   counts.there += whole.length - made.length
   for (const { keys } of made) counts.keys += keys.length
+  const given = whole.reduce((sum, { keys }) => sum + keys.length, 0)
+  const stored = made.reduce((sum, { keys }) => sum + keys.length, 0)
+  if (given > stored) target.say(`${given - stored} keys stay behind: they are there already`)
 }
 
 /** 1 if a value breaks the rules of a schema, else 0. */
