@@ -43,7 +43,7 @@ function button(text, work, props) {
 const field = (label, input, hint = '') =>
   el('label', [el('span', label), input, el('small', hint), el('em')])
 const textField = (label, name, hint, props) =>
-  field(label, el('input', [], { name, ...props }), hint)
+  field(label, el('input', [], { name, autocomplete: 'off', ...props }), hint)
 const areaField = (label, name, hint) => field(label, el('textarea', [], { name, rows: 4 }), hint)
 const boxField = (label, name) => textField(label, name, '', { type: 'checkbox' })
 
@@ -78,7 +78,12 @@ const readers = {
 /** What was typed. */
 function valuesOf(form) {
   const values = {}
-  for (const { name, type, value, checked } of form.elements) {
+  for (const { name, type, value, checked, validity } of form.elements) {
+    // Half a date has no value, which would mean that there is no end.
+    if (validity.badInput) {
+      const errors = [{ field: name, message: 'is not complete' }]
+      throw Object.assign(new Error('Not done'), { errors })
+    }
     const read = readers[name] ?? String
     if (name) values[name] = type === 'checkbox' ? checked : read(value)
   }
@@ -123,11 +128,13 @@ function makeForm(fields, action, send) {
     if (form.ariaBusy === 'true') return
     form.ariaBusy = 'true'
     say('')
+    // What is typed while it is sent is not.
+    form.className = ''
     try {
       await send(valuesOf(form), form)
-      form.className = ''
       await show({ message: '' })
     } catch (error) {
+      form.className = 'dirty'
       if (error.name !== 'AbortError') await show(error)
     }
     form.ariaBusy = 'false'
@@ -179,8 +186,9 @@ function ask(title, { text = '', fields = [], work, after }) {
   const form = makeForm(fields, title, async (values) => {
     const secrets = await work(values)
     dialog.close()
-    if (secrets) reveal(title, secrets)
-    await after?.().catch(tell)
+    const finish = () => after?.().catch(tell)
+    if (secrets) reveal(title, secrets, finish)
+    else await finish()
   })
   const dialog = openDialog(title, [el('p', text), form])
   return form

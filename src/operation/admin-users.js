@@ -69,7 +69,12 @@ async function askForUser() {
     async work(values) {
       const { details } = await call('POST', '/users', values)
       const secrets = { 'API key': details.apiKeys[0] }
-      if (!values.password) Object.assign(secrets, await makeToken(details.id).catch(tell))
+      // The key is shown even where there is no token, but to nobody who has logged in meanwhile.
+      const failed = (error) => {
+        tell(error)
+        if (error.name === 'AbortError') throw error
+      }
+      if (!values.password) Object.assign(secrets, await makeToken(details.id).catch(failed))
       return secrets
     },
     after: refreshUsers,
@@ -99,7 +104,7 @@ function makeUserForm(shown) {
     }
     try {
       await change(shown, typed)
-      fill(form, shown)
+      if (!differ(valuesOf(form), values)) fill(form, shown)
     } catch (error) {
       if (error.code !== 'stale_version') throw error
       const { details } = await call('GET', path)
@@ -121,13 +126,14 @@ async function change(shown, body) {
   const { details } = await call('PATCH', '/users/' + shown.id, body, shown.version)
   Object.assign(shown, details)
   say('Saved')
-  await refreshUsers()
+  refreshUsers().catch(tell)
 }
 
 /** The panel of a user, as long as the address names it. */
 async function openUser(given) {
   const opener = document.activeElement
   const { details: shown } = await call('GET', '/users/' + given)
+  if (location.hash !== '#users/' + given) return
   const { id, email, createdAt, updatedAt } = shown
   const path = '/users/' + id
   const keys = el('section')

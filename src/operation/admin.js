@@ -73,9 +73,9 @@ function createClient() {
     key = given
     me = user
     usedAt = Date.now()
-    if (isSame) return
     try {
-      await showPage(me.email)
+      if (isSame || /^#audit/.test(location.hash)) await call('GET', '/users?limit=1')
+      if (!isSame) await showPage(me.email)
     } catch (error) {
       if (error.code !== 'forbidden') return tell(error)
       await drop()
@@ -151,12 +151,10 @@ function createClient() {
 
   /** Proves what a request lacked: a log-in of a short while ago, or a second factor. */
   async function renew(error) {
-    if (error.needsFactor) {
-      const { details } = await request('GET', '/users/me', { key })
-      if (!details.secondFactor) return addFactor()
-    }
+    const { details } = await request('GET', '/users/me', { key })
+    if (error.needsFactor && !details.secondFactor) return addFactor()
     if (entering) throw error
-    return logIn('Log in once more: this takes a fresh log-in, and is done then.', me.email)
+    return logIn('Log in once more: this takes a fresh log-in, and is done then.', details.email)
   }
 
   /** A request with the key; where it lacks something, asks for that, and goes on. */
@@ -218,7 +216,13 @@ const { call } = client
 
 /** What the view does every five seconds while it is seen. */
 let repeated
-setInterval(() => !document.hidden && client.isIn() && repeated?.().catch(tell), 5000)
+let isRepeating = false
+setInterval(async () => {
+  if (isRepeating || document.hidden || !client.isIn()) return
+  isRepeating = true
+  await repeated?.().catch(tell)
+  isRepeating = false
+}, 5000)
 
 let shownView
 
@@ -234,8 +238,7 @@ function clearView() {
 
 /** Shows the view that the address names; fails as its first request does. */
 async function route() {
-  const [named, id] = location.hash.slice(1).split('/')
-  const name = named in views ? named : 'users'
+  const [, name = 'users', id] = /^#(users|audit|live)(?:\/([\w-]+))?$/.exec(location.hash) ?? []
   const [view, open] = views[name]
   for (const each of document.querySelectorAll('.panel')) each.remove()
   for (const each of document.querySelectorAll('nav a')) {
