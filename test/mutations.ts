@@ -2467,7 +2467,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/operation/admin-users.js',
-    text: "if (typed !== email) throw new Error('That is not the address')",
+    text: "if (typed !== shown.email) throw new Error('That is not the address')",
     replacement: '',
     meaning: 'a user is deleted whatever was typed',
     tests: ['system/admin'],

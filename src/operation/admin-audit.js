@@ -29,6 +29,7 @@ async function showAudit(id = '') {
   }
   form.onsubmit = (event) => {
     event.preventDefault()
+    say('')
     refresh().catch(tell)
   }
   form.prepend(el('h2', 'Audit'))

@@ -23,7 +23,7 @@ const notice = el('output')
 /** Says something where it is seen and read aloud: in the dialog in front, if there is one. */
 function say(text) {
   const places = [byId('main'), ...document.querySelectorAll('dialog')]
-  places.at(-1).append(notice)
+  if (notice.parentNode !== places.at(-1)) places.at(-1).append(notice)
   notice.textContent = text
 }
 
@@ -106,7 +106,7 @@ const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
  * A form. After a failure all that was typed is still there, what is wrong stands beside each
  * field, and the next attempt waits as long as the service demands.
  */
-function makeForm(fields, action, send) {
+function makeForm(fields, action, send, className = 'primary') {
   const fault = el('p', [], { role: 'alert', className: 'fault' })
 
   async function show({ message, errors = [], seconds = 0 }) {
@@ -144,14 +144,19 @@ function makeForm(fields, action, send) {
     form.className = 'dirty'
   }
   const props = { onsubmit, oninput, noValidate: true }
-  const form = el('form', [fields, fault, el('button', action, { className: 'primary' })], props)
+  const form = el('form', [fields, fault, el('button', action, { className })], props)
   return form
 }
+
+const first = '[name]:not([readonly]), pre + button'
 
 /** Whether nothing would be lost, or may be. */
 const mayLose = (node) => !node.querySelector('.dirty') || confirm('Discard what you typed?')
 
-/** Opens a dialog. When it closes, the focus returns, and nothing of it stays. */
+/**
+ * Opens a dialog; the focus goes to what is typed or copied first. When it closes, the focus
+ * returns, and nothing of it stays.
+ */
 function openDialog(title, children, props) {
   const cross = button('Close', async () => mayLose(dialog) && dialog.close())
   const dialog = el('dialog', [el('header', [el('h2', title), cross]), children], {
@@ -161,10 +166,13 @@ function openDialog(title, children, props) {
   })
   dialog.addEventListener('close', () => {
     dialog.remove()
+    // Keys are drawn again, and with them the button that had the focus.
+    if (document.activeElement === document.body) document.querySelector('[tabindex]')?.focus()
     say(notice.textContent)
   })
   document.body.append(dialog)
   dialog.showModal()
+  if (dialog.className !== 'panel') dialog.querySelector(first)?.focus()
   return dialog
 }
 
@@ -182,14 +190,15 @@ function reveal(title, secrets, onclose) {
 }
 
 /** Asks for what some work takes; the button is named by what it does. Shows secrets it returns. */
-function ask(title, { text = '', fields = [], work, after }) {
-  const form = makeForm(fields, title, async (values) => {
+function ask(title, { text = '', fields = [], work, after, className }) {
+  async function send(values) {
     const secrets = await work(values)
     dialog.close()
     const finish = () => after?.().catch(tell)
     if (secrets) reveal(title, secrets, finish)
     else await finish()
-  })
+  }
+  const form = makeForm(fields, title, send, className)
   const dialog = openDialog(title, [el('p', text), form])
   return form
 }

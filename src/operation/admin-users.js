@@ -32,7 +32,7 @@ async function showUsers() {
   const hint = 'The beginning of an address, or @ and its domain'
   const search = textField('Search', 'search', hint, { type: 'search' })
   const heads = ['Address', 'Role', 'State', 'Permissions', 'Created']
-  const list = makeList(heads, 'No such address. New user makes or invites one.', cellsOfUser)
+  const list = makeList(heads, 'No such address. “New user” makes or invites one.', cellsOfUser)
   const create = button('New user', askForUser, { className: 'primary' })
   let typed
   refreshUsers = () => {
@@ -105,6 +105,7 @@ function makeUserForm(shown) {
     try {
       await change(shown, typed)
       if (!differ(valuesOf(form), values)) fill(form, shown)
+      form.closest('dialog').querySelector('h2').textContent = shown.email
     } catch (error) {
       if (error.code !== 'stale_version') throw error
       const { details } = await call('GET', path)
@@ -126,6 +127,7 @@ async function change(shown, body) {
   const { details } = await call('PATCH', '/users/' + shown.id, body, shown.version)
   Object.assign(shown, details)
   say('Saved')
+  // Not awaited: what is typed from now on stays.
   refreshUsers().catch(tell)
 }
 
@@ -135,20 +137,27 @@ async function openUser(given) {
   const { details: shown } = await call('GET', '/users/' + given)
   if (location.hash !== '#users/' + given) return
   const { id, email, createdAt, updatedAt } = shown
+  addresses.set(id, email)
   const path = '/users/' + id
   const keys = el('section')
   const showAll = () => showKeys(keys, id)
-  const end = (title, text, below) =>
+  const end = (title, text, below, after = showAll) =>
     button(title, async () => {
       const work = async () => void (await call('DELETE', below))
-      ask(title, { text, work, after: showAll })
+      ask(title, { text, work, after, className: 'danger' })
     })
+  const endFactor = end('Remove the second factor', email, path + '/factor', async () => {
+    endFactor.remove()
+    const { details } = await call('GET', path)
+    Object.assign(shown, details)
+  })
   const remove = async () =>
-    ask('Delete ' + email, {
+    ask('Delete ' + shown.email, {
+      className: 'danger',
       text: 'Keys, sessions and tokens go, too. Nothing brings them back.',
-      fields: [textField('Type the address ' + email, 'typed')],
+      fields: [textField('Type the address ' + shown.email, 'typed')],
       async work({ typed }) {
-        if (typed !== email) throw new Error('That is not the address')
+        if (typed !== shown.email) throw new Error('That is not the address')
         await call('DELETE', path, undefined, shown.version)
       },
       async after() {
@@ -157,10 +166,10 @@ async function openUser(given) {
       },
     })
   const dangers = [
-    button('Make a token', async () => reveal(email, await makeToken(id))),
+    button('Make a token for a password', async () => reveal(shown.email, await makeToken(id))),
     end('End all tokens', 'What was sent to the user is worthless then.', path + '/tokens'),
     end('End all sessions', 'The user must log in again.', '/users/sessions/' + id),
-    shown.secondFactor ? end('Remove the second factor', email, path + '/factor') : [],
+    shown.secondFactor ? endFactor : [],
     el('hr'),
     button('Delete the user', remove, { className: 'danger' }),
   ]
@@ -177,7 +186,7 @@ async function openUser(given) {
     {
       className: 'panel',
       onclose() {
-        if (location.hash.startsWith('#users/')) history.replaceState(null, '', '#users')
+        if (location.hash === '#users/' + given) history.replaceState(null, '', '#users')
         // The list has been read since.
         if (!opener.isConnected) document.querySelector(`td a[title="${id}"]`)?.focus()
       },
@@ -200,10 +209,14 @@ function ownSection(shown) {
     const { details } = await call('POST', '/users/me/factor/recovery-codes')
     reveal('Second factor', { 'Recovery codes': details.recoveryCodes.join('\n') })
   }
-  const factor = shown.secondFactor
-    ? button('New recovery codes', renewCodes)
-    : button('Set up a second factor', client.addFactor)
-  return el('section', [el('h3', 'Your account'), factor, form])
+  const renew = button('New recovery codes', renewCodes)
+  const setUp = button('Set up a second factor', async () => {
+    await client.addFactor()
+    setUp.replaceWith(renew)
+    const { details } = await call('GET', '/users/me')
+    Object.assign(shown, details)
+  })
+  return el('section', [el('h3', 'Your account'), shown.secondFactor ? renew : setUp, form])
 }
 
 /** Shows keys and sessions; the focus stays among them. */
@@ -255,8 +268,8 @@ function keyItem(key, userId, reload) {
       work: async (values) => keyOf(await call('POST', path + '/rotate', values)),
       after: reload,
     })
-  const end = async () =>
-    ask('End ' + title, { work: async () => void (await call('DELETE', path)), after: reload })
+  const work = async () => void (await call('DELETE', path))
+  const end = async () => ask('End ' + title, { work, after: reload, className: 'danger' })
   const named = (text, work, className) =>
     button(text, work, { ariaLabel: text + ' ' + title, className })
   const buttons = [
@@ -264,7 +277,8 @@ function keyItem(key, userId, reload) {
     named(enabled ? 'Switch off' : 'Switch on', flip),
     named('End', end, 'danger'),
   ]
-  return el('li', [el('b', title), el('small', facts), buttons])
+  const head = isApi ? el('b', name) : [el('b', address ?? ''), ' ', agent ?? '']
+  return el('li', [head, el('small', facts), buttons])
 }
 
 const keyOf = ({ details }) => ({ [details.name]: details.key })

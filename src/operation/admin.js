@@ -72,6 +72,7 @@ function createClient() {
     if (!isSame) wipe()
     key = given
     me = user
+    addresses.set(me.id, me.email)
     usedAt = Date.now()
     try {
       if (isSame || /^#audit/.test(location.hash)) await call('GET', '/users?limit=1')
@@ -240,17 +241,23 @@ function clearView() {
 async function route() {
   const [, name = 'users', id] = /^#(users|audit|live)(?:\/([\w-]+))?$/.exec(location.hash) ?? []
   const [view, open] = views[name]
-  for (const each of document.querySelectorAll('.panel')) each.remove()
+  for (const each of document.querySelectorAll('.panel')) each.close()
   for (const each of document.querySelectorAll('nav a')) {
     each.ariaCurrent = each.hash === '#' + name
   }
   if (shownView !== view || name === 'audit') {
+    say('')
     repeated = undefined
     shownView = view
     byId('view').replaceChildren()
     await view(id)
   }
-  if (id) open?.(id).catch(tell)
+  if (!id) return
+  open?.(id).catch((error) => {
+    // With the address as it is, the same link would do nothing.
+    if (location.hash) history.replaceState(null, '', '#' + name)
+    tell(error)
+  })
 }
 
 const views = { users: [showUsers, openUser], audit: [showAudit], live: [showLive] }
@@ -271,4 +278,4 @@ addEventListener('pageshow', ({ persisted }) => persisted && location.reload())
 addEventListener('beforeunload', (event) => {
   if (client.me() && document.querySelector('.dirty')) event.preventDefault()
 })
-client.logIn('With the account of an admin.').catch(tell)
+client.logIn('As an admin of user-service.').catch(tell)

@@ -278,10 +278,6 @@ test('a user is made with a password, another invited, a third refused', async (
   await press(page, 'Make the user')
   await says(page, 'Shown this once')
   const shown = await page.textOf('dialog:last-of-type')
-  console.log(
-    shown,
-    await page.evaluate('[...document.querySelectorAll("dialog")].map(e=>e.innerText)'),
-  )
   const key = /usk_\w{49}/.exec(shown)![0]
   assert.doesNotMatch(shown, /ust_/)
   const me = await app.request('GET', '/users/me', { key })
