@@ -25,7 +25,10 @@ async function createEmpty(): Promise<Database> {
   const db = openDatabase(connectTo(name, 'user_service_admin'), () => {})
   undo.push(async () => {
     await db.stop()
-    await dropDatabase(connectTo(name, 'postgres'))
+    // The roles stay: a database of another test, dropped meanwhile, would be in the way.
+    await withDatabase(connectTo('postgres', 'postgres'), (server) =>
+      server.query(`drop database ${name} with (force)`),
+    )
   })
   return db
 }
