@@ -23,8 +23,8 @@ const languages = process.env['CLIENTS']?.split(',') ?? ['python', 'typescript',
 
 const folder = mkdtempSync(join(tmpdir(), 'user-service-clients-'))
 undo.push(() => rmSync(folder, { recursive: true, force: true }))
-// The document without second factors: with them, a log-in has two bodies and two answers, for which
-// the programs of these clients are not written yet.
+// The document without second factors: with them, a log-in has two bodies and two answers, for
+// which the programs of these clients are not written yet.
 const app = await startTestApp({ RATE_LIMIT: '0', SECRETS_KEY_FILE: '' })
 const admin = await app.admin()
 const document = join(folder, 'openapi.json')
