@@ -18,6 +18,12 @@ import { until } from './support/process.ts'
 
 let made = 0
 
+/** Drops a database and no role, in whose way one that another test drops would be. */
+const dropAlone = (name: string) =>
+  withDatabase(connectTo('postgres', 'postgres'), (server) =>
+    server.query(`drop database ${name} with (force)`),
+  )
+
 /** A database with its schema and no table, as its owner sees it. */
 async function createEmpty(): Promise<Database> {
   const name = `test_migrate_${process.pid}_${++made}`
@@ -25,10 +31,7 @@ async function createEmpty(): Promise<Database> {
   const db = openDatabase(connectTo(name, 'user_service_admin'), () => {})
   undo.push(async () => {
     await db.stop()
-    // The roles stay: a database of another test, dropped meanwhile, would be in the way.
-    await withDatabase(connectTo('postgres', 'postgres'), (server) =>
-      server.query(`drop database ${name} with (force)`),
-    )
+    await dropAlone(name)
   })
   return db
 }
@@ -97,7 +100,7 @@ test('no role of ours may ever change the audit, whatever default privileges wer
   const db = openDatabase(connectTo(name, 'user_service_admin'), () => {})
   undo.push(async () => {
     await db.stop()
-    await dropDatabase(database)
+    await dropAlone(name)
   })
   for (let count = 2; count <= names.length; count++) {
     await migrate(db, 'up', { all: readMigrations().slice(0, count) })

@@ -21,7 +21,8 @@ import {
   startOnPort,
 } from '../support/gateways.ts'
 import { makeKeyFile, signing, startTestApp } from '../support/helpers.ts'
-import { freePort, makeFolder, root, succeed, until } from '../support/process.ts'
+import { installJose } from '../support/jose.ts'
+import { freePort, root, until } from '../support/process.ts'
 
 const backend = await startBackend()
 const app = await startTestApp()
@@ -275,9 +276,7 @@ for (const [name, startGateway] of Object.entries(gateways)) {
 }
 
 // What src/signing/README.md says, with npm's jose, behind nginx.
-const folder = makeFolder('jose')
-const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
-await succeed('npm', ['install', '--prefix', folder, ...quiet, 'jose@6.2.18'])
+const { folder, jose } = await installJose()
 const readme = readFileSync(join(root, 'src/signing/README.md'), 'utf8')
 writeFileSync(join(folder, 'orders.mjs'), /```js\n(.*?)```/s.exec(readme)![1]!)
 const ordersPort = await freePort()
@@ -293,16 +292,6 @@ await gateways['nginx']!({
   edit: askForTokens,
 })
 
-/** What is used of npm's jose. */
-interface Jose {
-  createRemoteJWKSet: (url: URL) => unknown
-  jwtVerify: (
-    token: string,
-    keys: unknown,
-    expected: object,
-  ) => Promise<{ payload: Record<string, unknown> }>
-}
-const jose = (await import(join(folder, 'node_modules/jose/dist/webapi/index.js'))) as Jose
 const jwks = jose.createRemoteJWKSet(new URL(`${issuer}/jwks.json`))
 
 /** As a backend of the audience does it; throws unless the token is proof of who calls. */

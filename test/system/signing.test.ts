@@ -2,27 +2,12 @@
 // Needs npm.
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { later, signing, startTestApp } from '../support/helpers.ts'
-import { makeFolder, succeed } from '../support/process.ts'
+import { installJose } from '../support/jose.ts'
 
-const folder = makeFolder('jose')
-const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
-await succeed('npm', ['install', '--prefix', folder, ...quiet, 'jose@6.2.18'])
-
-/** What is used of it. */
-interface Jose {
-  createLocalJWKSet: (keys: object) => unknown
-  jwtVerify: (
-    token: string,
-    keys: unknown,
-    expected: object,
-  ) => Promise<{ payload: Record<string, unknown> }>
-}
-const jose = (await import(join(folder, 'node_modules/jose/dist/webapi/index.js'))) as Jose
-
+const { jose } = await installJose()
 const app = await startTestApp(signing)
 const { id, key } = await app.user()
 const expected = {
