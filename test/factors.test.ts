@@ -248,6 +248,11 @@ test('the body of a log-in is a password, a token and a code, or is refused', as
   const faultsOf = ({ body }: Answer) => body.errors.map(({ field }: { field: string }) => field)
   assert.deepEqual(faultsOf(await logIn({})), ['email', 'password'])
   assert.deepEqual(faultsOf(await logIn({ token: 'x' })), ['code'])
+  const { email } = await makeUser()
+  const both = { email, password, token: 'x', code: '000000' }
+  assert.deepEqual(faultsOf(await logIn(both)), ['email', 'password'])
+  const withNulls = { email, password, token: null, code: null }
+  assert.equal((await app.request('POST', sessions, { body: withNulls })).status, 201)
   for (const token of ['', 'x', `ust_${'0'.repeat(43)}2CZclj`]) {
     const refused = await logIn({ token, code: '000000' })
     assert.deepEqual(brief(refused), { status: 401, code: 'token_invalid' })

@@ -191,8 +191,7 @@ for (const route of routes.filter(({ body }) => body)) {
     const { requestBody } = document.paths[route.path][route.method.toLowerCase()]
     const { schema: named, example } = requestBody.content['application/json']
     const schema = resolve(named)
-    const forms: any[] = schema.oneOf ?? [schema]
-    const members = forms.flatMap((form) => Object.keys(form.properties))
+    const members = Object.keys(schema.properties)
     const values = [
       null,
       0,
@@ -219,6 +218,12 @@ for (const route of routes.filter(({ body }) => body)) {
     const bodies = [
       example,
       { token: 'x', code: 'y' },
+      { token: 'x', code: null },
+      { token: 1, code: 'y' },
+      { token: 'x', code: 'y', email: null, password: null },
+      { token: 'x', code: 'y', email: 'a@b' },
+      { token: 'x', code: 'y', unknown: null },
+      { ...example, token: null },
       [],
       null,
       'text',

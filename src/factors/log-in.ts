@@ -4,13 +4,23 @@ import type { Db } from '../database/pool.ts'
 import { AppError, type Fault } from '../errors.ts'
 import { route, type Call } from '../http/route.ts'
 import { isSecret, sampleOf, secretSchema } from '../keys/format.ts'
+import { keyTextSchema } from '../keys/rules.ts'
 import { accountOfCodes } from '../passwords/guessing.ts'
 import { clearFailures } from '../passwords/queries.ts'
-import { instantSchema, object, text, titled, uuidSchema } from '../schema.ts'
+import {
+  documented,
+  instantSchema,
+  isObject,
+  object,
+  omittable,
+  text,
+  uuidSchema,
+  type Schema,
+} from '../schema.ts'
 import {
   codeSchema,
+  credentials,
   logInSpec,
-  passwordBody,
   provePassword,
   startSession,
   type SessionDeps,
@@ -22,18 +32,58 @@ import { createProveCode } from './check.ts'
 const seconds = 300
 const purpose = 'log-in'
 
-const firstStep = titled('FirstStep', {
-  user: uuidSchema,
-  token: secretSchema('ust'),
-  validUntil: instantSchema,
+/** One shape for both answers: many generated clients know one. */
+const logInResult = {
+  title: 'LogInResult',
+  ...object(
+    { user: uuidSchema, validUntil: instantSchema },
+    {
+      key: documented(keyTextSchema, { description: 'Of the session, with 201' }),
+      keyId: documented(uuidSchema, { description: 'With 201' }),
+      token: documented(secretSchema('ust'), { description: 'Of the first step, with 202' }),
+    },
+  ).json,
+}
+
+/** A member of the other form; null, as some clients send it, is none. */
+const notWith = (other: string): Schema<undefined> => ({
+  json: { type: 'null' },
+  check(value, field, faults) {
+    if (value !== null) faults.push({ field, message: `must not be sent with ${other}` })
+    return undefined
+  },
 })
 
-const tokenBody = object({ token: text({ max: 200, example: sampleOf('ust') }), code: codeSchema })
-const eitherBody = {
-  json: { oneOf: [passwordBody.json, tokenBody.json] },
+const token = text({ max: 200, example: sampleOf('ust') })
+const byPassword = object(credentials, {
+  code: omittable(codeSchema),
+  token: notWith('an email'),
+})
+const byToken = object(
+  { token, code: codeSchema },
+  { email: notWith('a token'), password: notWith('a token') },
+)
+const { email, password } = credentials
+/** One object with all members, and its two forms in keywords that generators of clients ignore. */
+const logInBody = {
+  json: {
+    ...object(
+      {},
+      {
+        email: omittable(email),
+        password: omittable(password),
+        code: omittable(codeSchema),
+        token: omittable(token),
+      },
+    ).json,
+    examples: [{ email: 'ada@example.org', password: 'correct horse battery staple' }],
+    if: { properties: { token: { type: 'string' } }, required: ['token'] },
+    then: byToken.json,
+    else: byPassword.json,
+  },
   check(value: unknown, field: string, faults: Fault[]) {
-    const body = Object.hasOwn(Object(value), 'token') ? tokenBody : passwordBody
-    return body.check(value, field, faults)
+    const hasToken = isObject(value) && typeof value['token'] === 'string'
+    return (hasToken ? byToken : byPassword).check(value, field, faults)
   },
 }
 
@@ -62,14 +112,18 @@ export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
     description:
       `${logInSpec.description} ` +
       'A user who has a second factor sends a code, too, at once or with the token.',
-    body: eitherBody,
+    body: logInBody,
     replies: {
       ...logInSpec.replies,
-      202: { says: 'The password is right; the token is good for five minutes', body: firstStep },
+      201: { ...logInSpec.replies[201], body: logInResult },
+      202: {
+        says: 'The password is right; the token is good for five minutes',
+        body: logInResult,
+      },
     },
     fails: [...logInSpec.fails, 'token_invalid'],
     async handle({ body, ...call }) {
-      if ('token' in body) return finish(body, call)
+      if (body.token !== undefined) return finish(body, call)
       const begin = async (tx: Db, userId: string) => {
         const user = await findUser(tx, userId)
         if (!user?.secondFactor) return startSession(deps, tx, { ...call, userId })

@@ -73,17 +73,15 @@ export const logInSpec = {
 
 /** A code as it was typed: a malformed one is a wrong one. */
 export const codeSchema = text({ max: 200, example: '123456' })
-/** What logs in by a password; of users who have no second factor, a code is ignored. */
-export const passwordBody = object(
-  { email: anyEmailSchema, password: anyPasswordSchema },
-  { code: omittable(codeSchema) },
-)
+/** What a password logs in with. */
+export const credentials = { email: anyEmailSchema, password: anyPasswordSchema }
 
 /** A log-in by a password alone. */
 export const createLogIn = (deps: SessionDeps) =>
   route('POST /users/sessions', {
     ...logInSpec,
-    body: passwordBody,
+    // There are no second factors: a code is ignored.
+    body: object(credentials, { code: omittable(codeSchema) }),
     handle: (call) =>
       provePassword(deps, call, (tx, userId) => startSession(deps, tx, { ...call, userId })),
   })

@@ -38,6 +38,14 @@ export function createSchemaCheck(document: any): FindFaults {
       enum: (wanted) => wanted.includes(value),
       oneOf: (wanted) =>
         wanted.filter((each: any) => findFaults(each, value).length === 0).length === 1,
+      if: (condition) => {
+        const { then, else: otherwise } = schema
+        return (
+          findFaults(findFaults(condition, value).length > 0 ? otherwise : then, value).length === 0
+        )
+      },
+      then: () => true,
+      else: () => true,
       minLength: of('string', (wanted) => length >= wanted),
       maxLength: of('string', (wanted) => length <= wanted),
       pattern: of(

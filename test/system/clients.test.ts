@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import { startTestApp, undo } from '../support/helpers.ts'
+import { showCode } from '../support/authenticator.ts'
+import { password, signing, startTestApp, undo } from '../support/helpers.ts'
 import { root, succeed } from '../support/process.ts'
 
 const versions = {
@@ -23,9 +24,7 @@ const languages = process.env['CLIENTS']?.split(',') ?? ['python', 'typescript',
 
 const folder = mkdtempSync(join(tmpdir(), 'user-service-clients-'))
 undo.push(() => rmSync(folder, { recursive: true, force: true }))
-// The document without second factors: with them, a log-in has two bodies and two answers, for
-// which the programs of these clients are not written yet.
-const app = await startTestApp({ RATE_LIMIT: '0', SECRETS_KEY_FILE: '' })
+const app = await startTestApp({ RATE_LIMIT: '0', ...signing })
 const admin = await app.admin()
 const document = join(folder, 'openapi.json')
 writeFileSync(document, (await app.request('GET', '/openapi.json')).text)
@@ -64,17 +63,29 @@ async function generate(generator: string, output: string, options: string[] = [
   assert.doesNotMatch(log, /error/i)
 }
 
+/** A user who has a second factor, and a recovery code. */
+async function makeProtected() {
+  const { email } = await app.user()
+  const login = await app.request('POST', '/users/sessions', { body: { email, password } })
+  const { key } = login.details
+  const { secret } = (await app.request('POST', '/users/me/factor', { key })).details
+  const body = { code: await showCode(app.db, secret) }
+  const confirmed = await app.request('POST', '/users/me/factor/confirm', { key, body })
+  return { PROTECTED: email, CODE: confirmed.details.recoveryCodes[0] as string }
+}
+
 /** Runs a program that prints what happened, and holds it against what must. */
 async function runDay(program: string, args: string[]) {
   const email = `ada${process.hrtime.bigint()}@example.org`
-  const env = { BASE: app.base, ADMIN_KEY: admin.key, EMAIL: email }
+  const env = { BASE: app.base, ADMIN_KEY: admin.key, EMAIL: email, ...(await makeProtected()) }
   const day = JSON.parse(await succeed(program, args, env))
   assert.deepEqual(day, {
     read: email,
     allowed: ['orders:read'],
     renamed: [`x${email}`, ['orders:read'], 3],
     listed: [`x${email}`],
-    session: true,
+    session: [true, 'usk_'],
+    twoSteps: [true, 'ust_', 'usk_', true],
     rotated: ['default', true, 'usk_'],
     refused: [401, 'key_invalid'],
     missing: [404, 'user_not_found'],

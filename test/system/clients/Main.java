@@ -61,8 +61,12 @@ class Main {
     var renamed = own.updateUser(id, new UpdateUserBody().email(other), "\"2\"").getDetails();
     var listed = admin.listUsers(
       APIListUsersRequest.newBuilder().email(other).view("full").build()).getDetails();
-    var session = new SessionsApi(holding(null))
-      .logIn(new LogInBody().email(other).password(PASSWORD)).getDetails();
+    SessionsApi sessions = new SessionsApi(holding(null));
+    var session = sessions.logIn(new LogInBody().email(other).password(PASSWORD)).getDetails();
+    var step = sessions.logIn(
+      new LogInBody().email(System.getenv("PROTECTED")).password(PASSWORD)).getDetails();
+    var protectedSession = sessions.logIn(
+      new LogInBody().token(step.getToken()).code(System.getenv("CODE"))).getDetails();
     var first = keys.listKeys(APIListKeysRequest.newBuilder().id("me").build()).getDetails().get(0);
     var rotated = keys
       .rotateKey("me", first.getId(), new RotateKeyBody().overlapSeconds(60)).getDetails();
@@ -73,7 +77,10 @@ class Main {
     day.put("renamed", List.of(renamed.getEmail(), renamed.getPermissions(), renamed.getVersion()));
     day.put("listed", listed.stream()
       .map(each -> ((User) each.getActualInstance()).getEmail()).toList());
-    day.put("session", session.getUser().equals(made.getId()));
+    day.put("session", List.of(
+      session.getUser().equals(made.getId()), session.getKey().substring(0, 4)));
+    day.put("twoSteps", List.of(step.getKey() == null, step.getToken().substring(0, 4),
+      protectedSession.getKey().substring(0, 4), protectedSession.getToken() == null));
     day.put("rotated", List.of(
       rotated.getName(), !rotated.getKey().equals(key), rotated.getKey().substring(0, 4)));
     UsersApi wrong = new UsersApi(holding("usk_wrong"));

@@ -39,8 +39,15 @@ async function run() {
     updateUserBody: { email: `x${email}` },
   })
   const listed = await admin.listUsers({ email: `x${email}`, view: 'full' })
-  const session = await new SessionsApi(holding()).logIn({
+  const sessions = new SessionsApi(holding())
+  const { details: session } = await sessions.logIn({
     logInBody: { email: `x${email}`, password },
+  })
+  const { details: step } = await sessions.logIn({
+    logInBody: { email: process.env['PROTECTED'], password },
+  })
+  const { details: finished } = await sessions.logIn({
+    logInBody: { token: step.token, code: process.env['CODE'] },
   })
   const [first] = (await keys.listKeys({ id: 'me' })).details
   const { details: rotated } = await keys.rotateKey({
@@ -54,7 +61,13 @@ async function run() {
     allowed: allowed.details.permissions,
     renamed: [renamed.email, renamed.permissions, renamed.version],
     listed: listed.details.map((each) => (each as User).email),
-    session: session.details.user === id,
+    session: [session.user === id, session.key?.slice(0, 4)],
+    twoSteps: [
+      step.key === undefined,
+      step.token?.slice(0, 4),
+      finished.key?.slice(0, 4),
+      finished.token === undefined,
+    ],
     rotated: [rotated.name, rotated.key !== key, rotated.key.slice(0, 4)],
     refused: await codeOf(new UsersApi(holding('usk_wrong')).getUser({ id })),
     missing: await codeOf(admin.getUser({ id: crypto.randomUUID() })),

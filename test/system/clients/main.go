@@ -47,6 +47,21 @@ func codeOf(_ any, reply *http.Response, err error) []any {
 	return []any{reply.StatusCode, failed.Model().(api.Failure).Code}
 }
 
+// By an address and the password, or by a token and a code.
+func logIn(email, token, code string) api.LogInResult {
+	body := api.NewLogInBody()
+	if token == "" {
+		body.SetEmail(email)
+		body.SetPassword(password)
+	} else {
+		body.SetToken(token)
+		body.SetCode(code)
+	}
+	reply, _, err := client.SessionsAPI.LogIn(context.Background()).LogInBody(*body).Execute()
+	check(err)
+	return reply.Details
+}
+
 func main() {
 	anyone := context.Background()
 	email := os.Getenv("EMAIL")
@@ -69,9 +84,9 @@ func main() {
 	check(err)
 	listed, _, err := client.UsersAPI.ListUsers(admin).Email("x" + email).View("full").Execute()
 	check(err)
-	session, _, err := client.SessionsAPI.LogIn(anyone).
-		LogInBody(*api.NewLogInBody("x"+email, password)).Execute()
-	check(err)
+	session := logIn("x"+email, "", "")
+	step := logIn(os.Getenv("PROTECTED"), "", "")
+	finished := logIn("", step.GetToken(), os.Getenv("CODE"))
 	keys, _, err := client.KeysAPI.ListKeys(own, "me").Execute()
 	check(err)
 	rotate := api.NewRotateKeyBody()
@@ -91,7 +106,10 @@ func main() {
 		"allowed": allowed.Details.Permissions,
 		"renamed": []any{user.Email, user.Permissions, user.Version},
 		"listed":  emails,
-		"session": session.Details.User == made.Id,
+		"session": []any{session.User == made.Id, session.GetKey()[:4]},
+		"twoSteps": []any{
+			step.Key == nil, step.GetToken()[:4], finished.GetKey()[:4], finished.Token == nil,
+		},
 		"rotated": []any{
 			rotated.Details.Name,
 			rotated.Details.Key != made.ApiKeys[0],

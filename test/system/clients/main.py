@@ -38,8 +38,13 @@ allowed = admin.update_user(
 )
 renamed = own.update_user(user, api.UpdateUserBody(email="x" + email), if_match='"2"').details
 listed = admin.list_users(email="x" + email, view="full").details
-session = api.SessionsApi(client()).log_in(
-    api.LogInBody(email="x" + email, password=password)
+sessions = api.SessionsApi(client())
+session = sessions.log_in(api.LogInBody(email="x" + email, password=password)).details
+step = sessions.log_in(
+    api.LogInBody(email=os.environ["PROTECTED"], password=password)
+).details
+finished = sessions.log_in(
+    api.LogInBody(token=step.token, code=os.environ["CODE"])
 ).details
 key = keys.list_keys("me").details[0]
 rotated = keys.rotate_key("me", key.id, api.RotateKeyBody(overlap_seconds=60)).details
@@ -51,7 +56,13 @@ print(
             "allowed": allowed.details.permissions,
             "renamed": [renamed.email, renamed.permissions, renamed.version],
             "listed": [each.actual_instance.email for each in listed],
-            "session": str(session.user) == user,
+            "session": [str(session.user) == user, session.key[:4]],
+            "twoSteps": [
+                step.key is None,
+                step.token[:4],
+                finished.key[:4],
+                finished.token is None,
+            ],
             "rotated": [rotated.name, rotated.key != made.api_keys[0], rotated.key[:4]],
             "refused": code_of(lambda: api.UsersApi(client("usk_wrong")).get_user(user)),
             "missing": code_of(lambda: admin.get_user(str(uuid.uuid4()))),

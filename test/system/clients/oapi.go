@@ -62,8 +62,15 @@ func main() {
 		Email: &other,
 		View:  pointer(api.ListUsersParamsView("full")),
 	})).JSON200.Details
-	session := must(anyone.LogInWithResponse(ctx,
-		api.LogInBody{Email: other, Password: password})).JSON201.Details
+	logIn := func(body api.LogInBody) *api.LogInResponse {
+		return must(anyone.LogInWithResponse(ctx, body))
+	}
+	session := logIn(
+		api.LogInBody{Email: &other, Password: pointer(password)}).JSON201.Details
+	step := logIn(api.LogInBody{
+		Email: pointer(os.Getenv("PROTECTED")), Password: pointer(password)}).JSON202.Details
+	finished := logIn(
+		api.LogInBody{Token: step.Token, Code: pointer(os.Getenv("CODE"))}).JSON201.Details
 	keys := must(own.ListKeysWithResponse(ctx, "me", nil)).JSON200.Details
 	rotated := must(own.RotateKeyWithResponse(ctx, "me", keys[0].Id,
 		api.RotateKeyBody{OverlapSeconds: pointer(int32(60))})).JSON201.Details
@@ -81,7 +88,10 @@ func main() {
 		"allowed": allowed.Permissions,
 		"renamed": []any{renamed.Email, renamed.Permissions, renamed.Version},
 		"listed":  emails,
-		"session": session.User == made.Id,
+		"session": []any{session.User == made.Id, (*session.Key)[:4]},
+		"twoSteps": []any{
+			step.Key == nil, (*step.Token)[:4], (*finished.Key)[:4], finished.Token == nil,
+		},
 		"rotated": []any{rotated.Name, rotated.Key != made.ApiKeys[0], rotated.Key[:4]},
 		"refused": []any{refused.StatusCode(), refused.JSON401.Code},
 		"missing": []any{missing.StatusCode(), missing.JSON404.Code},

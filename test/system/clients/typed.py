@@ -8,6 +8,7 @@ from client.api.keys import list_keys, rotate_key
 from client.api.sessions import log_in
 from client.api.users import create_user, get_user, list_users, update_user
 from client.models import CreateUserBody, ListUsersView, LogInBody, RotateKeyBody, UpdateUserBody
+from client.types import UNSET
 
 base = os.environ["BASE"]
 email = os.environ["EMAIL"]
@@ -37,6 +38,12 @@ renamed = update_user.sync(
 ).details
 listed = list_users.sync(client=admin, email="x" + email, view=ListUsersView.FULL).details
 session = log_in.sync(client=anyone, body=LogInBody(email="x" + email, password=password)).details
+step = log_in.sync(
+    client=anyone, body=LogInBody(email=os.environ["PROTECTED"], password=password)
+).details
+finished = log_in.sync(
+    client=anyone, body=LogInBody(token=step.token, code=os.environ["CODE"])
+).details
 key = list_keys.sync("me", client=own).details[0]
 rotated = rotate_key.sync(
     "me", key.id, client=own, body=RotateKeyBody(overlap_seconds=60)
@@ -49,7 +56,13 @@ print(
             "allowed": allowed.details.permissions,
             "renamed": [renamed.email, renamed.permissions, renamed.version],
             "listed": [each.email for each in listed],
-            "session": str(session.user) == user,
+            "session": [str(session.user) == user, session.key[:4]],
+            "twoSteps": [
+                step.key is UNSET,
+                step.token[:4],
+                finished.key[:4],
+                finished.token is UNSET,
+            ],
             "rotated": [rotated.name, rotated.key != made.api_keys[0], rotated.key[:4]],
             "refused": code_of(get_user.sync_detailed(user, client=holding("usk_wrong"))),
             "missing": code_of(get_user.sync_detailed(str(uuid.uuid4()), client=admin)),

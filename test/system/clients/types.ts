@@ -52,9 +52,12 @@ const renamed = await details(
 const listed = await details(
   admin.GET('/users', { params: { query: { email: `x${email}`, view: 'full' } } }),
 )
-const session = await details(
-  holding().POST('/users/sessions', { body: { email: `x${email}`, password } }),
-)
+type LogInBody = components['schemas']['LogInBody']
+const logIn = (body: LogInBody) => details(holding().POST('/users/sessions', { body }))
+
+const session = await logIn({ email: `x${email}`, password })
+const step = await logIn({ email: process.env['PROTECTED']!, password })
+const finished = await logIn({ token: step.token!, code: process.env['CODE']! })
 const [first] = await details(own.GET('/users/{id}/keys', { params: { path: { id: 'me' } } }))
 const rotated = await details(
   own.POST('/users/{id}/keys/{keyId}/rotate', {
@@ -68,7 +71,13 @@ const day = {
   allowed: allowed.permissions,
   renamed: [renamed.email, renamed.permissions, renamed.version],
   listed: listed.map((each) => (each as User).email),
-  session: session.user === made.id,
+  session: [session.user === made.id, session.key?.slice(0, 4)],
+  twoSteps: [
+    step.key === undefined,
+    step.token?.slice(0, 4),
+    finished.key?.slice(0, 4),
+    finished.token === undefined,
+  ],
   rotated: [rotated.name, rotated.key !== key, rotated.key.slice(0, 4)],
   refused: await codeOf(holding('usk_wrong').GET('/users/{id}', { params: { path } })),
   missing: await codeOf(
