@@ -155,19 +155,20 @@ function choose(): { named: Mutation[]; others: Mutation[] } {
   return { named, others: share === undefined ? [] : others }
 }
 
-/** Throws unless the tests pass without a mutation. */
-async function checkUnchanged(workers: Worker[], chosen: Mutation[], server: ServerEnv) {
-  const queue = new Set(chosen.flatMap(testsOf)).values()
-  async function check(worker: Worker) {
-    for (const test of queue) {
-      const run = () => runTests(worker, { file: '', tests: [test] }, server)
-      if ((await run()).outcome === 'not noticed') continue
-      // Once more: a limit in time may be broken by what else the machine does.
-      const { outcome } = await run()
-      if (outcome !== 'not noticed') throw new Error(`${test} fails without a mutation`)
-    }
+/** What has been found of tests without a mutation. */
+const unchanged = new Map<string, Promise<void>>()
+
+/** Throws unless a test passes without a mutation, in a copy that has none now. */
+function checkUnchanged(worker: Worker, test: string, server: ServerEnv) {
+  async function check() {
+    const run = () => runTests(worker, { file: '', tests: [test] }, server)
+    if ((await run()).outcome === 'not noticed') return
+    // Once more: a limit in time may be broken by what else the machine does.
+    const { outcome } = await run()
+    if (outcome !== 'not noticed') throw new Error(`${test} fails without a mutation`)
   }
-  await Promise.all(workers.map(check))
+  if (!unchanged.has(test)) unchanged.set(test, check())
+  return unchanged.get(test)
 }
 
 async function main() {
@@ -199,6 +200,7 @@ async function main() {
         server.env,
       )
       await replace(worker, file, original)
+      if (outcome === 'noticed') await checkUnchanged(worker, test, server.env)
       const seconds = Math.round((performance.now() - start) / 1000)
       const by = test && ` by ${test.replace(/^test\/|\.test\.ts$/g, '')}`
       const line = `${index + 1} ${file}: ${meaning}: ${outcome}${by}, ${seconds} s`
@@ -211,7 +213,6 @@ async function main() {
   try {
     const names = Array.from({ length: workers }, (_, i) => `tree-${i}`)
     const trees = await Promise.all(names.map((name) => makeWorker(directory, name)))
-    await checkUnchanged(trees, chosen, server.env)
     await Promise.all(trees.map(work))
   } finally {
     await server.stop()
