@@ -11,6 +11,7 @@ import { startPrivatePostgres } from './database/private.ts'
 import { checkRights } from './database/grants.ts'
 import { createDatabase } from './database/setup.ts'
 import { checkFactors } from './factors/check.ts'
+import { demandFactor } from './http/access.ts'
 import { createClientReader } from './http/address.ts'
 import { createLimiter } from './http/token-bucket.ts'
 import { createMetrics } from './http/metrics.ts'
@@ -218,7 +219,9 @@ function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }
     db,
     databases: [keyDb, db],
     ...started,
-    identify,
+    // Handlers that find a caller out ask for as much as the pipeline does.
+    identify: async (headers, client) =>
+      demandFactor(await identify(headers, client), config.requireFactor),
     hasWebhook: started.sender !== null,
     limiter,
     metrics,

@@ -21,6 +21,7 @@ export const actions = [
   'factor.removed',
   'factor.recovery_used',
   'factor.codes_renewed',
+  'signing_key.replaced',
 ] as const
 
 export type Action = (typeof actions)[number]

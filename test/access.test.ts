@@ -20,6 +20,7 @@ import {
   password,
   signing,
   startTestApp,
+  type TestApp,
 } from './support/helpers.ts'
 import { startReceiver } from './support/receiver.ts'
 
@@ -264,6 +265,7 @@ test('the keys of another cannot be told from keys that nobody has', async () =>
 })
 
 interface Slow {
+  on?: TestApp
   key: string
   body: object
   /** Runs once the service has asked for the body. */
@@ -271,9 +273,10 @@ interface Slow {
 }
 
 /** Sends the headers of a request, and its body only after `meanwhile`; returns the status. */
-async function sendSlowly(method: string, path: string, { key, body, meanwhile }: Slow) {
+async function sendSlowly(method: string, path: string, { on = app, ...slow }: Slow) {
+  const { key, body, meanwhile } = slow
   const text = JSON.stringify(body)
-  const request = http.request(`${app.url}/v1${path}`, {
+  const request = http.request(`${on.url}/v1${path}`, {
     method,
     headers: {
       'X-Api-Key': key,
@@ -334,6 +337,19 @@ test('a token is signed for nobody whose key ends while the request is sent', as
     key: user.key,
     body: { audience: 'orders' },
     meanwhile: () => app.request('DELETE', `/users/${user.id}`, { key: admin.key }),
+  })
+  assert.equal(status, 401)
+})
+
+test('who becomes an admin while a request is sent is asked for what admins are asked', async () => {
+  const strict = await startTestApp({ ...signing, REQUIRE_FACTOR: 'admins' }, app.database)
+  const user = await app.user()
+  const status = await sendSlowly('POST', '/users/jwt', {
+    on: strict,
+    key: user.key,
+    body: { audience: 'orders' },
+    meanwhile: () =>
+      app.request('PATCH', `/users/${user.id}`, { key: admin.key, body: { role: 'admin' } }),
   })
   assert.equal(status, 401)
 })

@@ -24,11 +24,8 @@ import { startReceiver, type Told } from './support/receiver.ts'
 
 hashCheaply()
 const receiver = await startReceiver()
-const app = await startTestApp({
-  ...receiver.env,
-  TRUSTED_PROXIES: '127.0.0.0/8',
-  EMAIL_CHANGE: 'confirmed',
-})
+const env = { ...receiver.env, TRUSTED_PROXIES: '127.0.0.0/8', EMAIL_CHANGE: 'confirmed' }
+const app = await startTestApp(env)
 const admin = await app.admin()
 const { db } = app
 const next = 'another fine passphrase'
@@ -549,6 +546,23 @@ test('the 21st request of a client in a row waits, an admin’s does not', async
   assert.ok(Number(answer.headers.get('retry-after')) > 3000)
   assert.deepEqual(brief(await ask(admin.key)), accepted)
   assert.deepEqual(brief(await askReset('nobody@example.org', from('203.0.113.6'))), accepted)
+  // Where admins must have two factors, a key of one is like none.
+  const strict = await startTestApp({ ...env, REQUIRE_FACTOR: 'admins' }, app.database)
+  const { key: strong } = await insertKey(db, {
+    userId: admin.id,
+    kind: 'api',
+    name: 'two',
+    factors: 2,
+  })
+  const askStrict = (key: string) =>
+    strict.request('POST', '/users/password-resets', {
+      key,
+      body: { email: 'nobody@example.org' },
+      ...client,
+    })
+  assert.deepEqual(brief(await askStrict(admin.key)), { status: 429, code: 'throttled' })
+  assert.deepEqual(brief(await askStrict(strong)), accepted)
+  await strict.stop()
   // It guesses at no password: its log-ins are not affected.
   const logIn = await app.request('POST', '/users/sessions', {
     body: { email: user.email, password },

@@ -394,6 +394,10 @@ test('a new signing key at once replaces all others, on running instances, too',
     known.map(({ kid }) => kid),
     [kidOf(after.token!)],
   )
+  const events = await own.db.query(
+    `select actor, subject from audit_events where action = 'signing_key.replaced'`,
+  )
+  assert.deepEqual(events, [{ actor: null, subject: null }])
 })
 
 test('signing keys are resealed, and told of, like all secrets', async () => {

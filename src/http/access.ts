@@ -30,7 +30,7 @@ export function authorize(entry: Entry, { freshSeconds, requireFactor }: Demands
   const isChange = access === 'self' && !isRead(method)
   const isNarrow = caller.keyPermissions !== null
   if (isNarrow && isChange && !route.changesKeys) throw new AppError('forbidden')
-  if (isBound(caller, requireFactor) && !isEnrolment(entry)) requireFactors(caller)
+  if (!isEnrolment(entry)) demandFactor(caller, requireFactor)
   if (route.fresh) requireFresh(caller, freshSeconds)
 }
 
@@ -40,6 +40,12 @@ const isBound = ({ role, isAdmins }: Caller, rule: Demands['requireFactor']) =>
 /** Whether it is what somebody needs to set up a second factor of their own. */
 const isEnrolment = ({ route, caller, params }: Entry) =>
   route.enrols && (params['id'] ?? caller.userId) === caller.userId
+
+/** Returns a caller; throws `authentication_needed` if it lacks the second factor that is asked. */
+export function demandFactor(caller: Caller, rule: Demands['requireFactor']) {
+  if (isBound(caller, rule)) requireFactors(caller)
+  return caller
+}
 
 /** Throws `authentication_needed` unless two factors were proved. */
 export function requireFactors({ factors }: Pick<Caller, 'factors'>) {

@@ -8,6 +8,7 @@ import {
   type KeyObject,
 } from 'node:crypto'
 
+import { insertEvent } from '../audit/queries.ts'
 import type { Database, Db } from '../database/pool.ts'
 import { AppError, ExitError } from '../errors.ts'
 import { describeError, type Log } from '../log.ts'
@@ -115,6 +116,8 @@ export const replaceKeys = (db: Database, keys: Buffer[]) =>
     await lockRing(tx)
     await deleteKeys(tx)
     await makeKey(tx, keys)
+    const byCommand = { actor: null, subject: null, origin: null }
+    await insertEvent(tx, { action: 'signing_key.replaced', ...byCommand })
   })
 
 async function makeKey(tx: Db, keys: Buffer[]) {
