@@ -341,7 +341,7 @@ test('a token is signed for nobody whose key ends while the request is sent', as
   assert.equal(status, 401)
 })
 
-test('who becomes an admin while a request is sent is asked for what admins are asked', async () => {
+test('who becomes an admin while a request is sent is asked for what admins are', async () => {
   const strict = await startTestApp({ ...signing, REQUIRE_FACTOR: 'admins' }, app.database)
   const user = await app.user()
   const status = await sendSlowly('POST', '/users/jwt', {

@@ -421,9 +421,13 @@ test('a ring that the key file does not open signs nothing, and it says what to 
   const sentence = /^Error: The signing keys do not open: set the SECRETS_KEY_FILE [^\n]*--yes$/
   await assert.rejects(startTestApp(foreign, own.database), sentence)
   // A box that was moved to another name opens nowhere.
-  await own.db.query(`update signing_keys set kid = 'other'`)
+  const [{ kid }] = (await readKeys(own)) as [Jwk]
+  await own.db.query(`update signing_keys set kid = reverse(kid)`)
   await assert.rejects(startTestApp(env, own.database), sentence)
   const answer = await later(31_000, () => askAsGateway(key, undefined, own))
   assert.deepEqual(answer, { status: 503, code: 'database_unavailable', token: null })
   assert.deepEqual(await askAsGateway(key, '', own), { status: 200, token: '' })
+  // It is read again as soon as it is asked for.
+  await own.db.query('update signing_keys set kid = $1', [kid])
+  assert.equal((await askAsGateway(key, undefined, own)).status, 200)
 })
