@@ -1,12 +1,13 @@
 // A second factor as real authenticators see it: qrencode draws the URI, zbarimg reads it back, and
 // oathtool shows codes that a service takes whose own clock is a day ahead.
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { makeClock } from '../support/faketime.ts'
 import { createTestDatabase, makeKeyFile, password } from '../support/helpers.ts'
-import { makeFolder, succeed } from '../support/process.ts'
+import { makeFolder, root, succeed } from '../support/process.ts'
 import { startService } from '../support/service.ts'
 
 const clock = makeClock()
@@ -56,3 +57,17 @@ test('a drawn URI is read back, and its codes log in', async () => {
   const whole = await post('/users/sessions', { token, code: await show('now + 30 seconds') })
   assert.equal(whole.status, 201)
 })
+
+for (const shell of ['bash', 'zsh']) {
+  test(`the lines of the README, in ${shell}, set a factor up and log in with it`, async () => {
+    const page = readFileSync(join(root, 'src/users/README.md'), 'utf8')
+    const functions = page.match(/^(post|field)\(\) .*$/gm)!
+    const lines = /\n## Second factor\n[^]*?```sh\n([^]*?)```/.exec(page)![1]!
+    const mine = lines.replace('edith', shell)
+    const printed = await succeed(shell, [
+      '-c',
+      [`U=${service.url}`, ...functions, mine].join('\n'),
+    ])
+    assert.match(printed, /^.*"recoveryCodes":\[("[A-Z2-7-]{27}",?){10}\].*\n.*"key":"usk_.*$/)
+  })
+}
