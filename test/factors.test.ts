@@ -2,7 +2,7 @@
 // session of one factor be for a user who has two.
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { chmodSync, writeFileSync } from 'node:fs'
+import { chmodSync, symlinkSync, writeFileSync } from 'node:fs'
 import { mock, test } from 'node:test'
 
 import { codeAt, findStep, normalCode, toBase32, uriOf } from '../src/factors/codes.ts'
@@ -759,8 +759,14 @@ test('a key file that cannot be used is refused in one line', async () => {
     startTestApp({ SECRETS_KEY_FILE: '', REQUIRE_FACTOR: 'all' }, database),
     /^Error: Configuration: REQUIRE_FACTOR needs SECRETS_KEY_FILE$/,
   )
+  // As containers mount secrets: what counts is the file that a link leads to.
+  const link = `${file}-link`
+  symlinkSync(file, link)
+  await assert.rejects(startTestApp({ SECRETS_KEY_FILE: link }, database), refusal)
   const app = await start(line.repeat(2))
   await app.stop()
+  const linked = await startTestApp({ SECRETS_KEY_FILE: link }, database)
+  await linked.stop()
 })
 
 test('secrets are resealed under a new key, after which the old one may go', async () => {
