@@ -3086,6 +3086,24 @@ export const mutations: Mutation[] = [
     meaning: 'a code that was proved counts for nothing',
   },
   {
+    file: 'src/factors/log-in.ts',
+    text: 'const seconds = 300',
+    replacement: 'const seconds = 30_000',
+    meaning: 'half a log-in is good for hours',
+  },
+  {
+    file: 'src/factors/log-in.ts',
+    text: 'await findHolder(db, token, purpose)',
+    replacement: "await findHolder(db, token, 'password-reset')",
+    meaning: 'a token of another kind passes for a password',
+  },
+  {
+    file: 'src/factors/log-in.ts',
+    text: 'if (value !== null) faults.push',
+    replacement: 'if (value === undefined) faults.push',
+    meaning: 'of an email beside a token nothing is said',
+  },
+  {
     file: 'src/http/access.ts',
     text: `  if (caller.secondFactor) requireFactors(caller)
 `,
