@@ -296,6 +296,44 @@ test('both what was typed and its NFKC are tried', () => {
   assert.ok(!verifyForeign(cheapHash(typed), typed.normalize('NFKC')))
 })
 
+test('of a hash that takes more than half of the bounds only what was typed is tried', () => {
+  const typed = 'µ² ﬁne'
+  const normal = typed.normalize('NFKC')
+  const salt = Buffer.from('sixteen bytes it')
+  const store = (start: string, hash: Buffer) =>
+    `${start}$${salt.toString('base64')}$${hash.toString('base64')}`
+  function scryptOf(given: string, r: number) {
+    const hash = crypto.scryptSync(given, salt, 32, { N: 2, r, p: 1 })
+    return store(`$scrypt$ln=1,r=${r},p=1`, hash)
+  }
+  function pbkdf2Of(given: string, rounds: number) {
+    const hash = crypto.pbkdf2Sync(given, salt, rounds, 20, 'sha1')
+    return store(`$pbkdf2-sha1$i=${rounds}`, hash)
+  }
+  const ofNormal: [half: string, more: string][] = [
+    [scryptOf(normal, 512), scryptOf(normal, 513)],
+    [pbkdf2Of(normal, 1_000_000), pbkdf2Of(normal, 1_000_001)],
+    [
+      '$2b$13$a0j2bETjZg/gcVPjaw/nb.0/KYZOXFL1rM4ecsYYQYu9f3vPEWzwm',
+      '$2b$14$a0j2bETjZg/gcVPjaw/nb.jIcAI4bVVTNuf.e.RgEl4yHJ9esURHG',
+    ],
+  ]
+  if (hasArgon2) {
+    const { argon2Sync } = crypto as unknown as { argon2Sync(kind: string, of: object): Buffer }
+    const parameters = { message: normal, nonce: salt, memory: 8, parallelism: 1, tagLength: 32 }
+    const argon2Of = (passes: number) =>
+      store(`$argon2id$v=19$m=8,t=${passes},p=1`, argon2Sync('argon2id', { ...parameters, passes }))
+    ofNormal.push([argon2Of(512), argon2Of(513)])
+  }
+  for (const [half, more] of ofNormal) {
+    assert.ok(verifyForeign(half, typed), half)
+    assert.equal(findHashFault(more), null)
+    assert.ok(!verifyForeign(more, typed), more)
+  }
+  assert.ok(verifyForeign(scryptOf(typed, 513), typed))
+  assert.ok(verifyForeign(pbkdf2Of(typed, 1_000_001), typed))
+})
+
 let clients = 0
 /** Headers as of a client that has never called. */
 function asAnother() {

@@ -9,11 +9,20 @@ interface Stored {
   hash: Buffer
   /** What that is of the right password. */
   compute(password: string): Buffer
+  /** How much of the work that the bounds allow that takes, up to 1. */
+  share: number
 }
 
 /** What the pattern of a form names. */
 type Part = 'hash' | 'salt' | 'n' | 'r' | 'p' | 'm' | 't' | 'kind' | 'separator' | 'signer'
 type Parts = Record<Part, string>
+
+/** Of scrypt. */
+interface Cost {
+  N: number
+  r: number
+  p: number
+}
 
 /** Says what is wrong with a stored hash. */
 class Fault extends Error {}
@@ -61,12 +70,14 @@ export function findHashFault(stored: string): string | null {
 
 /**
  * Whether a password is the one of a stored hash: as it was typed, or in the form (NFKC) that some
- * systems hash. False, without work, if something is wrong with the hash.
+ * systems hash, if both together take no more work than the bounds allow. False, without work, if
+ * something is wrong with the hash.
  */
 export function verifyForeign(stored: string, typed: string): boolean {
   const read = readStored(stored)
   if (read instanceof Fault) return false
-  const candidates = [...new Set([typed, typed.normalize('NFKC')])]
+  const forms = read.share > 0.5 ? [typed] : [typed, typed.normalize('NFKC')]
+  const candidates = [...new Set(forms)]
   return candidates.some((each) => crypto.timingSafeEqual(read.compute(each), read.hash))
 }
 
@@ -97,9 +108,13 @@ function readBetterAuth({ salt, hash }: Parts): Stored {
   return scrypt({ N: 2 ** 14, r: 16, p: 1 }, Buffer.from(salt), Buffer.from(hash, 'hex'))
 }
 
-function scrypt(cost: crypto.ScryptOptions, salt: Buffer, hash: Buffer): Stored {
-  const options = { ...cost, maxmem: 2 * 1024 * maxKiB }
-  return { hash, compute: (password) => crypto.scryptSync(password, salt, hash.length, options) }
+function scrypt({ N, r, p }: Cost, salt: Buffer, hash: Buffer): Stored {
+  const options = { N, r, p, maxmem: 2 * 1024 * maxKiB }
+  return {
+    hash,
+    compute: (password) => crypto.scryptSync(password, salt, hash.length, options),
+    share: Math.max((N * r * p) / maxScryptWork, (r * p) / maxScryptBlocks),
+  }
 }
 
 /** Of Firebase; the hash is the project's key, encrypted with one that scrypt makes. */
@@ -110,6 +125,7 @@ function readFirebase({ separator, signer, ...parts }: Parts): Stored {
   demand(hash.length === plain.length, 'must have a hash as long as sk')
   const key = scrypt(readCost(parts), salt, Buffer.alloc(32))
   return {
+    ...key,
     hash,
     compute: (password) =>
       crypto.createCipheriv('aes-256-ctr', key.compute(password), Buffer.alloc(16)).update(plain),
@@ -117,7 +133,7 @@ function readFirebase({ separator, signer, ...parts }: Parts): Stored {
 }
 
 /** Reads the parameters of scrypt, of which `n` is the binary logarithm of N. */
-function readCost(parts: Pick<Parts, 'n' | 'r' | 'p'>): crypto.ScryptOptions {
+function readCost(parts: Pick<Parts, 'n' | 'r' | 'p'>): Cost {
   const N = 2 ** Number(parts.n)
   const r = Number(parts.r)
   const p = Number(parts.p)
@@ -139,6 +155,7 @@ function readPbkdf2({ kind, n, salt, ...parts }: Parts): Stored {
   return {
     hash,
     compute: (password) => crypto.pbkdf2Sync(password, saltBytes, rounds, hash.length, kind),
+    share: rounds / maxRounds,
   }
 }
 
@@ -158,7 +175,11 @@ function readArgon2({ kind, salt, ...parts }: Parts): Stored {
   demand(passes * parallelism <= maxArgonStarts, `must have t · p of at most ${maxArgonStarts}`)
   if (argon2Sync === undefined) throw new Fault('must not be of argon2 before Node 24.7')
   const parameters = { nonce, memory, passes, parallelism, tagLength: hash.length }
-  return { hash, compute: (message) => argon2Sync(kind, { ...parameters, message }) }
+  return {
+    hash,
+    compute: (message) => argon2Sync(kind, { ...parameters, message }),
+    share: Math.max((memory * passes) / maxArgonWork, (passes * parallelism) / maxArgonStarts),
+  }
 }
 
 function readBcrypt({ n, salt, hash }: Parts): Stored {
@@ -168,6 +189,7 @@ function readBcrypt({ n, salt, hash }: Parts): Stored {
   return {
     hash: bcryptBase64(hash),
     compute: (password) => bcrypt(Buffer.from(password), saltBytes, cost),
+    share: 2 ** (cost - maxBcryptCost),
   }
 }
 
