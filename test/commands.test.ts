@@ -1,8 +1,18 @@
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
@@ -50,6 +60,20 @@ for (const name of commands) {
     assert.match(stdout, /Exit status/i)
   })
 }
+
+test('a command ends if its reader goes away, and says so if the disk is full', async () => {
+  for (const [output, said] of [
+    ['pipe', ''],
+    [openSync('/dev/full', 'w'), 'migrate: ENOSPC: no space left on device, write\n'],
+  ] as const) {
+    const child = spawn(process.execPath, [...launch('migrate.js'), '--help'], {
+      stdio: ['ignore', output, 'pipe'],
+    })
+    child.stdout?.destroy()
+    const [stderr, [status]] = await Promise.all([text(child.stderr!), once(child, 'close')])
+    assert.deepEqual([status, stderr], [1, said])
+  }
+})
 
 const elsewhere = {
   DATABASE_HOST: '127.0.0.1',

@@ -79,6 +79,13 @@ export async function command({
 }: Command) {
   // `pg` warns of a deprecation where ~/.pgpass is read, which cron would mail each time.
   process.noDeprecation = true
+  // A reader that goes away, as head does, is no failure to speak of; a full disk is one.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') exitWith(name, error)
+      process.exit(1)
+    })
+  }
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
   try {
     const call = readCall()
@@ -99,7 +106,9 @@ export async function command({
 
 function spell({ positionals, values }: Call) {
   const names = Object.keys(values).sort()
-  return ['', ...positionals, ...names.map((name) => `--${name}`)].join(' ')
+  // An argument is one word, whatever is in it.
+  const words = positionals.map((each) => each.replace(/\s/g, '_'))
+  return ['', ...words, ...names.map((name) => `--${name}`)].join(' ')
 }
 
 /** Fails four seconds after the command was stopped. */
