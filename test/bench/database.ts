@@ -10,7 +10,7 @@ import { createDatabase } from '../../src/database/setup.ts'
 import type { Env } from '../../src/environment.ts'
 
 export const password = 'correct horse battery staple'
-const passwordHash =
+export const passwordHash =
   '$scrypt$ln=14,r=8,p=5$AAECAwQFBgcICQoLDA0ODw$D7lSJtJDGLLVcrxL7dWjkoRxbs+pMvcVYIJ+gbuyltk'
 
 export interface KnownUser {

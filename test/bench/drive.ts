@@ -108,11 +108,14 @@ function cpuOf(pid: number): number | undefined {
   }
 }
 
-/** Starts load.ts and gets it ready; `go` starts the load and waits for the result. */
+/**
+ * Starts load.ts and gets it ready; `go` starts the load and waits for the result, `stop` ends it
+ * before its time.
+ */
 export async function prepare(
   options: LoadOptions,
   cores?: string,
-): Promise<{ go(): Promise<LoadResult> }> {
+): Promise<{ go(): Promise<LoadResult>; stop(): void }> {
   const child = fork(fileURLToPath(new URL('load.ts', import.meta.url)), { execArgv: loader })
   if (cores !== undefined) pin([child.pid!], cores)
   child.send(options)
@@ -123,5 +126,6 @@ export async function prepare(
       const [result] = (await once(child, 'message')) as [LoadResult]
       return result
     },
+    stop: () => child.send('stop'),
   }
 }

@@ -1,7 +1,7 @@
 // A load generator over raw sockets, in a process of its own. It takes one set of options as a
-// message, answers 'ready', starts at the next message, and answers with what it measured. With
-// `perSecond` requests leave on time whatever the answers do; else each connection sends its next
-// request when the last is answered.
+// message, answers 'ready', starts at the next message, ends in time or at a further message, and
+// answers with what it measured. With `perSecond` requests leave on time whatever the answers do;
+// else each connection sends its next request when the last is answered.
 import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 
@@ -30,6 +30,7 @@ export interface LoadResult {
   generatorCpu: number
 }
 
+process.on('disconnect', () => process.exit())
 process.once('message', (options: LoadOptions) => {
   const requests = readFileSync(options.requests, 'latin1').split('\x01')
   process.once(
@@ -48,12 +49,20 @@ async function generate(options: LoadOptions, requests: string[]): Promise<LoadR
   const latencies: number[] = []
   const statuses: Record<string, number> = {}
   const start = performance.now()
-  const end = start + seconds * 1000
+  let end = start + seconds * 1000
+  process.once('message', () => {
+    end = performance.now()
+  })
   const cpu = process.cpuUsage()
   let sent = 0
   let underWay = 0
 
   await new Promise<void>((resolve) => {
+    /** The server ends those that are idle for long. */
+    function take(): Connection {
+      const connection = free.pop() ?? open(port)
+      return connection.isOpen() ? connection : take()
+    }
     function send(connection: Connection) {
       const at = performance.now()
       underWay++
@@ -75,7 +84,7 @@ async function generate(options: LoadOptions, requests: string[]): Promise<LoadR
     }
     const tick = () => {
       const now = performance.now()
-      while (now < end && sent < ((now - start) / 1000) * perSecond) send(free.pop() ?? open(port))
+      while (now < end && sent < ((now - start) / 1000) * perSecond) send(take())
       if (now < end) setTimeout(tick, 1)
       else if (underWay === 0) resolve()
     }
@@ -84,7 +93,7 @@ async function generate(options: LoadOptions, requests: string[]): Promise<LoadR
   const used = process.cpuUsage(cpu)
   return {
     answered: latencies.length,
-    perSecond: latencies.length / seconds,
+    perSecond: (latencies.length * 1000) / (end - start),
     statuses,
     p50: median(latencies),
     p99: quantile(latencies, 0.99),
@@ -94,6 +103,7 @@ async function generate(options: LoadOptions, requests: string[]): Promise<LoadR
 }
 
 interface Connection {
+  isOpen(): boolean
   send(request: string, done: (status: string) => void): void
 }
 
@@ -118,6 +128,7 @@ function open(port: number): Connection {
   socket.on('error', () => {})
   socket.on('close', () => finish('closed'))
   return {
+    isOpen: () => !socket.destroyed,
     send(request, done) {
       waiting = done
       socket.write(request)

@@ -13,6 +13,7 @@ import { fillDatabase, startPostgres } from './database.ts'
 import { flood, loginTiming } from './flood.ts'
 import { growth } from './growth.ts'
 import { hostile } from './hostile.ts'
+import { importing } from './moving.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { dump, size } from './size.ts'
@@ -31,7 +32,7 @@ import { webhook } from './webhook.ts'
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
 Cases: auth user first everything signed log pages instances growth flood hostile timing memory
-  start revocation webhook; by name alone, as they need more: size dump poolers
+  start revocation webhook import; by name alone, as they need more: size dump poolers
 `
 const requests = ['auth', 'user', 'first']
 /** They need much room, an S3 server or PgBouncer. */
@@ -50,6 +51,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   start: startTime,
   revocation,
   webhook,
+  import: importing,
   size,
   dump,
   poolers,
