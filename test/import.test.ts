@@ -198,6 +198,107 @@ test('a key of the Go service ends there and here, and one that is off stays so'
   assert.deepEqual(statuses, [401, 401, 200])
 })
 
+/** Makes the Go service's tables those of its first version, with the seeds of that. */
+async function makeFirst(db: TestDatabase['db']) {
+  await db.query(
+    `alter table api_key drop constraint api_key_api_user_key, drop valid_until,
+       add enabled boolean default true`,
+  )
+  await db.query(
+    `insert into api_user (id, email, password) values
+       ('0463ed3d-bfc9-4c10-b6ee-c223bbca0fab', 'test-user@provider.com', 'strong-password'),
+       ('4f26321f-d0ea-46a3-83dd-6aa1c6053aaf', 'another-test-user@another-provider.com',
+         'super-strong-password'),
+       ('00b265e6-6638-4b1b-aeac-5898c7307eb8', 'better-test-user@mail-client.org',
+         'weakpassword');
+     insert into api_key (id, key, api_user, enabled) values
+       ('a5eff7a9-9bd6-4f51-9b42-a7ca5ffd3f5e', '3e8d49a3-9220-4ea0-88eb-299520c6ab85',
+         '0463ed3d-bfc9-4c10-b6ee-c223bbca0fab', true),
+       ('fd8136c4-c584-4bbf-a390-53d5c2548fb8', '2da3e9ec-7299-473a-be0f-d722d870f51a',
+         '4f26321f-d0ea-46a3-83dd-6aa1c6053aaf', true),
+       ('2e791bfe-7e35-465d-8269-1bbd7b4e86c5', '7ba9182e-f4a6-4eec-b216-d2a9f5179fc2',
+         '4f26321f-d0ea-46a3-83dd-6aa1c6053aaf', true),
+       ('42698272-5b8f-42db-a43c-8108eaad66e1', 'e9c3ce0d-d6d6-45cb-ad93-c407d429469f',
+         '00b265e6-6638-4b1b-aeac-5898c7307eb8', true),
+       ('f79d5502-4c57-41de-8237-893c6e1983f0', '586e86f0-b981-4d16-90ee-99114ae36d19',
+         '00b265e6-6638-4b1b-aeac-5898c7307eb8', false)`,
+  )
+}
+
+test('the first version of the Go service comes over, each key with an event', async () => {
+  const go = await createGoDatabase()
+  await makeFirst(go.db)
+  await addGoUser(go.db, ['10000000-0000-4000-8000-000000000001', 'none@x.org', 'long enough'])
+  const app = await startTestApp({ UUID_KEYS: 'on' })
+  assert.deepEqual(await importInto(app.database, 'go', '--from', go.name), {
+    status: 0,
+    stdout: counts({ users: 4, keys: 5 }),
+    stderr: '',
+  })
+  const keys = await go.db.query<{ key: string }>('select key from api_key order by enabled, key')
+  const answers = keys.map(({ key }) => app.request('GET', '/users/me', { key }))
+  assert.deepEqual(
+    (await Promise.all(answers)).map(({ status, details }) => [status, details?.email]),
+    [
+      [401, undefined],
+      [200, 'another-test-user@another-provider.com'],
+      [200, 'test-user@provider.com'],
+      [200, 'another-test-user@another-provider.com'],
+      [200, 'better-test-user@mail-client.org'],
+    ],
+  )
+  const events = await app.db.query(
+    `select subject, key_id from audit_events where action = 'user.imported'
+     order by subject, key_id`,
+  )
+  const expected = await go.db.query(
+    `select api_user.id as subject, api_key.id as key_id
+     from api_user left join api_key on api_user = api_user.id order by subject, key_id`,
+  )
+  assert.deepEqual(events, expected)
+})
+
+test('what else there is in a database of the Go service is named', async () => {
+  const go = await createGoDatabase()
+  await go.db.query('create table limits (id uuid); create table acl (id uuid)')
+  const dry = await importInto(await createTestDatabase(), 'go', '--from', go.name, '--dry-run')
+  assert.deepEqual(dry, {
+    status: 0,
+    stdout: counts({}),
+    stderr: 'import: the table acl stays behind\nimport: the table limits stays behind\n',
+  })
+})
+
+test('columns of the Go service have other types, and a switch is on by true alone', async () => {
+  const go = await createSeeded()
+  await go.db.query(
+    `alter table api_user alter password type int using 12345678, add enabled text default 'f';
+     alter table api_key add enabled int default 0`,
+  )
+  const into = await createTestDatabase()
+  const { status } = await importInto(into, 'go', '--from', go.name)
+  assert.equal(status, 0)
+  const all = `select distinct users.enabled or api_keys.enabled as is_on from users, api_keys`
+  assert.deepEqual(await into.db.query(all), [{ is_on: false }])
+  await into.db.query('update users set enabled = true')
+  const app = await startTestApp({}, into)
+  const body = { email: 'user1', password: '12345678' }
+  assert.equal((await app.request('POST', '/users/sessions', { body })).status, 201)
+})
+
+test('who is deleted from the Go service during the import is left out', async () => {
+  const go = await createSeeded()
+  await go.db.query(
+    `alter table api_user rename to earlier;
+     create view api_user as
+       select case password when 'pwd1' then gen_random_uuid() else id end as id, email, password
+       from earlier`,
+  )
+  const into = await createTestDatabase()
+  const { status, stdout } = await importInto(into, 'go', '--from', go.name)
+  assert.deepEqual([status, stdout], [0, counts({ users: 3, keys: 3 })])
+})
+
 test('rows of the Go service that lack what they should have stop nothing', async () => {
   const go = await createSeeded()
   await go.db.query(`alter table api_user alter password drop not null, alter email drop not null;
@@ -215,7 +316,7 @@ test('rows of the Go service that lack what they should have stop nothing', asyn
   assert.equal(status, 1)
   assert.match(stderr, /user 0463ed3d.* comes without its password/)
   assert.match(stderr, /user 4f26321f.* stays behind: email /)
-  assert.match(stderr, /key .* stays behind: it is no UUID/)
+  assert.match(stderr, /key .* stays behind: it is no UUID, or one that can be guessed/)
   assert.match(stdout, /Users imported: 3\nKeys imported: 2\n/)
   const kept = await into.db.query(`select from users where created_at = 'infinity'`)
   assert.deepEqual(kept, [])
@@ -253,7 +354,7 @@ test('what cannot come from the Go service is told, by a dry run, too', async ()
   )
   const told = `import: user ${added[3]![0]} stays behind: email must have at most 254 characters
 import: user ${added[0]![0]} stays behind: email is that of an earlier user
-import: key ${added[2]![3]} stays behind: its UUID can be guessed
+import: key ${added[2]![3]} stays behind: it is no UUID, or one that can be guessed
 import: user ${added[2]![0]} comes without its password, which is empty or too long
 `
   const args = ['go', '--from', go.name, '--dry-run']
@@ -473,8 +574,9 @@ test('what is exported and imported into an empty database is exported the same'
      from users, (values ('api'), ('session')) as k (kind)
      where email = 'bob' or kind = 'session'`,
   )
+  await one.db.query(`update users set factor_confirmed_at = now() where email like 'Ada%'`)
   const exported = await runCommand('export', [], one.env)
-  const said = '3 users; second factors of 0 and API keys of 1 stay behind'
+  const said = '3 users; second factors of 1 and API keys of 1 stay behind'
   assert.deepEqual([exported.status, exported.stderr], [0, `export: ${said}\n`])
   const path = fileOf([exported.stdout])
   const { stdout } = await importInto(other, path)
@@ -506,7 +608,7 @@ test('what is exported and imported into an empty database is exported the same'
   assert.deepEqual(nobody, { status: 1, stdout: '', stderr: 'export: No such user\n' })
 })
 
-test('an export whose reader goes away fails, and says why', async () => {
+test('an export whose reader goes away ends without a word, and fails', async () => {
   const { db, env } = await createTestDatabase()
   await db.query(
     `insert into users (email, email_lower) select n, n from generate_series(1, 5000) n`,
@@ -518,7 +620,7 @@ test('an export whose reader goes away fails, and says why', async () => {
     said += String(chunk)
   })
   const status = await new Promise((resolve) => child.on('close', resolve))
-  assert.deepEqual([status, said], [1, 'export: write EPIPE\n'])
+  assert.deepEqual([status, said], [1, ''])
 })
 
 test('a password is tried against a file, before anything is written', async () => {
@@ -542,6 +644,10 @@ test('an import reads stdin, and is misuse with other arguments', async () => {
   const { db, env } = await createTestDatabase()
   const { status } = await runWith('{"email":"in@x"}\n', ['-'], env)
   assert.deepEqual([status, (await read(db)).length], [0, 1])
+  const blank = join(folder, 'of two words')
+  writeFileSync(blank, '{"email":"other@x"}')
+  const { stdout } = await runCommand('import', [blank, '--dry-run'], env)
+  assert.equal(stdout, counts({ users: 1 }))
   for (const args of [
     [],
     ['go'],

@@ -674,6 +674,12 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/foreign/hashes.ts',
+    text: 'read.share > 0.5',
+    replacement: 'read.share > 1',
+    meaning: 'a password of two forms takes a thread for four seconds',
+  },
+  {
+    file: 'src/foreign/hashes.ts',
     text: `  demand(N * r <= 8 * maxKiB, 'must need at most 128 MiB')
 `,
     replacement: '',
@@ -705,8 +711,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/moving/go.ts',
-    text: '  await refuseMere(target.db, readings)\n',
-    replacement: '',
+    text: 'if (await isMere(target.db, user.id, folded))',
+    replacement: `if (folded === '')`,
     meaning: 'who is to be an admin stays a user, and nobody is told',
     tests: ['import'],
   },
@@ -3337,8 +3343,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/moving/go.ts',
-    text: `[0126f]/.test(key)`,
-    replacement: `[x]/.test(key)`,
+    text: `[^0126f]/i.test(key)`,
+    replacement: `./.test(key)`,
     meaning: 'keys that can be guessed come over',
     tests: ['import'],
   },
@@ -3351,9 +3357,16 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/moving/go.ts',
-    text: `  enabled: enabled !== false,`,
+    text: `  enabled: isOn(enabled),`,
     replacement: `  enabled: true,`,
     meaning: 'keys that were switched off work again',
+    tests: ['import'],
+  },
+  {
+    file: 'src/moving/go.ts',
+    text: '(enabled ?? true) === true',
+    replacement: 'enabled !== false',
+    meaning: 'a switch of another type than boolean is always on',
     tests: ['import'],
   },
   {

@@ -32,8 +32,7 @@ async function print(tx: Db, id: string | undefined) {
     const { said } = await one<{ said: string }>(tx, {
       text: `select format('%s users; second factors of %s and API keys of %s stay behind',
           count(*),
-          -- That column is there from a later migration on.
-          count(to_jsonb(users) ->> 'factor_confirmed_at'),
+          count(factor_confirmed_at),
           count(*) filter (where exists (
             select from api_keys where user_id = users.id and kind = 'api'))) as said
         from users where id = coalesce($1, id) having count(*) > 0 or $1 is null`,

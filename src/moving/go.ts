@@ -9,12 +9,13 @@ import { createHasher } from '../passwords/hasher.ts'
 import { newPassword, normalPassword } from '../passwords/rules.ts'
 import { instantSchema, isUuid } from '../schema.ts'
 import { foldEmail } from '../users/rules.ts'
-import { readTraveller, type Reading } from './form.ts'
+import { readTraveller } from './form.ts'
 import {
   findGoRows,
-  findObstacles,
+  isMere,
+  listGoRest,
   listGoUsers,
-  type GoKey,
+  type GoRecord,
   type GoRow,
   type Mover,
   toBytea,
@@ -38,16 +39,19 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
     const owners = readings.filter(({ user }) => foldEmail(user.email ?? '') === folded)
     if (owners.length !== 1)
       throw new ExitError(`${owners.length} users have the address ${address}: nothing was done`)
-    owners[0]!.user.role = 'admin'
+    const { user } = owners[0]!
+    user.role = 'admin'
+    if (await isMere(target.db, user.id, folded))
+      throw new ExitError(`${address} is there and no admin: nothing was done`)
   }
-  await refuseMere(target.db, readings)
+  for (const { name } of await listGoRest(from)) target.say(`the table ${name} stays behind`)
   const hasher = createHasher(threads.length, new URL('../foreign/thread.js', import.meta.url))
 
   async function completeOne(mover: Mover, { user, keys }: GoRow, thread: string) {
-    const password = user.password ?? ''
-    const createdAt = readInstant(user.created_at)
-    const enabled = user.enabled !== false
-    Object.assign(mover, { enabled, createdAt, keys: keys.filter(comesAlong).map(withDigest) })
+    const password = String(user.password ?? '')
+    mover.enabled = isOn(user.enabled)
+    mover.createdAt = readInstant(user.created_at)
+    mover.keys = keys.filter(comesAlong).map(withDigest)
     target.counts.password += countBreach(newPasswordSchema, password)
     if (!/^[^]{1,1024}$/u.test(password))
       target.say(`user ${user.id} comes without its password, which is empty or too long`)
@@ -55,23 +59,24 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
       mover.passwordHash = await hasher.hash(normalPassword(password), thread)
   }
 
-  function comesAlong({ id, key }: GoKey) {
-    const isGuessable = /^.{14}[0126f]/.test(key)
-    if (isGuessable) target.say(`key ${id} stays behind: its UUID can be guessed`)
-    else if (!isUuid(key ?? '')) target.say(`key ${id} stays behind: it is no UUID`)
-    return !isGuessable && isUuid(key ?? '')
+  function comesAlong({ id, key }: GoRecord) {
+    const comes = /^.{14}[^0126f]/i.test(key) && isUuid(key)
+    if (!comes) target.say(`key ${id} stays behind: it is no UUID, or one that can be guessed`)
+    return comes
   }
 
   async function complete(movers: Mover[]) {
     const ids = movers.map(({ id }) => id)
     const rows = new Map((await findGoRows(from, ids)).map((row) => [row.user.id, row]))
-    const waiting = movers.values()
+    // The Go service may have deleted some since.
+    const present = movers.filter(({ id }) => rows.has(id!))
+    const waiting = present.values()
     await Promise.all(
       threads.map(async (thread) => {
         for (const mover of waiting) await completeOne(mover, rows.get(mover.id!)!, thread)
       }),
     )
-    return movers
+    return present
   }
 
   const nameOf = (number: number) => `user ${users[number - 1]!.id}`
@@ -79,32 +84,21 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
   await hasher.stop()
 }
 
-const withDigest = ({ id, key, enabled, valid_until, created_at }: GoKey): MovingKey => ({
+const withDigest = ({ id, key, enabled, valid_until, created_at }: GoRecord): MovingKey => ({
   id,
   // Not the key, which the server may log.
   digest: toBytea(digestKey(key.toLowerCase())),
-  enabled: enabled !== false,
+  enabled: isOn(enabled),
   validUntil: valid_until,
   createdAt: readInstant(created_at),
 })
 
-/** An instant as the API shows it; undefined if there is none, or it is none, such as infinity. */
+/** Where there is a switch, whatever its type, only true is on. */
+const isOn = (enabled: unknown) => (enabled ?? true) === true
+
+/** An instant as the API shows it; null if there is none, or it is none, such as infinity. */
 function readInstant(given: string | undefined) {
   const faults: Fault[] = []
   const instant = instantSchema.check(given, '', faults)
-  return faults.length === 0 ? instant : undefined
-}
-
-/** Throws if somebody who is to become an admin is there already as a mere user. */
-async function refuseMere(db: Db, readings: Reading[]) {
-  const admins = readings.filter(({ user }) => user.role === 'admin')
-  const movers = admins.map(({ user }, number) => ({
-    ...user,
-    number,
-    address: foldEmail(user.email),
-    keys: [],
-  }))
-  for (const { number, role } of await findObstacles(db, movers))
-    if (role === 'user')
-      throw new ExitError(`${movers[number]!.email} is there and no admin: nothing was done`)
+  return faults.length === 0 ? instant : null
 }

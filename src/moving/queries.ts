@@ -35,6 +35,12 @@ export const findObstacles = (db: Db, movers: Mover[]) =>
     [JSON.stringify(movers)],
   )
 
+/** Whether the id or address is that of a user who is no admin. */
+export async function isMere(db: Db, id: unknown, address: string) {
+  const there = `select from users where (id = $1 or email_lower = $2) and role = 'user'`
+  return (await db.query(there, [id, address])).length > 0
+}
+
 /** Inserts those whose id and address nobody has, with their keys; returns whom. */
 export async function insertMovers(tx: Db, movers: Mover[]) {
   const made = await tx.query<{ id: string; address: string; keys: string[]; wasTried: boolean }>(
@@ -51,7 +57,8 @@ export async function insertMovers(tx: Db, movers: Mover[]) {
        from made join ${given} using (id) cross join jsonb_to_recordset(keys) as key (id uuid,
          digest bytea, enabled boolean, "validUntil" timestamptz, "createdAt" timestamptz)
        on conflict do nothing returning id, user_id),
-     noted as (insert into audit_events (action, subject) select 'user.imported', id from made)
+     noted as (insert into audit_events (action, subject, key_id)
+       select 'user.imported', made.id, keyed.id from made left join keyed on user_id = made.id)
      select id, email_lower as address, array(select id from keyed where user_id = made.id) as keys,
        exists (select from login_failures
          where account = sha256(convert_to('address ' || email_lower, 'UTF8'))) as "wasTried"
@@ -62,17 +69,19 @@ export async function insertMovers(tx: Db, movers: Mover[]) {
   return made
 }
 
-/** A row of the Go service, which may lack the columns of another version of it. */
-interface GoBase {
+/** A user or key of the Go service, which may lack the columns of another version of it. */
+export interface GoRecord {
   id: string
-  enabled?: boolean
+  key: string
+  password?: unknown
+  enabled?: unknown
+  valid_until?: string
   created_at?: string
 }
-export type GoKey = GoBase & { key: string; valid_until?: string }
 /** A user of the Go service with its keys. */
 export interface GoRow {
-  user: GoBase & { password?: string | null }
-  keys: GoKey[]
+  user: GoRecord
+  keys: GoRecord[]
 }
 
 /** The Go service's users, the oldest first. What is sorted, maybe on disk, holds no password. */
@@ -80,6 +89,15 @@ export const listGoUsers = (from: Db) =>
   from.query<{ id: string; email: string }>(
     `select id, email from api_user
      order by (to_jsonb(api_user) ->> 'created_at')::timestamptz, id`,
+  )
+
+/** The tables of the Go service that are not read, such as those of permissions. */
+export const listGoRest = (from: Db) =>
+  from.query<{ name: string }>(
+    `select table_name as name from information_schema.tables
+     where table_schema = 'user_service_schema'
+       and table_name !~ '^(api_user|api_key|schema_migrations)$'
+     order by name`,
   )
 
 /** Users of the Go service with all that is known of them. */

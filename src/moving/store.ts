@@ -81,11 +81,13 @@ async function importSome(target: Import, source: Source, movers: Mover[]) {
   const made = isDryRun ? whole : await db.transaction((tx) => insertMovers(tx, whole))
   counts.users += made.length
   counts.there += whole.length - made.length
-  for (const { keys } of made) counts.keys += keys.length
-  const given = whole.reduce((sum, { keys }) => sum + keys.length, 0)
-  const stored = made.reduce((sum, { keys }) => sum + keys.length, 0)
-  if (given > stored) target.say(`${given - stored} keys stay behind: they are there already`)
+  const stored = countKeys(made)
+  counts.keys += stored
+  const lost = countKeys(whole) - stored
+  if (lost > 0) target.say(`${lost} keys stay behind: they are there already`)
 }
+
+const countKeys = (users: { keys: unknown[] }[]) => users.flatMap(({ keys }) => keys).length
 
 /** 1 if a value breaks the rules of a schema, else 0. */
 export function countBreach<T>(schema: Schema<T>, value: T) {
