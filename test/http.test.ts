@@ -8,7 +8,7 @@ import { createPipeline, type PipelineOptions } from '../src/http/pipeline.ts'
 import { createRefusalLog } from '../src/http/refusals.ts'
 import { createLog } from '../src/log.ts'
 import { brief, hashCheaply, password, startTestApp, undo, type Answer } from './support/helpers.ts'
-import { startPrefixGateway } from './support/prefix.ts'
+import { startPlainGateway } from './support/plain-gateway.ts'
 import { until } from './support/process.ts'
 
 hashCheaply()
@@ -107,7 +107,7 @@ test('an If-Match that is no list of tags is refused', async () => {
 })
 
 test('Location and Link lead on behind a gateway that strips a prefix', async () => {
-  const outside = await startPrefixGateway(app.url, '/accounts')
+  const outside = await startPlainGateway([app.url], { prefix: '/accounts' })
   const admin = await app.admin()
   const headers = { 'x-api-key': admin.key, 'content-type': 'application/json' }
   const made: string[] = []

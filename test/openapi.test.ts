@@ -353,6 +353,7 @@ const general = [
   'content-length',
   'content-security-policy',
   'content-type',
+  'cross-origin-opener-policy',
   'date',
   'keep-alive',
   'referrer-policy',
@@ -862,6 +863,7 @@ for (const path of ['/docs', '/admin']) {
     })
     assert.deepEqual([hashes('script').length, hashes('style').length], [1, 1])
     assert.equal(headers.get('referrer-policy'), 'no-referrer')
+    assert.equal(headers.get('cross-origin-opener-policy'), 'same-origin')
     assert.equal(headers.get('content-type'), 'text/html; charset=utf-8')
     const markup = text.replace(/<(script|style)>[^]*?<\/\1>/g, '')
     assert.doesNotMatch(markup, /\son\w+=|\sstyle=|\ssrc=|href="(?!openapi\.json"|#)/)

@@ -183,8 +183,8 @@ function createInput(send: Send) {
   const sees = (expression: string) =>
     until(expression, () => evaluate<boolean>(`Boolean(${expression})`).catch(forgiveLeaving), 60)
 
-  /** Clicks in the middle of the one element of a selector that shows these words. */
-  async function click(selector: string, words = '') {
+  /** Clicks in the middle of the one element of a selector that shows these words; or twice. */
+  async function click(selector: string, words = '', times = 1) {
     const [x, y] = await evaluate<number[]>(`{
       const found = [...document.querySelectorAll(${JSON.stringify(selector)})]
         .filter((each) => each.textContent.includes(${JSON.stringify(words)}))
@@ -196,10 +196,12 @@ function createInput(send: Send) {
       if (!found[0].contains(top)) throw new Error('covered by ' + top?.outerHTML)
       point
     }`)
-    const button = { x, y, button: 'left', clickCount: 1 }
     await send('Input.dispatchMouseEvent', { type: 'mouseMoved', x, y })
-    await send('Input.dispatchMouseEvent', { ...button, type: 'mousePressed' })
-    await send('Input.dispatchMouseEvent', { ...button, type: 'mouseReleased' })
+    for (let clickCount = 1; clickCount <= times; clickCount++) {
+      const button = { x, y, button: 'left', clickCount }
+      await send('Input.dispatchMouseEvent', { ...button, type: 'mousePressed' })
+      await send('Input.dispatchMouseEvent', { ...button, type: 'mouseReleased' })
+    }
   }
 
   async function press(key: string, more: Params = {}) {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
 import { showCode } from '../support/authenticator.ts'
+import { enterKey, isClosed, press, says } from '../support/admin.ts'
 import { startBrowser, type Page } from '../support/browser.ts'
 import { hashCheaply, makeKeyFile, password, startTestApp } from '../support/helpers.ts'
 
@@ -12,22 +13,17 @@ const app = await startTestApp(env)
 const strict = await startTestApp({ ...env, REQUIRE_FACTOR: 'admins' }, app.database)
 const browser = await startBrowser()
 
-const isClosed = `document.querySelector('dialog') === null`
-const says = (page: Page, words: string) =>
-  page.sees(`document.body.innerText.includes(${JSON.stringify(words)})`)
-const press = (page: Page, words: string) => page.click('dialog:last-of-type button', words)
-
 async function logIn(page: Page, email: string) {
   await page.sees(`document.querySelector('.must')`)
   await page.type('dialog [name=email]', email)
   await page.type('dialog [name=password]', password)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
 }
 
 /** Types what the authenticator shows, which must not be a code that was used. */
 async function typeCode(page: Page, secret: string, steps: number) {
   await page.type('dialog:last-of-type [name=code]', await showCode(app.db, secret, steps))
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
 }
 
 async function readSecret(page: Page) {
@@ -57,7 +53,7 @@ test('an admin sets up a second factor, uses it, renews its codes and removes it
   await page.click('.panel button', 'Set up a second factor')
   const secret = await readSecret(page)
   await page.type('dialog:last-of-type [name=code]', '000000')
-  await press(page, 'Confirm')
+  await press(page, 'Set up the second factor')
   await says(page, 'Invalid credentials')
   await typeCode(page, secret, -1)
   await readCodes(page)
@@ -68,7 +64,7 @@ test('an admin sets up a second factor, uses it, renews its codes and removes it
   await logIn(page, admin.email)
   await page.sees(`document.activeElement.name === 'code'`)
   await page.type('[name=code]', '123456')
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await says(page, 'Invalid credentials')
   await typeCode(page, secret, 0)
   await page.sees(isClosed)
@@ -98,7 +94,7 @@ test('an admin of whom a second factor is wanted is led to it, and then let in',
   await logIn(page, admin.email)
   await page.sees(`document.activeElement.name === 'code'`)
   await page.type('[name=code]', codes[0]!.toLowerCase())
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(`${isClosed} && document.querySelector('tbody tr')`)
 
   await app.db.query(`update api_keys set authenticated_at = now() - interval '1 hour'
@@ -108,7 +104,7 @@ test('an admin of whom a second factor is wanted is led to it, and then let in',
   await press(page, 'Make the user')
   await says(page, 'this takes a fresh log-in')
   await page.type('dialog:last-of-type [name=password]', password)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(`document.activeElement.name === 'code'`)
   await typeCode(page, secret, 0)
   await says(page, 'Shown this once')

@@ -5,9 +5,22 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import { startBrowser, type Page } from '../support/browser.ts'
+import {
+  checkQuiet,
+  closePanel,
+  enterKey,
+  find,
+  front,
+  isClosed,
+  logInOver,
+  press,
+  rows,
+  says,
+  visits,
+} from '../support/admin.ts'
+import { startBrowser } from '../support/browser.ts'
 import { hashCheaply, password, startTestApp } from '../support/helpers.ts'
-import { startPrefixGateway } from '../support/prefix.ts'
+import { startPlainGateway } from '../support/plain-gateway.ts'
 import { makeFolder, succeed, until } from '../support/process.ts'
 
 hashCheaply()
@@ -20,85 +33,7 @@ const axeCore = ['install', '--prefix', tools, '--ignore-scripts', '--no-audit',
 await succeed('npm', axeCore)
 const axe = readFileSync(join(tools, 'node_modules/axe-core/axe.min.js'), 'utf8')
 
-/** The words in the dialog in front. */
-const front = `[...document.querySelectorAll('dialog')].at(-1)`
-const says = (page: Page, words: string) =>
-  page.sees(`document.body.innerText.includes(${JSON.stringify(words)})`)
-const isClosed = `document.querySelector('dialog') === null`
-const rows = `document.querySelectorAll('tbody tr').length`
-
-interface Visit {
-  email?: string
-  secret?: string
-  width?: number
-  /** What follows the address of the page. */
-  hash?: string
-  base?: string
-}
-
-/** Opens the page without logging in. */
-async function open({ width = 1280, hash = '', base = app.base }: Visit = {}) {
-  const page = await browser.open(`${base}/admin${hash}`, { width })
-  await page.sees(front)
-  return page
-}
-
-/** Types address and password, and sends them by Enter. */
-async function logIn(page: Page, { email = admin.email, secret = password }: Visit = {}) {
-  await page.type('dialog [name=email]', email)
-  await page.type('dialog [name=password]', secret)
-  await page.press('Enter', { text: '\r' })
-}
-
-/** Opens the page, logged in. */
-async function enter(visit: Visit = {}) {
-  const page = await open(visit)
-  await logIn(page, visit)
-  await page.sees(`${isClosed} && (${rows} > 0 || location.hash === '#live')`)
-  return page
-}
-
-/** Opens the panel of a user, by a search and a click. */
-async function find(page: Page, email: string) {
-  await page.type('[name=search]', email)
-  await page.sees(`${rows} === 1 && document.querySelector('td a').textContent === '${email}'`)
-  await page.click('td a')
-  await page.sees(`document.querySelector('.panel li')`)
-}
-
-/** Clicks a button of the dialog in front. */
-const press = (page: Page, words: string) => page.click('dialog:last-of-type button', words)
-
-const closePanel = async (page: Page) => {
-  await page.click('.panel > header button')
-  await page.sees(isClosed)
-}
-
-const quiet = { messages: [], violations: [] }
-
-/** Fails if the page broke its policy, complained, asked elsewhere or kept a key. */
-async function checkQuiet(page: Page, ...keys: string[]) {
-  assert.deepEqual({ messages: page.messages, violations: page.violations }, quiet)
-  const { origin } = new URL(await page.evaluate<string>('location.href'))
-  // The icon of an input is the browser's own.
-  const elsewhere = page.requests.filter(
-    ({ url }) => !/^data:image/.test(url) && !url.startsWith(`${origin}/`),
-  )
-  assert.deepEqual(elsewhere, [])
-  const kept = await page.evaluate<string>(`(async () => JSON.stringify([
-    localStorage.length, sessionStorage.length, document.cookie, history.state, name,
-    await indexedDB.databases(), await caches.keys(),
-    location.href, document.documentElement.outerHTML,
-    [...document.querySelectorAll('input, textarea')].map((each) => each.value),
-    Object.values(globalThis).filter((each) => typeof each === 'string'),
-  ]))()`)
-  const found: unknown[] = JSON.parse(kept)
-  assert.deepEqual(found.slice(0, 7), [0, 0, '', null, '', [], []])
-  for (const key of keys) {
-    assert.ok(!kept.includes(key))
-    assert.ok(!page.requests.some(({ url }) => url.includes(key)))
-  }
-}
+const { open, logIn, enter } = visits(browser, { base: app.base, email: admin.email })
 
 /** The keys of the sessions that a page started cannot be seen; how many live can. */
 const countSessions = async (id: string) => {
@@ -143,7 +78,7 @@ test('leaving the page ends the session that it made, and no other', async () =>
   await page.goTo(`${app.base}/admin`)
   await page.click('summary')
   await page.type('[name=key]', session.details.key)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(isClosed)
   await checkQuiet(page, session.details.key)
   await page.click('#out')
@@ -383,7 +318,7 @@ test('a user is deleted only when its address was typed', async () => {
   await says(page, 'That is not the address')
   assert.equal((await userOf(user.id)).id, user.id)
   await page.type('[name=typed]', user.email)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(isClosed)
   const gone = await app.request('GET', `/users/${user.id}`, { key: admin.key })
   assert.equal(gone.status, 404)
@@ -419,14 +354,6 @@ test('the log-in lies over the view, and what was typed is saved after it', asyn
   await checkQuiet(page)
 })
 
-/** Logs in where the panel of a user lies below. */
-async function logInOver(page: Page, { email }: { email: string }) {
-  await page.type('.must [name=email]', email)
-  await page.type('.must [name=password]', password)
-  await page.press('Enter', { text: '\r' })
-  await page.sees(`document.querySelector('.must') === null`)
-}
-
 test('who logs in over the view of another sees nothing of it', async () => {
   const visitor = await app.user({ role: 'admin', email: 'first@example.org' })
   const secret = await app.user({ email: 'secret@example.org' })
@@ -439,7 +366,7 @@ test('who logs in over the view of another sees nothing of it', async () => {
   const stranger = await app.user({ email: 'stranger@example.org' })
   await page.type('.must [name=email]', stranger.email)
   await page.type('.must [name=password]', password)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await says(page, 'Not allowed')
   await page.sees(`!document.documentElement.outerHTML.includes('secret@example.org')`)
   assert.equal((await userOf(secret.id)).version, 1)
@@ -464,7 +391,7 @@ test('what needs a fresh log-in asks for the password, and is done then', async 
   await says(page, 'this takes a fresh log-in')
   assert.equal(await page.evaluate(`document.querySelector('[readonly]').value`), visitor.email)
   await page.type('dialog:last-of-type [name=password]', password)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await says(page, 'Shown this once')
   assert.equal(await countSessions(visitor.id), 1)
   await checkQuiet(page)
@@ -508,7 +435,7 @@ test('the audit shows who did what to whom, by user and by action, and follows',
   await page.sees(`${rows} === 2`)
   await page.type('[name=user]', user.email)
   await page.type('[name=action]', 'session.started')
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(`${rows} === 1`)
   await page.type('[name=user]', 'nobody@example.org')
   await page.click('.tools button', 'Show')
@@ -600,7 +527,7 @@ test('failed log-ins are waited for as long as the service says', async () => {
   await logIn(page, { email: victim.email })
   await says(page, 'Too many failed logins: wait ')
   await page.sees(`${front}.querySelector('form').ariaBusy === 'false'`)
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(isClosed)
   await checkQuiet(page)
 })
@@ -651,7 +578,7 @@ test('its policy stops markup that is made of text, and frames', async () => {
 test('it works below another base path, and behind a gateway that strips a prefix', async () => {
   const bare = await startTestApp({ SERVER_BASE_PATH: '/' }, app.database)
   const deep = await startTestApp({ SERVER_BASE_PATH: '/api/v2' }, app.database)
-  const behind = await startPrefixGateway(deep.url, '/tools/users')
+  const behind = await startPlainGateway([deep.url], { prefix: '/tools/users' })
   for (const base of [bare.url, deep.base, `${behind}/api/v2`]) {
     const page = await enter({ base })
     await page.click('article > button', 'Next page')
@@ -728,15 +655,15 @@ test('everything can be reached by keyboard alone', async () => {
     assert.fail(`${selector} cannot be reached`)
   }
   await tabTo('td a')
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(`document.querySelector('.panel li')`)
   await tabTo('.panel [name=emailVerified]')
   await page.press(' ', { text: ' ' })
   await tabTo('.panel form .primary')
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await says(page, 'Saved')
   await tabTo('[aria-label="End test"]')
-  await page.press('Enter', { text: '\r' })
+  await enterKey(page)
   await page.sees(`document.querySelectorAll('dialog').length === 2`)
   await page.press('Escape')
   await page.sees(`document.querySelectorAll('dialog').length === 1`)

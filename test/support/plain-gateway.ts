@@ -1,21 +1,34 @@
-// A gateway that serves a service below a path of its own, and knows nothing outside of it.
+// A gateway before a service or several, which knows nothing of them.
 import { once } from 'node:events'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 
 import { undo } from './undo.ts'
 
+interface GatewayOptions {
+  /** The path below which the service is; all else is 404 without a body. */
+  prefix?: string
+  /** What it adds to answers. */
+  headers?: Record<string, string>
+}
+
 /**
- * Passes on what is below `prefix`, without it, and answers as they come: no header is rewritten.
- * Returns where the service is then; all else is 404 without a body.
+ * Passes on what is below a prefix, without it, to each of some services in turn; requests go as
+ * they come. Returns where the services are then.
  */
-export async function startPrefixGateway(url: string, prefix: string): Promise<string> {
+export async function startPlainGateway(
+  urls: string[],
+  { prefix = '', headers: added = {} }: GatewayOptions = {},
+): Promise<string> {
+  let count = 0
   const gateway = http.createServer((req, res) => {
     if (!req.url!.startsWith(`${prefix}/`)) return void res.writeHead(404).end()
     const { method, headers } = req
     const path = req.url!.slice(prefix.length)
+    const url = urls[count % urls.length]!
+    count++
     const asking = http.request(url, { method, headers, path }, (answer) => {
-      res.writeHead(answer.statusCode!, answer.headers)
+      res.writeHead(answer.statusCode!, { ...answer.headers, ...added })
       answer.pipe(res)
     })
     asking.on('error', () => res.destroy())
