@@ -2452,7 +2452,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/operation/admin.js',
-    text: "  addEventListener('pagehide', leave)\n",
+    text: "  addEventListener('pagehide', wipe)\n",
     replacement: '',
     meaning: 'a session outlives the page that began it',
     tests: ['system/admin'],
@@ -2466,10 +2466,31 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/operation/admin.js',
-    text: 'Date.now() - usedAt < idleMs',
-    replacement: 'idleMs > 0',
+    text: '!key || Date.now() - usedAt < 15 * 60_000',
+    replacement: 'usedAt > 0',
     meaning: 'the key of an admin who has gone stays in the page',
     tests: ['system/admin'],
+  },
+  {
+    file: 'src/operation/admin.js',
+    text: "if (error.code === 'forbidden')",
+    replacement: 'if (false)',
+    meaning: 'an admin who is one no more goes on seeing users',
+    tests: ['system/admin-trouble'],
+  },
+  {
+    file: 'src/operation/admin.js',
+    text: "addEventListener('pageshow', ({ persisted }) => persisted && location.reload())\n",
+    replacement: '',
+    meaning: 'the way back of the browser leads to a page without its session',
+    tests: ['system/admin-trouble'],
+  },
+  {
+    file: 'src/operation/admin.js',
+    text: ", cache: 'no-store' }",
+    replacement: ' }',
+    meaning: 'a gateway has the page show what is no longer so',
+    tests: ['system/admin-trouble'],
   },
   {
     file: 'src/operation/admin-users.js',
@@ -2480,8 +2501,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/operation/admin-users.js',
-    text: 'body, shown.version)',
-    replacement: 'body)',
+    text: '{ body, version })',
+    replacement: '{ body })',
     meaning: 'of two admins at once one overwrites what the other wrote',
     tests: ['system/admin'],
   },

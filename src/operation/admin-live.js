@@ -13,7 +13,7 @@ function forgetReadings() {
 
 /** The sum of the samples whose names and labels match. */
 function sumOf(samples, pattern) {
-  const found = samples.filter(([name]) => pattern.test(name))
+  const found = [...samples].filter(([name]) => pattern.test(name))
   return found.length > 0 ? found.reduce((sum, [, value]) => sum + value, 0) : undefined
 }
 
@@ -28,24 +28,22 @@ const rate = (pattern) => (now, before) => {
   return grown / ((now.at - before.at) / 1000)
 }
 
-/** The bound in milliseconds below which a share of what a histogram counted since then lies. */
+/**
+ * The bound in milliseconds below which a share of what a histogram counted since then lies; the
+ * last one and a sign if it lies above.
+ */
 const quantile = (name, share) => (now, before) => {
   // In an object, whole numbers would come first.
   const buckets = new Map()
-  const signs = [
-    [now.samples, 1],
-    [before.samples, -1],
-  ]
-  for (const [samples, sign] of signs) {
-    for (const [sample, value] of samples) {
-      if (!sample.startsWith(name + '_bucket')) continue
-      const bound = /le="(.*)"/.exec(sample)[1]
-      buckets.set(bound, (buckets.get(bound) ?? 0) + sign * value)
-    }
+  for (const [sample, value] of now.samples) {
+    if (!sample.startsWith(name + '_bucket')) continue
+    const bound = /le="(.*)"/.exec(sample)[1]
+    const grown = value - (before.samples.get(sample) ?? 0)
+    buckets.set(bound, (buckets.get(bound) ?? 0) + grown)
   }
   const wanted = share * buckets.get('+Inf')
   const [bound] = [...buckets].find(([, count]) => count > 0 && count >= wanted) ?? []
-  return bound === '+Inf' ? undefined : bound * 1000
+  return bound === '+Inf' ? [[...buckets.keys()].at(-2) * 1000, '> '] : bound * 1000
 }
 
 const http = 'http_request_duration_seconds'
@@ -86,7 +84,7 @@ const shortly = (value) => Number(value.toPrecision(3)).toLocaleString()
 /** The plot of what has values. */
 function drawPlot([title, lines]) {
   const names = Object.keys(lines)
-  const valueOf = ({ values }, name) => values[title][name]
+  const valueOf = ({ values }, name) => values[title][name][0]
   const seen = readings.flatMap((each) => names.map((name) => valueOf(each, name)))
   const known = seen.filter(Number.isFinite)
   if (known.length === 0) return []
@@ -104,7 +102,8 @@ function drawPlot([title, lines]) {
       picture.append(svg('polyline', { points: points.join(' '), class: 'line' + index }))
     }
     const last = readings.findLast((each) => valueOf(each, name) >= 0)
-    const text = last ? shortly(valueOf(last, name)) : '–'
+    const [value, sign = ''] = last?.values[title][name] ?? []
+    const text = last ? sign + shortly(value) : '–'
     return el('li', [name, ' ', el('b', text)], { className: 'line' + index })
   })
   const most = el('small', 'up to ' + shortly(top))
@@ -117,10 +116,15 @@ async function showLive() {
   byId('view').append(el('h2', 'Live'), note, area)
   repeated = async () => {
     const { text } = await call('GET', '/metrics')
-    const lines = text.matchAll(/^(\w.*) (\S+)$/gm)
-    const samples = [...lines].map(([, name, value]) => [name, Number(value)])
+    const lines = [...text.matchAll(/^(\w.*) (\S+)$/gm)]
+    const samples = new Map(lines.map(([, name, value]) => [name, Number(value)]))
     const now = { samples, at: Date.now() }
-    const start = sumOf(samples, /process_start_time/)
+    const isRecent = ({ at }) => now.at - at < 600_000
+    readings = readings.filter(isRecent)
+    for (const [start, each] of counts) {
+      if (!isRecent(each)) counts.delete(start)
+    }
+    const start = samples.get('process_start_time_seconds')
     const before = counts.get(start)
     counts.set(start, now)
     if (!before) return
@@ -128,11 +132,10 @@ async function showLive() {
     for (const [title, measures] of Object.entries(plots)) {
       values[title] = {}
       for (const [name, measure] of Object.entries(measures)) {
-        values[title][name] = measure(now, before)
+        values[title][name] = [measure(now, before)].flat()
       }
     }
     readings.push({ start, at: now.at, values })
-    readings = readings.filter(({ at }) => now.at - at < 600_000)
     note.textContent = `Instances that answered: ${counts.size}. The last ten minutes.`
     area.replaceChildren(...Object.entries(plots).flatMap(drawPlot))
   }

@@ -3,10 +3,13 @@
 
 const byId = (id) => document.getElementById(id)
 
-/** An element; its children are one or a list, in which lists stand for their members. */
+/**
+ * An element; its children are one or a list, in which lists stand for their members, and what is
+ * false for nothing.
+ */
 function el(name, children = [], props) {
   const node = Object.assign(document.createElement(name), props)
-  node.append(...[children].flat(Infinity))
+  node.append(...[children].flat(Infinity).filter(Boolean))
   return node
 }
 
@@ -22,21 +25,28 @@ const notice = el('output')
 
 /** Says something where it is seen and read aloud: in the dialog in front, if there is one. */
 function say(text) {
-  const places = [byId('main'), ...document.querySelectorAll('dialog')]
-  if (notice.parentNode !== places.at(-1)) places.at(-1).append(notice)
+  const place = [...document.querySelectorAll('main, dialog')].at(-1)
+  if (notice.parentNode !== place) place.append(notice)
   notice.textContent = text
 }
 
 /** Says what failed; what a log-out interrupts has not. */
 const tell = ({ name, message }) => name === 'AbortError' || say(message)
 
-/** A button, which says why if its work fails. */
+/** Does some work, unless it is under way, and says why if it fails. */
+async function busily(node, work) {
+  if (node.ariaBusy === 'true') return
+  node.ariaBusy = 'true'
+  say('')
+  await work().catch(tell)
+  node.ariaBusy = 'false'
+}
+
 function button(text, work, props) {
-  function onclick() {
-    say('')
-    work().catch(tell)
-  }
-  return el('button', text, { type: 'button', onclick, ...props })
+  // The second click of two may meet what the first has led to.
+  const onclick = ({ detail }) => detail > 1 || busily(node, work)
+  const node = el('button', text, { type: 'button', onclick, ...props })
+  return node
 }
 
 /** A labelled input, with a hint and room for what is wrong with it. */
@@ -58,6 +68,15 @@ function passwordField(label, name, autocomplete, hint) {
 
 const ifAny = (text) => text || undefined
 
+/** What JSON says; other text as it is. */
+function parse(text) {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
+}
+
 /** What the API takes, of what an input of that name holds; what is no JSON it refuses. */
 const readers = {
   password: ifAny,
@@ -66,13 +85,7 @@ const readers = {
   overlapSeconds: Number,
   permissions: (text) => text.split(/[\s,]+/).filter(Boolean),
   validUntil: (text) => (text ? new Date(text).toISOString() : undefined),
-  metadata(text) {
-    try {
-      return JSON.parse(text)
-    } catch {
-      return text
-    }
-  },
+  metadata: parse,
 }
 
 /** What was typed. */
@@ -100,17 +113,22 @@ function fill(form, values) {
   }
 }
 
-const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000))
+/** Waits; fails as soon as a signal ends that. */
+const sleep = (seconds, signal) =>
+  new Promise((resolve, reject) => {
+    setTimeout(resolve, seconds * 1000)
+    signal?.addEventListener('abort', reject)
+  })
 
 /**
  * A form. After a failure all that was typed is still there, what is wrong stands beside each
  * field, and the next attempt waits as long as the service demands.
  */
-function makeForm(fields, action, send, className = 'primary') {
+function makeForm(fields, action, send) {
   const fault = el('p', [], { role: 'alert', className: 'fault' })
 
   async function show({ message, errors = [], seconds = 0 }) {
-    for (const input of fields.flatMap((each) => [...each.querySelectorAll('[name]')])) {
+    for (const input of form.querySelectorAll('[name]')) {
       const own = errors.filter((each) => each.field.split('[')[0] === input.name)
       input.ariaInvalid = own.length > 0
       input.parentNode.lastChild.textContent = own.map((each) => each.message).join(', ')
@@ -123,11 +141,7 @@ function makeForm(fields, action, send, className = 'primary') {
     fault.textContent = message
   }
 
-  async function onsubmit(event) {
-    event.preventDefault()
-    if (form.ariaBusy === 'true') return
-    form.ariaBusy = 'true'
-    say('')
+  async function submit() {
     // What is typed while it is sent is not.
     form.className = ''
     try {
@@ -137,21 +151,22 @@ function makeForm(fields, action, send, className = 'primary') {
       form.className = 'dirty'
       if (error.name !== 'AbortError') await show(error)
     }
-    form.ariaBusy = 'false'
   }
 
+  function onsubmit(event) {
+    event.preventDefault()
+    busily(form, submit)
+  }
   function oninput() {
     form.className = 'dirty'
   }
   const props = { onsubmit, oninput, noValidate: true }
-  const form = el('form', [fields, fault, el('button', action, { className })], props)
+  const form = el('form', [fields, fault, el('button', action, { className: 'primary' })], props)
   return form
 }
 
-const first = '[name]:not([readonly]), pre + button'
-
 /** Whether nothing would be lost, or may be. */
-const mayLose = (node) => !node.querySelector('.dirty') || confirm('Discard what you typed?')
+const mayLose = (node) => !node.querySelector('dialog .dirty') || confirm('Discard what you typed?')
 
 /**
  * Opens a dialog; the focus goes to what is typed or copied first. When it closes, the focus
@@ -161,7 +176,8 @@ function openDialog(title, children, props) {
   const cross = button('Close', async () => mayLose(dialog) && dialog.close())
   const dialog = el('dialog', [el('header', [el('h2', title), cross]), children], {
     ariaLabel: title,
-    oncancel: (event) => mayLose(dialog) || event.preventDefault(),
+    // Not every browser knows of closedBy.
+    oncancel: (event) => (dialog.closedBy !== 'none' && mayLose(dialog)) || event.preventDefault(),
     ...props,
   })
   dialog.addEventListener('close', () => {
@@ -172,12 +188,13 @@ function openDialog(title, children, props) {
   })
   document.body.append(dialog)
   dialog.showModal()
+  const first = '[name]:not([readonly]), pre + button'
   if (dialog.className !== 'panel') dialog.querySelector(first)?.focus()
   return dialog
 }
 
-/** Shows secrets by their names, each with a button that copies it, this once. */
-function reveal(title, secrets, onclose) {
+/** Shows secrets by their names, each with a button that copies it, until they are closed. */
+function reveal(title, secrets) {
   const shown = Object.entries(secrets).map(([name, secret]) => [
     el('h3', name),
     el('pre', secret),
@@ -186,22 +203,33 @@ function reveal(title, secrets, onclose) {
       say('Copied')
     }),
   ])
-  openDialog(title, [el('p', 'Shown this once: keep it now.'), shown], { onclose })
+  openDialog(title, [el('p', 'Shown this once: keep it now.'), shown], { closedBy: 'none' })
 }
 
-/** Asks for what some work takes; the button is named by what it does. Shows secrets it returns. */
-function ask(title, { text = '', fields = [], work, after, className }) {
-  async function send(values) {
-    const secrets = await work(values)
-    dialog.close()
-    const finish = () => after?.().catch(tell)
-    if (secrets) reveal(title, secrets, finish)
-    else await finish()
-  }
-  const form = makeForm(fields, title, send, className)
-  const dialog = openDialog(title, [el('p', text), form])
-  return form
+/**
+ * Asks for what some work takes, in a dialog whose button is named by what it does, until that is
+ * done; work that returns false is not yet. Shows secrets that it returns. Fails when the dialog is
+ * closed before.
+ */
+function ask(title, { text, fields = [], values, work, ...props }) {
+  return new Promise((resolve, reject) => {
+    async function send(typed) {
+      const secrets = await work(typed)
+      if (secrets === false) return
+      resolve()
+      dialog.close()
+      if (secrets) reveal(title, secrets)
+    }
+    const form = makeForm(fields, title, send)
+    if (values) fill(form, values)
+    const onclose = () => reject(new Error('Not done'))
+    const dialog = openDialog(title, [el('p', text), form], { onclose, ...props })
+  })
 }
+
+/** Asks before it ends what a path names. */
+const askToEnd = (title, path, text) =>
+  ask(title, { text, className: 'danger', work: async () => void (await call('DELETE', path)) })
 
 /** A table of pages, one below the other; `cellsOf` makes the cells of an item. */
 function makeList(heads, empty, cellsOf) {
@@ -209,25 +237,35 @@ function makeList(heads, empty, cellsOf) {
   const note = el('p')
   const more = el('button', 'Next page', { hidden: true })
   const titles = heads.map((each) => el('th', each, { scope: 'col' }))
-  let latest = 0
+  let loading = new AbortController()
 
-  /** Drops what is answered after a later question. */
-  async function load(path, query, isNext) {
-    latest++
-    const mine = latest
-    const { details, next } = await call('GET', path + query)
-    if (mine !== latest) return
-    const rows = details.map((each) => {
-      const cells = cellsOf(each).map((cell) => el('td', [cell]))
-      return el('tr', cells)
+  const rowsOf = (items) =>
+    items.map((each) => {
+      const cells = cellsOf(each).map((cell) => el('td', cell))
+      return el('tr', cells, { id: each.id })
     })
+
+  /** Ends the question before it. */
+  async function load(path, query, isNext) {
+    loading.abort()
+    loading = new AbortController()
+    const { details, next } = await call('GET', path + query, { signal: loading.signal })
+    const rows = rowsOf(details)
     if (!isNext) body.replaceChildren()
     body.append(...rows)
-    note.textContent = rows.length > 0 ? '' : empty
+    note.textContent = rows[0] ? '' : empty
     more.hidden = !next
     more.onclick = () => load(path, next, true).catch(tell)
     if (isNext) rows[0]?.querySelector('a')?.focus()
   }
+
+  /** Puts what is new above the rest, which is left as it is unless there is a page of news. */
+  async function follow(path, query) {
+    const { details } = await call('GET', path + query, { signal: loading.signal })
+    const count = details.findIndex(({ id }) => id === body.firstChild?.id)
+    if (count < 0) await load(path, query)
+    else body.prepend(...rowsOf(details.slice(0, count)))
+  }
   const table = el('table', [el('thead', el('tr', titles)), body])
-  return { node: el('article', [table, note, more]), load }
+  return { node: el('article', [table, note, more]), load, follow }
 }

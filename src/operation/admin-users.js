@@ -24,20 +24,17 @@ function cellsOfUser(user) {
 /** Reads the list of users once more. */
 let refreshUsers
 
-function forgetUsers() {
-  addresses.clear()
-}
-
 async function showUsers() {
-  const hint = 'The beginning of an address, or @ and its domain'
-  const search = textField('Search', 'search', hint, { type: 'search' })
+  const search = textField('Search', 'search', 'The beginning of an address, or @ and its domain', {
+    type: 'search',
+  })
   const heads = ['Address', 'Role', 'State', 'Permissions', 'Created']
   const list = makeList(heads, 'No such address. “New user” makes or invites one.', cellsOfUser)
   const create = button('New user', askForUser, { className: 'primary' })
   let typed
   refreshUsers = () => {
     const query = new URLSearchParams({ view: 'full', limit: 50 })
-    const sought = search.querySelector('input').value.trim()
+    const sought = search.control.value.trim()
     if (sought) query.set('search', sought)
     return list.load('/users', '?' + query)
   }
@@ -64,29 +61,35 @@ const userFields = () => [
 async function askForUser() {
   const hint = 'Without one the user is invited, by a token that sets it'
   const password = passwordField('Password', 'password', 'new-password', hint)
-  const form = ask('Make the user', {
+  await ask('Make the user', {
     fields: [...userFields(), password],
-    async work(values) {
-      const { details } = await call('POST', '/users', values)
+    values: { role: 'user', metadata: {}, enabled: true },
+    async work(body) {
+      const { details } = await call('POST', '/users', { body })
       const secrets = { 'API key': details.apiKeys[0] }
       // The key is shown even where there is no token, but to nobody who has logged in meanwhile.
       const failed = (error) => {
         tell(error)
         if (error.name === 'AbortError') throw error
       }
-      if (!values.password) Object.assign(secrets, await makeToken(details.id).catch(failed))
+      if (!body.password) Object.assign(secrets, await makeToken(details.id).catch(failed))
       return secrets
     },
-    after: refreshUsers,
   })
-  fill(form, { role: 'user', metadata: {}, enabled: true })
+  await refreshUsers()
 }
 
 /** A token that sets a password, good for a week. */
 async function makeToken(id) {
   const body = { purpose: 'password-reset', seconds: 604_800 }
-  const { details } = await call('POST', '/users/' + id + '/tokens', body)
+  const { details } = await call('POST', '/users/' + id + '/tokens', { body })
   return { 'Token that sets a password, good for a week': details.token }
+}
+
+/** Reads a user once more. */
+async function reread(shown) {
+  const { details } = await call('GET', '/users/' + shown.id)
+  return Object.assign(shown, details)
 }
 
 const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other)
@@ -96,7 +99,6 @@ const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other)
  * and shown beside what was.
  */
 function makeUserForm(shown) {
-  const path = '/users/' + shown.id
   async function save(values, form) {
     const typed = {}
     for (const [name, value] of Object.entries(values)) {
@@ -108,8 +110,7 @@ function makeUserForm(shown) {
       form.closest('dialog').querySelector('h2').textContent = shown.email
     } catch (error) {
       if (error.code !== 'stale_version') throw error
-      const { details } = await call('GET', path)
-      Object.assign(shown, details)
+      await reread(shown)
       fill(form, { ...shown, ...typed })
       error.message = 'Changed meanwhile. Save once more to store what you typed'
       error.errors = Object.keys(typed).map((name) => {
@@ -124,7 +125,8 @@ function makeUserForm(shown) {
 }
 
 async function change(shown, body) {
-  const { details } = await call('PATCH', '/users/' + shown.id, body, shown.version)
+  const { version } = shown
+  const { details } = await call('PATCH', '/users/' + shown.id, { body, version })
   Object.assign(shown, details)
   say('Saved')
   // Not awaited: what is typed from now on stays.
@@ -134,7 +136,7 @@ async function change(shown, body) {
 /** The panel of a user, as long as the address names it. */
 async function openUser(given) {
   const opener = document.activeElement
-  const { details: shown } = await call('GET', '/users/' + given)
+  const shown = await reread({ id: given })
   if (location.hash !== '#users/' + given) return
   const { id, email, createdAt, updatedAt } = shown
   addresses.set(id, email)
@@ -143,33 +145,31 @@ async function openUser(given) {
   const showAll = () => showKeys(keys, id)
   const end = (title, text, below, after = showAll) =>
     button(title, async () => {
-      const work = async () => void (await call('DELETE', below))
-      ask(title, { text, work, after, className: 'danger' })
+      await askToEnd(title, below, text)
+      await after()
     })
   const endFactor = end('Remove the second factor', email, path + '/factor', async () => {
     endFactor.remove()
-    const { details } = await call('GET', path)
-    Object.assign(shown, details)
+    await reread(shown)
   })
-  const remove = async () =>
-    ask('Delete ' + shown.email, {
+  async function remove() {
+    await ask('Delete ' + shown.email, {
       className: 'danger',
       text: 'Keys, sessions and tokens go, too. Nothing brings them back.',
       fields: [textField('Type the address ' + shown.email, 'typed')],
       async work({ typed }) {
         if (typed !== shown.email) throw new Error('That is not the address')
-        await call('DELETE', path, undefined, shown.version)
-      },
-      async after() {
-        dialog.close()
-        await refreshUsers()
+        await call('DELETE', path, { version: shown.version })
       },
     })
+    dialog.close()
+    await refreshUsers()
+  }
   const dangers = [
     button('Make a token for a password', async () => reveal(shown.email, await makeToken(id))),
     end('End all tokens', 'What was sent to the user is worthless then.', path + '/tokens'),
     end('End all sessions', 'The user must log in again.', '/users/sessions/' + id),
-    shown.secondFactor ? endFactor : [],
+    shown.secondFactor && endFactor,
     el('hr'),
     button('Delete the user', remove, { className: 'danger' }),
   ]
@@ -179,14 +179,14 @@ async function openUser(given) {
       el('small', [id, ', made ', when(createdAt), ', changed ', when(updatedAt)]),
       el('p', el('a', 'What happened to this user', { href: '#audit/' + id })),
       makeUserForm(shown),
-      id === client.me().id ? ownSection(shown) : [],
+      id === client.me().id && ownSection(shown),
       keys,
       el('section', [el('h3', 'Access'), dangers]),
     ],
     {
       className: 'panel',
       onclose() {
-        if (location.hash === '#users/' + given) history.replaceState(null, '', '#users')
+        if (location.hash === '#users/' + given) setAddress('#users')
         // The list has been read since.
         if (!opener.isConnected) document.querySelector(`td a[title="${id}"]`)?.focus()
       },
@@ -194,6 +194,8 @@ async function openUser(given) {
   )
   await showAll()
 }
+
+const codesOf = ({ details }) => ({ 'Recovery codes': details.recoveryCodes.join('\n') })
 
 /** What admins do with their own account. */
 function ownSection(shown) {
@@ -205,86 +207,84 @@ function ownSection(shown) {
     await change(shown, values)
     form.reset()
   })
-  const renewCodes = async () => {
-    const { details } = await call('POST', '/users/me/factor/recovery-codes')
-    reveal('Second factor', { 'Recovery codes': details.recoveryCodes.join('\n') })
-  }
-  const renew = button('New recovery codes', renewCodes)
+  const renew = button('New recovery codes', async () =>
+    reveal('Second factor', codesOf(await call('POST', '/users/me/factor/recovery-codes'))),
+  )
   const setUp = button('Set up a second factor', async () => {
     await client.addFactor()
     setUp.replaceWith(renew)
-    const { details } = await call('GET', '/users/me')
-    Object.assign(shown, details)
+    await reread(shown)
   })
   return el('section', [el('h3', 'Your account'), shown.secondFactor ? renew : setUp, form])
 }
 
 /** Shows keys and sessions; the focus stays among them. */
 async function showKeys(place, userId) {
-  const { details } = await call('GET', '/users/' + userId + '/keys')
-  const reload = () => showKeys(place, userId)
+  const path = '/users/' + userId + '/keys'
+  const { details } = await call('GET', path)
+  const act = (text, work, props) =>
+    button(
+      text,
+      async () => {
+        await work()
+        await showKeys(place, userId)
+      },
+      props,
+    )
   const hadFocus = place.contains(document.activeElement)
   const itemsOf = (wanted) =>
-    details.filter(({ kind }) => kind === wanted).map((key) => keyItem(key, userId, reload))
+    details.filter(({ kind }) => kind === wanted).map((key) => keyItem(key, path, act))
   const title = el('h3', 'API keys', { tabIndex: -1 })
-  const create = button('New key', async () => askForKey(userId, reload))
-  const none = el('p', details.length > 0 ? '' : 'None. Make a key for a program of this user.')
+  const create = act('New key', () => askForKey(path))
+  const none = el('p', !details[0] && 'None. Make a key for a program of this user.')
   const sessions = [el('h3', 'Sessions'), el('ul', itemsOf('session'))]
   place.replaceChildren(title, create, none, el('ul', itemsOf('api')), ...sessions)
   if (hadFocus) title.focus()
 }
 
-function keyItem(key, userId, reload) {
-  const path = '/users/' + userId + '/keys/' + key.id
+function keyItem(key, keys, act) {
+  const path = keys + '/' + key.id
   const { kind, name, scope, enabled, permissions, address, agent } = key
   const isApi = kind === 'api'
   const title = isApi ? name : [address, agent].filter(Boolean).join(' ')
   const facts = [
-    isApi ? 'scope ' + scope + ', ' : '',
-    permissions ? 'permissions ' + permissions.join(' ') + ', ' : '',
-    key.factors === 2 ? '2 factors, ' : '',
-    enabled ? '' : 'off, ',
-    key.id === client.me().keyId ? 'this page, ' : '',
-    [
-      'made ',
-      when(key.createdAt),
-      ', used ',
-      when(key.lastUsedAt),
-      ', ends ',
-      when(key.validUntil),
-    ],
+    isApi && 'scope ' + scope + ', ',
+    permissions && 'permissions ' + permissions.join(' ') + ', ',
+    key.factors === 2 && '2 factors, ',
+    !enabled && 'off, ',
+    key.id === client.me().keyId && 'this page, ',
+    'made ',
+    when(key.createdAt),
+    ', used ',
+    when(key.lastUsedAt),
+    ', ends ',
+    when(key.validUntil),
   ]
-  async function flip() {
-    await call('PATCH', path, { enabled: !enabled })
-    await reload()
-  }
-  const rotate = async () =>
+  const flip = () => call('PATCH', path, { body: { enabled: !enabled } })
+  const rotate = () =>
     ask('Rotate ' + name, {
       fields: [
         textField('Overlap', 'overlapSeconds', 'Seconds for which both work', {
           type: 'number',
         }),
       ],
-      work: async (values) => keyOf(await call('POST', path + '/rotate', values)),
-      after: reload,
+      work: async (body) => keyOf(await call('POST', path + '/rotate', { body })),
     })
-  const work = async () => void (await call('DELETE', path))
-  const end = async () => ask('End ' + title, { work, after: reload, className: 'danger' })
+  const end = () => askToEnd('End ' + title, path)
   const named = (text, work, className) =>
-    button(text, work, { ariaLabel: text + ' ' + title, className })
+    act(text, work, { ariaLabel: text + ' ' + title, className })
   const buttons = [
-    isApi ? named('Rotate', rotate) : '',
+    isApi && named('Rotate', rotate),
     named(enabled ? 'Switch off' : 'Switch on', flip),
     named('End', end, 'danger'),
   ]
-  const head = isApi ? el('b', name) : [el('b', address ?? ''), ' ', agent ?? '']
-  return el('li', [head, el('small', facts), buttons])
+  return el('li', [el('b', title), el('small', facts), buttons])
 }
 
 const keyOf = ({ details }) => ({ [details.name]: details.key })
 
-function askForKey(userId, after) {
-  ask('Make the key', {
+function askForKey(path) {
+  return ask('Make the key', {
     fields: [
       textField('Name', 'name'),
       choiceField('Scope', 'scope', 'all read auth metrics'),
@@ -293,8 +293,7 @@ function askForKey(userId, after) {
     ],
     async work({ permissions, ...values }) {
       const body = permissions.length > 0 ? { ...values, permissions } : values
-      return keyOf(await call('POST', '/users/' + userId + '/keys', body))
+      return keyOf(await call('POST', path, { body }))
     },
-    after,
   })
 }

@@ -1,14 +1,12 @@
 // The admin page: who is logged in, and which view is shown. The key is in the closure of
 // createClient alone: not in storage, the address, the document or a global.
 
-const base = new URL('.', location).href.slice(0, -1)
-const idleMs = 15 * 60_000
-
 /** A failure as the service tells it; a gateway's own answer has no more than its status. */
-function failureOf({ status, statusText, headers }, text) {
-  const body = text.startsWith('{') ? JSON.parse(text) : {}
-  const { details = statusText, code, errors, requestId } = body
-  const message = status < 500 ? details : `${details} (${status}, request ${requestId})`
+function failureOf({ status, statusText, headers }, { requestId, details, code, errors }) {
+  const told = status < 500 ? details : `${details} (${status}, request ${requestId})`
+  const message = requestId
+    ? told
+    : `Not the service but a gateway answers: ${status} ${statusText}`
   const needsFactor = /acr_values="2"/.test(headers.get('WWW-Authenticate'))
   const seconds = Number(headers.get('Retry-After')) || 0
   return Object.assign(new Error(message), { code, errors, needsFactor, seconds })
@@ -22,20 +20,21 @@ async function request(method, path, { key, body, version, ...options }) {
   if (body) headers['Content-Type'] = 'application/json'
   const sent = { ...options, method, headers, body: JSON.stringify(body), cache: 'no-store' }
   for (;;) {
-    const reply = await fetch(base + path, sent).catch((error) => {
+    const reply = await fetch('.' + path, sent).catch((error) => {
       if (error.name !== 'AbortError') error.message = 'The service does not answer'
       throw error
     })
     const text = await reply.text()
-    if (reply.ok) {
+    const answer = parse(text) ?? {}
+    // Metrics begin with #; what is done may have no words.
+    if (reply.ok && (answer.requestId || /^(#|$)/.test(text))) {
       const next = /<(.*)>; rel="next"/.exec(reply.headers.get('Link'))?.[1]
-      return { text, next, details: text.startsWith('{') && JSON.parse(text).details }
+      return { text, next, details: answer.details }
     }
-    const failure = failureOf(reply, text)
+    const failure = failureOf(reply, answer)
     if (reply.status !== 429 || failure.code === 'login_throttled') throw failure
     say(`Too many requests: waiting ${failure.seconds} s`)
-    await sleep(failure.seconds || 1)
-    say('')
+    await sleep(failure.seconds || 1, sent.signal).finally(() => say(''))
   }
 }
 
@@ -53,11 +52,15 @@ function createClient() {
     const ended = key
     key = undefined
     if (!ended || !me.isSession) return
-    await request('DELETE', '/users/sessions', { key: ended, keepalive: true }).catch(() => {})
+    await request('DELETE', '/users/sessions', { key: ended, keepalive: true }).catch(
+      ({ code }) =>
+        code === 'key_invalid' || say('The session could not be ended: it goes on until its end.'),
+    )
   }
 
-  /** Forgets all that was shown; the log-in stays. */
+  /** Forgets the key and all that was shown; the log-in stays. */
   function wipe() {
+    drop()
     life.abort()
     life = new AbortController()
     me = undefined
@@ -76,12 +79,13 @@ function createClient() {
     usedAt = Date.now()
     try {
       if (isSame || /^#audit/.test(location.hash)) await call('GET', '/users?limit=1')
-      if (!isSame) await showPage(me.email)
+      if (isSame) return
+      byId('bar').hidden = false
+      byId('who').textContent = me.email
+      await route()
     } catch (error) {
-      if (error.code !== 'forbidden') return tell(error)
-      await drop()
-      wipe()
-      throw error
+      if (!key) throw error
+      tell(error)
     }
   }
 
@@ -91,37 +95,36 @@ function createClient() {
       autocomplete: 'one-time-code',
     })
     code.hidden = true
-    const fields = [
-      textField('Address', 'email', '', { autocomplete: 'username', ...known }),
-      passwordField('Password', 'password', 'current-password'),
-      code,
-      el('details', [el('summary', 'An API key instead'), passwordField('Key', 'key', 'off')]),
-    ]
-    return new Promise((resolve, reject) => {
-      const form = makeForm(fields, 'Log in', async ({ key: pasted, ...body }) => {
+    return ask('Log in', {
+      text,
+      className: email ? 'fresh' : 'must',
+      closedBy: email ? 'closerequest' : 'none',
+      fields: [
+        textField('Address', 'email', '', { autocomplete: 'username', ...known }),
+        passwordField('Password', 'password', 'current-password'),
+        code,
+        el('details', [el('summary', 'An API key instead'), passwordField('Key', 'key', 'off')]),
+      ],
+      async work({ key: pasted, ...body }) {
         if (pasted) {
           const { details } = await request('GET', '/users/me', { key: pasted })
-          await enter(pasted, details)
-        } else {
-          const { details } = await request('POST', '/users/sessions', { body })
-          code.hidden = !details.token
-          if (details.token) return code.querySelector('input').focus()
-          const { user: id, key: made, keyId } = details
-          await enter(made, { id, keyId, email: body.email, isSession: true })
+          return enter(pasted, details)
         }
-        resolve()
-        dialog.close()
-      })
-      const dialog = openDialog('Log in', [el('p', text), form], {
-        className: email ? '' : 'must',
-        oncancel: (event) => email || event.preventDefault(),
-        onclose: () => reject(new Error('Not done')),
-      })
+        const { details } = await request('POST', '/users/sessions', { body })
+        code.hidden = !details.token
+        if (details.token) {
+          code.control.focus()
+          return false
+        }
+        const { user: id, keyId } = details
+        await enter(details.key, { id, keyId, email: body.email, isSession: true })
+      },
     })
   }
 
   /** Asks who is there: once, for all that wait for it. `email`: it must be that user. */
   function logIn(text, email) {
+    if (!email) document.querySelector('.fresh')?.close()
     entering ??= openLogIn(text, email).finally(() => {
       entering = undefined
       if (!key) logIn('Log in to go on.').catch(tell)
@@ -129,24 +132,17 @@ function createClient() {
     return entering
   }
 
-  /** Sets up a second factor of the caller, until its recovery codes are shown. */
+  /** Sets up a second factor of the caller. */
   async function addFactor() {
     const { details } = await call('POST', '/users/me/factor')
-    const { secret, uri: href } = details
-    await new Promise((resolve, reject) => {
-      const hint = 'That your authenticator shows'
-      const fields = [textField('Code', 'code', hint, { autocomplete: 'one-time-code' })]
-      const form = makeForm(fields, 'Confirm', async (body) => {
-        const { details: shown } = await call('POST', '/users/me/factor/confirm', body)
-        resolve()
-        dialog.close()
-        reveal('Second factor', { 'Recovery codes': shown.recoveryCodes.join('\n') })
-      })
-      const link = el('a', 'Open in an authenticator', { href })
-      const text = 'Enter this secret into an authenticator:'
-      const shown = [el('p', text), el('pre', secret), el('p', link), form]
-      const onclose = () => reject(new Error('There is no second factor yet'))
-      const dialog = openDialog('Second factor', shown, { onclose })
+    await ask('Set up the second factor', {
+      text: [
+        'Enter this secret into an authenticator:',
+        el('pre', details.secret),
+        el('a', 'Open in an authenticator', { href: details.uri }),
+      ],
+      fields: [textField('Code', 'code', 'That it shows', { autocomplete: 'one-time-code' })],
+      work: async (body) => codesOf(await call('POST', '/users/me/factor/confirm', { body })),
     })
   }
 
@@ -159,14 +155,19 @@ function createClient() {
   }
 
   /** A request with the key; where it lacks something, asks for that, and goes on. */
-  async function callApi(method, path, body, version) {
-    const { signal } = life
+  async function call(method, path, { signal: given = life.signal, ...options } = {}) {
+    const signal = AbortSignal.any([life.signal, given])
     for (;;) {
       const used = key
       try {
-        return await request(method, path, { key, body, version, signal })
+        return await request(method, path, { ...options, key, signal })
       } catch (error) {
         signal.throwIfAborted()
+        if (error.code === 'forbidden') {
+          // Nothing is left for somebody who is no admin any more.
+          if (path.startsWith('/users?')) leave('You are no admin.')
+          else await call('GET', '/users?limit=1')
+        }
         const isKnown = /^key_(missing|invalid)|^authentication_needed/.test(error.code)
         if (!isKnown) throw error
         if (used !== key) continue
@@ -181,7 +182,7 @@ function createClient() {
   }
 
   function checkIdle() {
-    if (!key || Date.now() - usedAt < idleMs) return
+    if (!key || Date.now() - usedAt < 15 * 60_000) return
     drop()
     logIn('Nothing was done for fifteen minutes. Log in to go on.').catch(tell)
   }
@@ -191,39 +192,34 @@ function createClient() {
   }
   for (const name of ['keydown', 'pointerdown']) addEventListener(name, use, true)
   setInterval(checkIdle, 5000)
-  function leave() {
-    const ending = drop()
-    wipe()
-    return ending
-  }
-  addEventListener('pagehide', leave)
+  addEventListener('pagehide', wipe)
 
-  return {
-    call: callApi,
-    logIn,
-    addFactor,
-    me: () => me,
-    isIn: () => key !== undefined,
-    logOut() {
-      leave()
-      history.replaceState(null, '', location.pathname)
-      logIn('You are logged out.').catch(tell)
-    },
+  function leave(text) {
+    wipe()
+    logIn(text).catch(tell)
   }
+  byId('out').onclick = () => {
+    leave('You are logged out.')
+    setAddress(location.pathname)
+  }
+
+  return { call, logIn, addFactor, me: () => me }
 }
 
 const client = createClient()
 const { call } = client
 
+const setAddress = (address) => history.replaceState(null, '', address)
+
 /** What the view does every five seconds while it is seen. */
 let repeated
-let isRepeating = false
-setInterval(async () => {
-  if (isRepeating || document.hidden || !client.isIn()) return
-  isRepeating = true
-  await repeated?.().catch(tell)
-  isRepeating = false
-}, 5000)
+async function repeat() {
+  for (;;) {
+    await sleep(5)
+    const isSeen = !document.hidden && !document.querySelector('.must')
+    if (isSeen) await repeated?.().catch(tell)
+  }
+}
 
 let shownView
 
@@ -233,13 +229,14 @@ function clearView() {
   byId('who').textContent = ''
   byId('view').replaceChildren()
   say('')
-  forgetUsers()
+  addresses.clear()
   forgetReadings()
 }
 
 /** Shows the view that the address names; fails as its first request does. */
 async function route() {
-  const [, name = 'users', id] = /^#(users|audit|live)(?:\/([\w-]+))?$/.exec(location.hash) ?? []
+  const [, name = 'users', id, more] =
+    /^#(users|audit|live)(?:\/([\w-]*))?(?:\/([\w.]+))?$/.exec(location.hash) ?? []
   const [view, open] = views[name]
   for (const each of document.querySelectorAll('.panel')) each.close()
   for (const each of document.querySelectorAll('nav a')) {
@@ -250,32 +247,26 @@ async function route() {
     repeated = undefined
     shownView = view
     byId('view').replaceChildren()
-    await view(id)
+    await view(id, more)
   }
   if (!id) return
   open?.(id).catch((error) => {
     // With the address as it is, the same link would do nothing.
-    if (location.hash) history.replaceState(null, '', '#' + name)
+    if (location.hash) setAddress('#' + name)
     tell(error)
   })
 }
 
 const views = { users: [showUsers, openUser], audit: [showAudit], live: [showLive] }
 
-function showPage(email) {
-  byId('bar').hidden = false
-  byId('who').textContent = email
-  return route()
-}
-
-byId('out').onclick = client.logOut
 addEventListener('hashchange', ({ oldURL }) => {
   if (!client.me()) return
   if (mayLose(document)) route().catch(tell)
-  else history.replaceState(null, '', oldURL)
+  else setAddress(oldURL)
 })
 addEventListener('pageshow', ({ persisted }) => persisted && location.reload())
 addEventListener('beforeunload', (event) => {
-  if (client.me() && document.querySelector('.dirty')) event.preventDefault()
+  if (client.me() && document.querySelector('dialog .dirty')) event.preventDefault()
 })
 client.logIn('As an admin of user-service.').catch(tell)
+repeat()

@@ -203,5 +203,10 @@ export function makePage(name: string, scripts: string[]) {
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
   ].join('; ')
-  return { text, headers: { 'Content-Security-Policy': policy, 'Referrer-Policy': 'no-referrer' } }
+  const headers = {
+    'Content-Security-Policy': policy,
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Referrer-Policy': 'no-referrer',
+  }
+  return { text, headers }
 }
