@@ -14,6 +14,7 @@ import { flood, loginTiming } from './flood.ts'
 import { growth } from './growth.ts'
 import { hostile } from './hostile.ts'
 import { importing } from './moving.ts'
+import { page } from './page.ts'
 import { memory, startTime } from './process.ts'
 import { revocation } from './revocation.ts'
 import { dump, size } from './size.ts'
@@ -31,7 +32,7 @@ import { webhook } from './webhook.ts'
 
 const usage = `npm run bench -- [--quick] [--users N] [--rounds N] [--seconds N] [--only CASE,…]
   [--against CHECKOUT] [--memory-seconds N]
-Cases: auth user first everything signed log pages instances growth flood hostile timing memory
+Cases: auth user first everything signed log pages page instances growth flood hostile timing memory
   start revocation webhook import; by name alone, as they need more: size dump poolers
 `
 const requests = ['auth', 'user', 'first']
@@ -41,6 +42,7 @@ const cases: Record<string, (bench: Bench) => Promise<void>> = {
   everything,
   signed,
   log: accessLog,
+  page,
   pages,
   instances,
   growth,

@@ -283,7 +283,7 @@ test('following the audit moves nothing, and keeps the pages that were opened', 
   }`)
   const polls = () => page.requests.filter(({ url }) => url.includes('/audit?')).length
   const before = polls()
-  await until('it has asked', () => polls() === before + 1)
+  await until('it has asked', () => polls() === before + 1, 30)
   await signIn()
   await page.sees(`${rows} === 61`)
   assert.equal(await page.evaluate('window.changes'), 1)
