@@ -385,6 +385,7 @@ const general = [
   'cache-control',
   'x-content-type-options',
   'content-security-policy',
+  'cross-origin-opener-policy',
   'referrer-policy',
 ]
 
