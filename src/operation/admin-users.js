@@ -249,7 +249,7 @@ function keyItem(key, keys, act) {
   const title = isApi ? name : [address, agent].filter(Boolean).join(' ')
   const facts = [
     isApi && 'scope ' + scope + ', ',
-    permissions && 'permissions ' + permissions.join(' ') + ', ',
+    permissions && 'permissions ' + (permissions.join(' ') || 'none') + ', ',
     key.factors === 2 && '2 factors, ',
     !enabled && 'off, ',
     key.id === client.me().keyId && 'this page, ',

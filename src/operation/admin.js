@@ -135,7 +135,7 @@ function createClient() {
   /** Sets up a second factor of the caller. */
   async function addFactor() {
     const { details } = await call('POST', '/users/me/factor')
-    await ask('Set up the second factor', {
+    await ask('Set up a second factor', {
       text: [
         'Enter this secret into an authenticator:',
         el('pre', details.secret),

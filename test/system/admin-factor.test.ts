@@ -53,7 +53,7 @@ test('an admin sets up a second factor, uses it, renews its codes and removes it
   await page.click('.panel button', 'Set up a second factor')
   const secret = await readSecret(page)
   await page.type('dialog:last-of-type [name=code]', '000000')
-  await press(page, 'Set up the second factor')
+  await press(page, 'Set up a second factor')
   await says(page, 'Invalid credentials')
   await typeCode(page, secret, -1)
   await readCodes(page)

@@ -538,7 +538,8 @@ test('what users and keys hold is shown as text, whatever it is', async () => {
   const email = `"><img/src=x/onerror=alert(3)>@x.org`
   const user = await app.user({ email, metadata: { [hostile]: hostile } })
   const path = `/users/${user.id}/keys`
-  const made = await app.request('POST', path, { key: admin.key, body: { name: hostile } })
+  const body = { name: hostile, permissions: [] }
+  const made = await app.request('POST', path, { key: admin.key, body })
   assert.equal(made.status, 201)
   const headers = { 'user-agent': hostile, 'x-request-id': 'r' }
   await app.request('POST', '/users/sessions', { body: { email, password }, headers })
@@ -550,6 +551,7 @@ test('what users and keys hold is shown as text, whatever it is', async () => {
   await page.sees(`document.querySelectorAll('.panel li').length === 3`)
   const text = await page.textOf('.panel')
   assert.ok(text.includes(hostile) && text.includes(email))
+  assert.match(text, /permissions none, made/)
   await page.click(`[aria-label=${JSON.stringify(`End ${hostile}`)}]`)
   await page.sees(`document.querySelectorAll('dialog').length === 2`)
   await press(page, 'Close')
