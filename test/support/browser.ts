@@ -183,8 +183,11 @@ function createInput(send: Send) {
   const sees = (expression: string) =>
     until(expression, () => evaluate<boolean>(`Boolean(${expression})`).catch(forgiveLeaving), 60)
 
-  /** Clicks in the middle of the one element of a selector that shows these words; or twice. */
-  async function click(selector: string, words = '', times = 1) {
+  /**
+   * Clicks in the middle of the one element of a selector that shows these words: for the first
+   * time, or so soon after it that it is the second click of two.
+   */
+  async function click(selector: string, words = '', clickCount = 1) {
     const [x, y] = await evaluate<number[]>(`{
       const found = [...document.querySelectorAll(${JSON.stringify(selector)})]
         .filter((each) => each.textContent.includes(${JSON.stringify(words)}))
@@ -197,11 +200,9 @@ function createInput(send: Send) {
       point
     }`)
     await send('Input.dispatchMouseEvent', { type: 'mouseMoved', x, y })
-    for (let clickCount = 1; clickCount <= times; clickCount++) {
-      const button = { x, y, button: 'left', clickCount }
-      await send('Input.dispatchMouseEvent', { ...button, type: 'mousePressed' })
-      await send('Input.dispatchMouseEvent', { ...button, type: 'mouseReleased' })
-    }
+    const button = { x, y, button: 'left', clickCount }
+    await send('Input.dispatchMouseEvent', { ...button, type: 'mousePressed' })
+    await send('Input.dispatchMouseEvent', { ...button, type: 'mouseReleased' })
   }
 
   async function press(key: string, more: Params = {}) {

@@ -101,6 +101,7 @@ test('a wrong password, a wrong key and somebody who is no admin are told so', a
   await logIn(page, user)
   await says(page, 'Not allowed')
   await until('the session ends', async () => (await countSessions(user.id)) === 0)
+  assert.equal(await page.evaluate(`document.querySelector('[name=email]').value`), user.email)
   assert.equal(await page.evaluate(`document.querySelector('#view').textContent`), '')
   assert.equal(await page.evaluate(`document.querySelector('#bar').hidden`), true)
   await logIn(page)
