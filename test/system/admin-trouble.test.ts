@@ -380,6 +380,11 @@ test('two instances behind a balancer have lines of their own', async () => {
   const page = await enter({ base: `${balancer}/v1`, hash: '#live' })
   await says(page, 'Instances that answered: 2')
   await page.sees(`document.querySelector('svg').childElementCount === 2`)
+  const dashes = await page.evaluate<string[]>(
+    `[...document.querySelectorAll('svg')[2].children].map((each) =>
+      getComputedStyle(each).strokeDasharray)`,
+  )
+  assert.deepEqual(dashes, ['none', '4px', 'none', '4px', 'none', '4px'])
   await other.kill()
   await checkQuiet(page)
 })
