@@ -61,7 +61,11 @@ for (const version of versions) {
       }
       return app.request('GET', i % 3 === 0 ? '/users/auth' : `/users/${user.id}`, { key })
     }
-    const calls = await Promise.all(Array.from({ length: 100 }, (_, i) => call(i)))
+    const calls: Awaited<ReturnType<typeof call>>[] = []
+    for (let first = 0; first < 200; first += 20) {
+      const together = Array.from({ length: 20 }, (_, i) => call(first + i))
+      calls.push(...(await Promise.all(together)))
+    }
     assert.deepEqual([...new Set(calls.map(({ status }) => status))].sort(), [200, 201])
     const session = await two.request('POST', '/users/sessions', {
       body: { email: user.email, password },

@@ -33,7 +33,7 @@ const env = {
   ...receiver.env,
   DATABASE_NAME: name,
   TRUSTED_PROXIES: '127.0.0.0/8',
-  RATE_LIMIT: '20',
+  RATE_LIMIT: '1',
   RATE_LIMIT_BURST: '20',
   BOOTSTRAP_ADMIN_EMAIL: 'admin@example.org',
   BOOTSTRAP_ADMIN_KEY_FILE: keyFile,
