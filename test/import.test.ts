@@ -1,7 +1,7 @@
 // Moving over, as an operator does it: from the Go service's tables and seeds, from files, away.
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -182,6 +182,23 @@ test('users of the Go service keep passwords and keys, which open themselves alo
   const without = await startTestApp({}, app.database)
   const refused = await without.request('GET', '/users/me', { key: user1[3]! })
   assert.deepEqual(brief(refused), { status: 401, code: 'key_invalid' })
+})
+
+test('no password or key of the Go service is in the log of a talkative PostgreSQL', async () => {
+  const go = await createSeeded()
+  const into = await createTestDatabase()
+  for (const { name } of [go, into])
+    await into.db.query(`alter database ${name} set log_statement = 'all'`)
+  // Each process of the server writes there.
+  const [server] = await into.db.query<{ pid: number }>('select pg_backend_pid() as pid')
+  const log = readlinkSync(`/proc/${server!.pid}/fd/2`)
+  const before = statSync(log).size
+  assert.equal((await importInto(into, 'go', '--from', go.name)).status, 0)
+  const logged = readFileSync(log).subarray(before).toString()
+  for (const [id, email, ...secrets] of seeds) {
+    for (const shown of [id, email]) assert.ok(logged.includes(shown!), shown)
+    for (const secret of secrets) assert.ok(!logged.includes(secret), secret)
+  }
 })
 
 test('a key of the Go service ends there and here, and one that is off stays so', async () => {
@@ -374,8 +391,11 @@ test('an admin whom nobody, or more than one, can be is refused at first', async
   const go = await createSeeded()
   const into = await createTestDatabase()
   await addGoUser(go.db, ['10000000-0000-4000-8000-000000000001', 'USER1', 'p'])
+  // Who stays behind is nobody.
+  await addGoUser(go.db, ['10000000-0000-4000-8000-000000000002', '', 'p'])
   for (const [address, owners] of [
     ['nobody', 0],
+    ['', 0],
     ['User1', 2],
   ] as const) {
     const refused = await importInto(into, 'go', '--from', go.name, '--admin', address)

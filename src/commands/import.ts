@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { setPriority } from 'node:os'
 import { text } from 'node:stream/consumers'
+import { setFlagsFromString } from 'node:v8'
 
 import { checkSchema } from '../database/migrate.ts'
 import { withDatabase } from '../database/pool.ts'
@@ -38,6 +39,8 @@ await command({
     const { from, admin = [], 'dry-run': isDryRun = false } = values
     // The service beside it goes on answering.
     setPriority(10)
+    // V8 would give what lives shortly up to 64 MB, and nothing would be faster.
+    setFlagsFromString('--semi-space-growth-factor=1')
     const counts = { users: 0, keys: 0, there: 0, behind: 0, email: 0, password: 0 }
     const say = (line: string) => console.error(`import: ${line}`)
     const config = readCommandDatabase('user_service_admin')

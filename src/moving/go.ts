@@ -36,7 +36,9 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
   const readings = users.map((user) => readTraveller(user))
   for (const address of admins) {
     const folded = foldEmail(address)
-    const owners = readings.filter(({ user }) => foldEmail(user.email ?? '') === folded)
+    const owners = readings.filter(
+      ({ user, faults }) => faults.length === 0 && foldEmail(user.email) === folded,
+    )
     if (owners.length !== 1)
       throw new ExitError(`${owners.length} users have the address ${address}: nothing was done`)
     const { user } = owners[0]!

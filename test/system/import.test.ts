@@ -1,11 +1,12 @@
 // A large file comes in beside a service that answers; what is not kept of it is measured.
 import assert from 'node:assert/strict'
+import { getPriority } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { passwordHash, startTestApp } from '../support/helpers.ts'
 import { writeUsers } from '../support/lines.ts'
-import { makeFolder, peakMb, startCommand } from '../support/process.ts'
+import { makeFolder, peakMb, startCommand, until } from '../support/process.ts'
 
 const count = Number(process.env['IMPORT_LINES'] ?? 100_000)
 
@@ -16,6 +17,8 @@ test(`${count} lines come in, in under 200 MB, while the service answers`, async
   const { key } = await app.user()
   const start = performance.now()
   const { child, ended } = startCommand('import', [path], app.database.env)
+  const nice = await until('it has its priority', () => getPriority(child.pid))
+  assert.equal(nice, 10)
   let isOver = false
   void ended.finally(() => {
     isOver = true
