@@ -59,7 +59,7 @@ export async function startService(env: Env, options: ServiceOptions = {}): Prom
   child.stderr!.on('data', (chunk: Buffer) => {
     said += String(chunk)
   })
-  const ended = once(child, 'exit').then(([code, signal]) => (code ?? signal) as number | string)
+  const ended = once(child, 'close').then(([code, signal]) => (code ?? signal) as number | string)
   undo.push(() => {
     child.kill('SIGKILL')
     return ended
