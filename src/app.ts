@@ -150,12 +150,13 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
 }
 
 /** The keys that seal secrets, one of its own with a private database, and what signs by them. */
-async function openSecrets({ database, secretKeys, signing }: Config, db: Database, log: Log) {
+async function openSecrets(config: Config, db: Database, log: Log) {
+  const { database, secretKeys, signing, accounts } = config
   const isOwn = secretKeys === null && database === null
   const found = isOwn ? readOwnKeyFile() : secretKeys
   await checkFactors(db, found, log)
   const keys = isOwn ? (found ?? makeOwnKeyFile()) : found
-  const signer = signing && keys && (await openSigner({ db, keys, log, ...signing }))
+  const signer = signing && keys && (await openSigner({ db, keys, log, ...accounts, ...signing }))
   return { secretKeys: keys, signer }
 }
 

@@ -3197,6 +3197,12 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/signing/sign.ts',
+    text: "caller.keyKind === 'session' ? maxSessionSeconds : maxSeconds",
+    replacement: 'maxSeconds',
+    meaning: 'a token outlives a session that is not used',
+  },
+  {
+    file: 'src/signing/sign.ts',
     text: 'Math.floor(ring.originSeconds + performance.now() / 1000)',
     replacement: 'Math.floor(Date.now() / 1000)',
     meaning: 'a wrong clock of an instance makes tokens that are not valid yet, or for days',

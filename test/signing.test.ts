@@ -150,6 +150,20 @@ test('a token of a narrow key holds what the key may, and no token outlives its 
   assert.equal(readToken(token!, await readKeys()).exp, Math.floor(end))
 })
 
+test('a token of a session ends before the session does if it is not used', async () => {
+  const other = await startTestApp({ ...env, SESSION_IDLE_SECONDS: '120' }, app.database)
+  const { email, key } = await app.user()
+  const { details } = await app.request('POST', '/users/sessions', { body: { email, password } })
+  const known = await readKeys()
+  const secondsOf = async (ofKey: string) => {
+    const { token } = (await askForToken(ofKey, undefined, other)).details
+    const signed = [token, (await askAsGateway(ofKey, undefined, other)).token!]
+    return signed.map((each) => readToken(each, known)).map(({ iat, exp }) => exp - iat)
+  }
+  assert.deepEqual(await secondsOf(details.key), [120, 120])
+  assert.deepEqual(await secondsOf(key), [300, 300])
+})
+
 test('no token is for another audience, for longer, or for a key of a narrower scope', async () => {
   const { id, key } = await app.user()
   const forbidden = { status: 403, code: 'forbidden' }
@@ -229,7 +243,8 @@ test('a gateway gets the same token for a minute, while nothing in it changes', 
 })
 
 test('ten thousand signatures are kept at most', async () => {
-  const signer = await openSigner({ ...deps, issuer: 'https://a', audiences: ['orders'] })
+  const config = { issuer: 'https://a', audiences: ['orders'], sessionIdleSeconds: 0 }
+  const signer = await openSigner({ ...deps, ...config })
   const caller = (keyId: string) => ({ keyId, permissions: [], endsAt: null }) as unknown as Caller
   const first = await signer.reuseFor(caller('first'), 'orders')
   for (let i = 1; i < 10_000; i++) await signer.reuseFor(caller(String(i)), 'orders')

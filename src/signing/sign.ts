@@ -19,6 +19,11 @@ interface Signed {
   expires: number
 }
 
+/** Sessions end when they were not used for so long; 0: no such limit. */
+interface IdleLimit {
+  sessionIdleSeconds: number
+}
+
 /** What signs who a caller is. */
 export type Signer = Awaited<ReturnType<typeof openSigner>>
 
@@ -26,7 +31,9 @@ export type Signer = Awaited<ReturnType<typeof openSigner>>
  * Returns what signs, for the audiences that are configured alone, after the first key was made;
  * throws an `ExitError` if the signing keys do not open.
  */
-export async function openSigner({ issuer, audiences, ...deps }: SigningConfig & RingDeps) {
+export async function openSigner(config: SigningConfig & IdleLimit & RingDeps) {
+  const { issuer, audiences, sessionIdleSeconds, ...deps } = config
+  const maxSessionSeconds = Math.min(maxSeconds, sessionIdleSeconds || maxSeconds)
   const getRing = createRing(deps)
   try {
     await getRing()
@@ -40,7 +47,9 @@ export async function openSigner({ issuer, audiences, ...deps }: SigningConfig &
     if (!audiences.includes(audience)) throw new AppError('forbidden')
     const ring = await getRing()
     const now = Math.floor(ring.originSeconds + performance.now() / 1000)
-    const expires = Math.min(now + seconds, Math.floor(caller.endsAt ?? Infinity))
+    const most = caller.keyKind === 'session' ? maxSessionSeconds : maxSeconds
+    const end = Math.floor(caller.endsAt ?? Infinity)
+    const expires = Math.min(now + Math.min(seconds, most), end)
     const claims = { iss: issuer, aud: audience, iat: now, exp: expires, ...claimsOf(caller, now) }
     return { token: signClaims(ring, claims), expires }
   }
