@@ -231,12 +231,14 @@ function ask(title, { text, fields = [], values, work, ...props }) {
 const askToEnd = (title, path, text) =>
   ask(title, { text, className: 'danger', work: async () => void (await call('DELETE', path)) })
 
+const focusRow = (id) => byId(id)?.querySelector('a')?.focus()
+
 /** A table of pages, one below the other; `cellsOf` makes the cells of an item. */
 function makeList(heads, empty, cellsOf) {
   const body = el('tbody')
   const note = el('p')
   const more = el('button', 'Next page', { hidden: true })
-  const titles = heads.map((each) => el('th', each, { scope: 'col' }))
+  const titles = heads.map((each) => el('th', each))
   let loading = new AbortController()
 
   const rowsOf = (items) =>
@@ -251,12 +253,13 @@ function makeList(heads, empty, cellsOf) {
     loading = new AbortController()
     const { details, next } = await call('GET', path + query, { signal: loading.signal })
     const rows = rowsOf(details)
+    const focused = isNext ? rows[0] : document.activeElement.closest('tr')
     if (!isNext) body.replaceChildren()
     body.append(...rows)
+    focusRow(focused?.id)
     note.textContent = rows[0] ? '' : empty
     more.hidden = !next
     more.onclick = () => load(path, next, true).catch(tell)
-    if (isNext) rows[0]?.querySelector('a')?.focus()
   }
 
   /** Puts what is new above the rest, which is left as it is unless there is a page of news. */

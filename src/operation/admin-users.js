@@ -188,7 +188,7 @@ async function openUser(given) {
       onclose() {
         if (location.hash === '#users/' + given) setAddress('#users')
         // The list has been read since.
-        if (!opener.isConnected) document.querySelector(`td a[title="${id}"]`)?.focus()
+        if (!opener.isConnected) focusRow(id)
       },
     },
   )
@@ -237,8 +237,14 @@ async function showKeys(place, userId) {
   const title = el('h3', 'API keys', { tabIndex: -1 })
   const create = act('New key', () => askForKey(path))
   const none = el('p', !details[0] && 'None. Make a key for a program of this user.')
-  const sessions = [el('h3', 'Sessions'), el('ul', itemsOf('session'))]
-  place.replaceChildren(title, create, none, el('ul', itemsOf('api')), ...sessions)
+  place.replaceChildren(
+    title,
+    create,
+    none,
+    el('ul', itemsOf('api')),
+    el('h3', 'Sessions'),
+    el('ul', itemsOf('session')),
+  )
   if (hadFocus) title.focus()
 }
 

@@ -183,22 +183,32 @@ function createInput(send: Send) {
   const sees = (expression: string) =>
     until(expression, () => evaluate<boolean>(`Boolean(${expression})`).catch(forgiveLeaving), 60)
 
+  /** The middle of the one element of a selector that shows these words, once it can be clicked. */
+  async function findMiddle(selector: string, words: string) {
+    let found: number[] | string = ''
+    const isFound = async () => {
+      found = await evaluate<number[] | string>(`(() => {
+        const found = [...document.querySelectorAll(${JSON.stringify(selector)})]
+          .filter((each) => each.textContent.includes(${JSON.stringify(words)}))
+        if (found.length !== 1) return 'there are ' + found.length
+        found[0].scrollIntoView({ block: 'center', behavior: 'instant' })
+        const box = found[0].getBoundingClientRect()
+        const middle = [box.x + box.width / 2, box.y + box.height / 2]
+        const top = document.elementFromPoint(...middle)
+        return found[0].contains(top) ? middle : 'covered by ' + top?.outerHTML
+      })()`)
+      return Array.isArray(found)
+    }
+    await until(() => `one of ${selector} ${words}: ${String(found)}`, isFound)
+    return found as unknown as number[]
+  }
+
   /**
-   * Clicks in the middle of the one element of a selector that shows these words: for the first
-   * time, or so soon after it that it is the second click of two.
+   * Clicks on the one element of a selector that shows these words: for the first time, or so soon
+   * after it that it is the second click of two.
    */
   async function click(selector: string, words = '', clickCount = 1) {
-    const [x, y] = await evaluate<number[]>(`{
-      const found = [...document.querySelectorAll(${JSON.stringify(selector)})]
-        .filter((each) => each.textContent.includes(${JSON.stringify(words)}))
-      if (found.length !== 1) throw new Error(found.length + ' of ' + ${JSON.stringify(selector)})
-      found[0].scrollIntoView({ block: 'center', behavior: 'instant' })
-      const box = found[0].getBoundingClientRect()
-      const point = [box.x + box.width / 2, box.y + box.height / 2]
-      const top = document.elementFromPoint(...point)
-      if (!found[0].contains(top)) throw new Error('covered by ' + top?.outerHTML)
-      point
-    }`)
+    const [x, y] = await findMiddle(selector, words)
     await send('Input.dispatchMouseEvent', { type: 'mouseMoved', x, y })
     const button = { x, y, button: 'left', clickCount }
     await send('Input.dispatchMouseEvent', { ...button, type: 'mousePressed' })
