@@ -7,7 +7,7 @@ function cellsOfEvent({ at, action, changes, actor, subject, address, requestId 
 }
 
 async function findId(sought) {
-  if (!sought.includes('@')) return sought
+  if (/^([\da-f-]{36})?$/i.test(sought)) return sought
   const { details } = await call('GET', '/users?' + new URLSearchParams({ email: sought }))
   if (!details[0]) throw new Error('Nobody has this address')
   return details[0]

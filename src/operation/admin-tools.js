@@ -107,9 +107,10 @@ function valuesOf(form) {
 function fill(form, values) {
   for (const input of form.elements) {
     const value = values[input.name] ?? ''
-    const text = input.name === 'metadata' ? JSON.stringify(value, null, 2) : value
+    // A text is what was typed, and no JSON yet.
+    const isJson = input.name === 'metadata' && typeof value === 'object'
     input.checked = value === true
-    input.value = Array.isArray(text) ? text.join(' ') : text
+    input.value = isJson ? JSON.stringify(value, null, 2) : [value].flat().join(' ')
   }
 }
 

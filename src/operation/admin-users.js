@@ -89,7 +89,27 @@ async function makeToken(id) {
 /** Reads a user once more. */
 async function reread(shown) {
   const { details } = await call('GET', '/users/' + shown.id)
-  return Object.assign(shown, details)
+  Object.assign(shown, details).refresh?.()
+  return shown
+}
+
+/** Does what needs the present version; where that is another, reads the user before it fails. */
+async function change(shown, method, body) {
+  const { id, version } = shown
+  try {
+    return await call(method, '/users/' + id, { body, version })
+  } catch (error) {
+    if (error.code === 'stale_version') await reread(shown)
+    throw error
+  }
+}
+
+async function patch(shown, body) {
+  const { details } = await change(shown, 'PATCH', body)
+  Object.assign(shown, details)
+  say('Saved')
+  // Not awaited: what is typed from now on stays.
+  refreshUsers().catch(tell)
 }
 
 const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other)
@@ -99,19 +119,19 @@ const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other)
  * and shown beside what was.
  */
 function makeUserForm(shown) {
-  async function save(values, form) {
-    const typed = {}
-    for (const [name, value] of Object.entries(values)) {
-      if (differ(value, shown[name])) typed[name] = value
-    }
+  const typedOf = (values) =>
+    Object.fromEntries(
+      Object.entries(values).filter(([name, value]) => differ(value, stored[name])),
+    )
+  async function save(values) {
+    const typed = typedOf(values)
     try {
-      await change(shown, typed)
-      if (!differ(valuesOf(form), values)) fill(form, shown)
+      await patch(shown, typed)
+      stored = values
+      shown.refresh()
       form.closest('dialog').querySelector('h2').textContent = shown.email
     } catch (error) {
       if (error.code !== 'stale_version') throw error
-      await reread(shown)
-      fill(form, { ...shown, ...typed })
       error.message = 'Changed meanwhile. Save once more to store what you typed'
       error.errors = Object.keys(typed).map((name) => {
         return { field: name, message: 'Stored now: ' + JSON.stringify(shown[name]) }
@@ -121,16 +141,15 @@ function makeUserForm(shown) {
   }
   const form = makeForm(userFields(), 'Save', save)
   fill(form, shown)
+  /** What the form held before anything was typed. */
+  let stored = valuesOf(form)
+  shown.refresh = () => {
+    const typed = typedOf(valuesOf(form))
+    fill(form, shown)
+    stored = valuesOf(form)
+    fill(form, { ...shown, ...typed })
+  }
   return form
-}
-
-async function change(shown, body) {
-  const { version } = shown
-  const { details } = await call('PATCH', '/users/' + shown.id, { body, version })
-  Object.assign(shown, details)
-  say('Saved')
-  // Not awaited: what is typed from now on stays.
-  refreshUsers().catch(tell)
 }
 
 /** The panel of a user, as long as the address names it. */
@@ -159,7 +178,7 @@ async function openUser(given) {
       fields: [textField('Type the address ' + shown.email, 'typed')],
       async work({ typed }) {
         if (typed !== shown.email) throw new Error('That is not the address')
-        await call('DELETE', path, { version: shown.version })
+        await change(shown, 'DELETE')
       },
     })
     dialog.close()
@@ -204,7 +223,7 @@ function ownSection(shown) {
     passwordField('New password', 'password', 'new-password'),
   ]
   const form = makeForm(fields, 'Change the password', async (values) => {
-    await change(shown, values)
+    await patch(shown, values)
     form.reset()
   })
   const renew = button('New recovery codes', async () =>

@@ -149,7 +149,8 @@ function createClient() {
   /** Proves what a request lacked: a log-in of a short while ago, or a second factor. */
   async function renew(error) {
     const { details } = await request('GET', '/users/me', { key })
-    if (error.needsFactor && !details.secondFactor) return addFactor()
+    // An API key sets up none.
+    if (error.needsFactor && !details.secondFactor && me?.isSession) return addFactor()
     if (entering) throw error
     return logIn('Log in once more: this takes a fresh log-in, and is done then.', details.email)
   }

@@ -332,6 +332,74 @@ test('the audit that answers when another view is shown changes nothing there', 
   assert.equal(await page.evaluate('location.hash'), '#live')
 })
 
+async function openPanel(page: Page, id: string) {
+  await page.evaluate(`location.hash = '#users/${id}'`)
+  await page.sees(`document.querySelector('.panel li')`)
+}
+
+/** Stores an address that no new user could have. */
+async function giveAddress(id: string, address: string) {
+  const text = 'update users set email = $2, email_lower = $2 where id = $1'
+  await app.db.query(text, [id, address])
+}
+
+test('what a field cannot show is not changed where nothing was typed', async () => {
+  const { id } = await app.user()
+  await giveAddress(id, 'two\nlines@example.org')
+  const page = await enter()
+  await openPanel(page, id)
+  await page.type('.panel [name=permissions]', 'orders:read')
+  await page.click('.panel form button', 'Save')
+  await page.sees(`${notice} === 'Saved'`)
+  const { details } = await app.request('GET', `/users/${id}`, { key: admin.key })
+  assert.deepEqual(
+    [details.email, details.permissions],
+    ['two\nlines@example.org', ['orders:read']],
+  )
+})
+
+test('the audit of a user is found by an address of any form', async () => {
+  const { id } = await app.user()
+  await giveAddress(id, 'user1')
+  const page = await enter({ hash: '#audit' })
+  await page.type('[name=user]', 'user1')
+  await enterKey(page)
+  await page.sees(`location.hash === '#audit/${id}/'`)
+})
+
+test('whoever deletes what was changed meanwhile sees the change, and can go on', async () => {
+  const user = await app.user({ email: 'doomed@example.org' })
+  const page = await enter()
+  await find(page, user.email)
+  await page.type('.panel [name=metadata]', '{"mine": ')
+  const body = { permissions: ['theirs'] }
+  await app.request('PATCH', `/users/${user.id}`, { key: admin.key, body })
+  await page.click('.panel button', 'Delete the user')
+  await page.type('[name=typed]', user.email)
+  await press(page, 'Delete')
+  await says(page, 'User is not up to date')
+  const shown = `['permissions', 'metadata'].map((name) =>
+    document.querySelector('.panel [name=' + name + ']').value)`
+  assert.deepEqual(await page.evaluate(shown), ['theirs', '{"mine": '])
+  await press(page, 'Delete')
+  await page.sees(isClosed)
+  const { status } = await app.request('GET', `/users/${user.id}`, { key: admin.key })
+  assert.equal(status, 404)
+})
+
+test('whoever was changed meanwhile can still change their password', async () => {
+  const own = await app.user({ role: 'admin', email: 'own@example.org' })
+  const page = await enter({ email: own.email })
+  await openPanel(page, own.id)
+  await app.request('PATCH', '/users/me', { key: own.key, body: { metadata: { a: 1 } } })
+  await page.type('.panel [name=currentPassword]', password)
+  await page.type('.panel [name=password]', 'a password of mine')
+  await page.click('.panel button', 'Change the password')
+  await says(page, 'User is not up to date')
+  await page.click('.panel button', 'Change the password')
+  await page.sees(`${notice} === 'Saved'`)
+})
+
 test('a list that is read once more after a panel was closed keeps the focus', async () => {
   const user = await app.user()
   const page = await enter()
