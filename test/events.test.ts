@@ -245,6 +245,8 @@ for (const { name, given, seconds } of [
   { name: 'a date', given: new Date(Date.now() + 200_000).toUTCString(), seconds: 200 },
   { name: 'more than an hour', given: '7200', seconds: 3600 },
   { name: 'nothing that is understood', given: 'soon', seconds: 5 },
+  { name: 'no time at all', given: '0', seconds: 5 },
+  { name: 'a date that has passed', given: new Date(0).toUTCString(), seconds: 5 },
 ]) {
   test(`Retry-After is honoured: ${name}`, async () => {
     const { id } = await app.user()

@@ -339,6 +339,23 @@ test('rows of the Go service that lack what they should have stop nothing', asyn
   assert.deepEqual(kept, [])
 })
 
+test('columns of the Go service without a time zone, and keys without ids, come over', async () => {
+  const go = await createSeeded()
+  await go.db.query(
+    `alter table api_user alter created_at type timestamp using '2020-05-01 12:00';
+     alter table api_key alter created_at type date using '2020-05-02', drop id`,
+  )
+  const into = await createTestDatabase()
+  const { status, stdout } = await importInto(into, 'go', '--from', go.name)
+  assert.equal(status, 0)
+  assert.match(stdout, /Keys imported: 4\n/)
+  const created = await into.db.query(
+    `select distinct users.created_at::date::text as "user", k.created_at::date::text as key
+     from users join api_keys k on user_id = users.id`,
+  )
+  assert.deepEqual(created, [{ user: '2020-05-01', key: '2020-05-02' }])
+})
+
 test('who has an address already is told of, and is made no admin', async () => {
   const go = await createSeeded()
   const app = await startTestApp()
@@ -370,7 +387,7 @@ test('what cannot come from the Go service is told, by a dry run, too', async ()
      update api_key set enabled = false, valid_until = 'infinity' where key::text like '1%5'`,
   )
   const told = `import: user ${added[3]![0]} stays behind: email must have at most 254 characters
-import: user ${added[0]![0]} stays behind: email is that of an earlier user
+import: user ${added[0]![0]} stays behind: email is that of user ${added[1]![0]}
 import: key ${added[2]![3]} stays behind: it is no UUID, or one that can be guessed
 import: user ${added[2]![0]} comes without its password, which is empty or too long
 `

@@ -3597,8 +3597,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/signing/sign.ts',
-    text: 'auth_time: now - provedSeconds',
-    replacement: 'auth_time: now',
+    text: 'auth_time: caller.provedAt',
+    replacement: 'auth_time: Math.floor(Date.now() / 1000)',
     meaning: 'every log-in is signed as one of this moment',
   },
   {

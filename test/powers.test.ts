@@ -421,6 +421,12 @@ test('gateways may require a recent log-in, a factor and a verified address', as
     [session.key, 'require-factor=2', factor],
     [session.key, 'require-factor=1&require-factor=2', factor],
     [session.key, 'require-factor=2&require-factor=1', factor],
+    [stale.key, 'require-max-age=900&require-max-age=60&require-max-age=600', maxAge('60')],
+    [
+      stale.key,
+      'require-factor=2&require-max-age=60',
+      { ...needed, asks: 'acr_values="2", max_age="60"' },
+    ],
     [strong.key, 'require-factor=3', forbidden],
     [session.key, 'require-verified=true', { status: 200 }],
     [session.key, 'require-verified=true&require-verified=false', forbidden],

@@ -117,6 +117,21 @@ test('a token of a session says when and how its user logged in', async () => {
   const first = await claimsOf()
   assert.deepEqual(first.amr, ['pwd'])
   assert.ok(first.iat - first.auth_time <= 2)
+  // Whenever within a second a token is signed.
+  for (const fraction of ['0.05', '0.55', '0.95']) {
+    await app.db.query(
+      `update api_keys set authenticated_at = date_trunc('second', now()) - interval '${fraction} s'
+       where user_id = $1`,
+      [id],
+    )
+    const { auth_time: at, iat } = await claimsOf()
+    const [row] = await app.db.query<{ at: number }>(
+      `select floor(extract(epoch from authenticated_at))::float8 as at from api_keys
+       where user_id = $1 and kind = 'session'`,
+      [id],
+    )
+    assert.deepEqual([at, at <= iat], [row!.at, true])
+  }
   await app.db.query(
     `update api_keys set factors = 2, authenticated_at = now() - interval '1 hour'
      where user_id = $1`,

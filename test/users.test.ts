@@ -42,7 +42,7 @@ test('anyone signs up and gets a key that works, shown this once', async () => {
     secondFactor: false,
     version: 1,
   })
-  assert.equal(made.headers.get('location'), `users/${id}`)
+  assert.equal(made.headers.get('location'), `./users/${id}`)
   assert.equal(made.headers.get('etag'), '"1"')
   assert.equal(createdAt, updatedAt)
   assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
@@ -544,6 +544,14 @@ test('a log-in and a search take an address as a sign-up took it', async () => {
   const wrong = { body: { email: 1, password } }
   const refused = await app.request('POST', '/users/sessions', wrong)
   assert.deepEqual(refused.body.errors, [{ field: 'email', message: 'must be text' }])
+})
+
+test('parameters that do not go together are told, beside other faults', async () => {
+  const asked = '/users?email=ada@example.org&search=ada&limit=0'
+  const answer = await app.request('GET', asked, { key: admin.key })
+  assert.deepEqual(brief(answer), { status: 400, code: 'invalid_query' })
+  const fields = answer.body.errors.map(({ field }: any) => field)
+  assert.deepEqual(fields, ['limit', 'search'])
 })
 
 test('a blank in an address of a query is a plus that was not encoded', async () => {

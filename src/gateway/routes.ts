@@ -30,8 +30,8 @@ const identityOf = (caller: Caller) => ({
 /** Percent-encodes everything but visible ASCII, and `%`: headers are ASCII. */
 const headerText = (text: string) => text.replace(/[^!-$&-~]+/gu, encodeURIComponent)
 
-/** Whether a caller meets a requirement; if a log-in would help, the challenge of RFC 9470. */
-type Requirement = (caller: Caller, value: string) => boolean | string
+/** Whether a caller meets a requirement; if a log-in would help, what RFC 9470 asks of that. */
+type Requirement = (caller: Caller, value: string) => boolean | [parameter: string, bound: number]
 
 const requirements: Record<string, Requirement> = {
   // An admin may do all that a user may.
@@ -40,12 +40,12 @@ const requirements: Record<string, Requirement> = {
   'require-verified': ({ emailVerified }, value) => value === 'true' && emailVerified,
   'require-factor'({ factors }, value) {
     if (value !== '1' && value !== '2') return false
-    return factors >= Number(value) || 'acr_values="2"'
+    return factors >= Number(value) || ['acr_values', 2]
   },
   'require-max-age'(caller, value) {
     if (!/^\d{1,9}$/.test(value)) return false
     const isMet = caller.keyKind === 'session' && isRecent(caller, Number(value))
-    return isMet || `max_age="${value}"`
+    return isMet || ['max_age', Number(value)]
   },
 }
 
@@ -65,15 +65,19 @@ function isMisspelt(name: string) {
 
 /** Throws unless all requirements hold: `authentication_needed` only if a log-in would help. */
 function requireAll(caller: Caller, search: string) {
-  let challenge: string | undefined
+  const asked = new Map<string, number>()
   for (const [name, value] of new URLSearchParams(search)) {
     if (isMisspelt(name)) throw new AppError('forbidden')
     if (!Object.hasOwn(requirements, name)) continue
     const met = requirements[name]!(caller, value)
     if (met === false) throw new AppError('forbidden')
-    if (typeof met === 'string') challenge = met
+    if (met === true) continue
+    const [parameter, bound] = met
+    asked.set(parameter, Math.min(bound, asked.get(parameter) ?? bound))
   }
-  if (challenge !== undefined) throw new AppError('authentication_needed', { challenge })
+  if (asked.size === 0) return
+  const challenge = Array.from(asked, ([parameter, bound]) => `${parameter}="${bound}"`).join(', ')
+  throw new AppError('authentication_needed', { challenge })
 }
 
 /** A requirement that may be repeated. */

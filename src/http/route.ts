@@ -14,6 +14,8 @@ export interface Caller {
   factors: number
   /** How long ago a password was last proved for the key; null: never. */
   provedSeconds: number | null
+  /** When that was, in whole seconds since 1970. */
+  provedAt: number | null
   /** When the key ends, in seconds since 1970; null: never. */
   endsAt: number | null
   userId: string

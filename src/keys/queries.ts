@@ -199,6 +199,7 @@ export const findCallers = (
      cross join lateral (
        select k.id as "keyId", k.kind as "keyKind", k.scope, k.factors,
          extract(epoch from now() - k.authenticated_at)::int as "provedSeconds",
+         floor(extract(epoch from k.authenticated_at))::float8 as "provedAt",
          k.permissions as "keyPermissions", u.id as "userId", u.email,
          u.email_verified_at is not null as "emailVerified", u.role, u.permissions,
          u.factor_confirmed_at is not null as "secondFactor",

@@ -82,7 +82,10 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
   }
 
   const nameOf = (number: number) => `user ${users[number - 1]!.id}`
-  await importAll(target, { readings, perTransaction: 100, nameOf, complete })
+  // An id is there once.
+  const ownerOf = (address: string) =>
+    nameOf(1 + readings.findIndex(({ user }) => foldEmail(user.email ?? '') === address))
+  await importAll(target, { readings, perTransaction: 100, nameOf, ownerOf, complete })
   await hasher.stop()
 }
 

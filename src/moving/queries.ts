@@ -52,7 +52,7 @@ export async function insertMovers(tx: Db, movers: Mover[]) {
        from ${given} order by number on conflict do nothing returning id, email_lower),
      keyed as (
        insert into api_keys (id, user_id, digest, kind, name, enabled, valid_until, created_at)
-       select key.id, made.id, digest, 'api', 'imported', key.enabled,
+       select coalesce(key.id, uuid_v7()), made.id, digest, 'api', 'imported', key.enabled,
          "validUntil", coalesce(key."createdAt", now())
        from made join ${given} using (id) cross join jsonb_to_recordset(keys) as key (id uuid,
          digest bytea, enabled boolean, "validUntil" timestamptz, "createdAt" timestamptz)
@@ -100,11 +100,15 @@ export const listGoRest = (from: Db) =>
      order by name`,
   )
 
+/** A row with its creation in this session's time zone, where its column has none. */
+const record = (table: string) => `to_jsonb(${table})
+  || jsonb_build_object('created_at', (to_jsonb(${table}) ->> 'created_at')::timestamptz)`
+
 /** Users of the Go service with all that is known of them. */
 export const findGoRows = (from: Db, ids: unknown[]) =>
   from.query<GoRow>(
-    `select to_jsonb(api_user) as user, (
-       select coalesce(jsonb_agg(api_key), '[]') from api_key
+    `select ${record('api_user')} as user, (
+       select coalesce(jsonb_agg(${record('api_key')}), '[]') from api_key
        where api_key.api_user = api_user.id) as keys
      from api_user where id = any($1::uuid[])`,
     [ids],

@@ -30,6 +30,8 @@ export interface Source {
   perTransaction: number
   /** What the reading of a number, from 1, is called. */
   nameOf(number: number): string
+  /** Whose this address or id is, where that is known. */
+  ownerOf?(text: string): string
   /** Adds what is known besides of those who are not there. */
   complete?(users: Mover[]): Promise<Mover[]>
 }
@@ -48,7 +50,8 @@ export async function importAll(target: Import, source: Source) {
     const { user, faults } = reading
     const address = foldEmail(user.email ?? '')
     for (const [member, text] of Object.entries({ email: address, id: user.id })) {
-      if (text && !isNew(`${member} ${text}`)) faults.push(`${member} is that of an earlier user`)
+      if (text && !isNew(`${member} ${text}`))
+        faults.push(`${member} is that of ${source.ownerOf?.(text) ?? 'an earlier user'}`)
     }
     if (faults.length > 0) leave(target, source.nameOf(number), faults)
     else movers.push({ ...reservedDefaults, ...user, number, address, keys: [] })

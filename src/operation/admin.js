@@ -14,10 +14,11 @@ function failureOf({ status, statusText, headers }, { requestId, details, code, 
 
 /** One request; it waits as long as a throttle demands, and throws any other failure. */
 async function request(method, path, { key, body, version, ...options }) {
-  const headers = {}
-  if (key) headers['X-Api-Key'] = key
-  if (version) headers['If-Match'] = `"${version}"`
-  if (body) headers['Content-Type'] = 'application/json'
+  // It fails at what no header can hold.
+  const headers = new Headers()
+  if (key) headers.set('X-Api-Key', key)
+  if (version) headers.set('If-Match', `"${version}"`)
+  if (body) headers.set('Content-Type', 'application/json')
   const sent = { ...options, method, headers, body: JSON.stringify(body), cache: 'no-store' }
   for (;;) {
     const reply = await fetch('.' + path, sent).catch((error) => {

@@ -50,7 +50,7 @@ export async function openSigner(config: SigningConfig & IdleLimit & RingDeps) {
     const most = caller.keyKind === 'session' ? maxSessionSeconds : maxSeconds
     const end = Math.floor(caller.endsAt ?? Infinity)
     const expires = Math.min(now + Math.min(seconds, most), end)
-    const claims = { iss: issuer, aud: audience, iat: now, exp: expires, ...claimsOf(caller, now) }
+    const claims = { iss: issuer, aud: audience, iat: now, exp: expires, ...claimsOf(caller) }
     return { token: signClaims(ring, claims), expires }
   }
 
@@ -76,7 +76,7 @@ export async function openSigner(config: SigningConfig & IdleLimit & RingDeps) {
   }
 }
 
-function claimsOf(caller: Caller, now: number) {
+function claimsOf(caller: Caller) {
   const { keyKind, factors, provedSeconds } = caller
   const isProved = keyKind === 'session' && provedSeconds !== null && provedSeconds >= 0
   const byLogIn = factors < 2 ? ['pwd'] : ['pwd', 'otp']
@@ -88,7 +88,7 @@ function claimsOf(caller: Caller, now: number) {
     role: caller.role,
     permissions: caller.permissions,
     key_id: caller.keyId,
-    ...(isProved && { auth_time: now - provedSeconds }),
+    ...(isProved && { auth_time: caller.provedAt }),
     amr: keyKind === 'session' ? byLogIn : ['key'],
   }
 }

@@ -1,7 +1,7 @@
 // Users: accounts, their members and who may change them. Passwords and keys lie in
 // rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
-import { AppError, faultIn } from '../errors.ts'
+import { AppError } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageOf, pageQuery } from '../http/pagination.ts'
 import { route } from '../http/route.ts'
@@ -17,6 +17,7 @@ import {
   object,
   omittable,
   oneOf,
+  refined,
   titled,
   uuidSchema,
 } from '../schema.ts'
@@ -46,6 +47,27 @@ const createdUser = titled('CreatedUser', {
   apiKeys: list(keyTextSchema, 1),
   keyId: uuidSchema,
 })
+const listQuery = refined(
+  object(
+    {},
+    {
+      ...pageQuery,
+      email: documented(soughtEmailSchema, {
+        description: 'The user who has this address, whatever its case',
+      }),
+      search: documented(soughtEmailSchema, {
+        description: 'The beginning of an address, or @ and its whole domain, whatever their case',
+        examples: ['@example.org'],
+      }),
+      view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
+    },
+  ),
+  (query, wrong) => {
+    if (query.email !== undefined && query.search !== undefined)
+      wrong('cannot be combined with email', 'search')
+    return query
+  },
+)
 const userOrId = { title: 'UserOrId', oneOf: [uuidSchema.json, user] }
 
 /** What the routes of users need. */
@@ -99,7 +121,7 @@ export const userRoutes = (deps: UserDeps) => [
           keyId,
           origin,
         })
-        const headers = { ETag: etag(created), Location: `users/${created.id}` }
+        const headers = { ETag: etag(created), Location: `./users/${created.id}` }
         return { body: { ...payload(created, [key]), keyId }, headers }
       })
     },
@@ -109,21 +131,7 @@ export const userRoutes = (deps: UserDeps) => [
     tag: 'users',
     access: 'admin',
     summary: 'List users in the order of creation',
-    query: object(
-      {},
-      {
-        ...pageQuery,
-        email: documented(soughtEmailSchema, {
-          description: 'The user who has this address, whatever its case',
-        }),
-        search: documented(soughtEmailSchema, {
-          description:
-            'The beginning of an address, or @ and its whole domain, whatever their case',
-          examples: ['@example.org'],
-        }),
-        view: documented(oneOf('ids', 'full'), { description: '`full`: users instead of ids' }),
-      },
-    ),
+    query: listQuery,
     replies: {
       200: pageOf('Ids or, with `view=full`, users', userOrId),
     },
@@ -131,9 +139,6 @@ export const userRoutes = (deps: UserDeps) => [
       const show = (row: User) => (query.view === 'full' ? payload(row) : row.id)
       if (query.email === undefined) {
         return paged(query, (page) => listUsers(deps.db, page), show)
-      }
-      if (query.search !== undefined) {
-        throw faultIn('invalid_query', 'search', 'cannot be combined with email')
       }
       const found = await findUserByEmail(deps.db, query.email)
       return { body: found === null ? [] : [show(found)] }

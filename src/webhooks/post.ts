@@ -59,5 +59,5 @@ export async function post({ url, secrets }: Webhook, sent: Sent, payload: objec
 function readRetryAfter(headers: Headers, now: number) {
   const given = headers.get('retry-after') ?? ''
   const seconds = /^\d+$/.test(given) ? Number(given) : (Date.parse(given) - now) / 1000
-  return Number.isNaN(seconds) ? null : Math.min(Math.max(seconds, 1), 3600)
+  return seconds > 0 ? Math.min(Math.max(seconds, 1), 3600) : null
 }

@@ -95,6 +95,9 @@ test('a wrong password, a wrong key and somebody who is no admin are told so', a
   await page.type('[name=key]', 'usk_nonsense')
   await press(page, 'Log in')
   await says(page, 'Invalid API key')
+  await page.type('[name=key]', '“usk_nonsense”')
+  await press(page, 'Log in')
+  await says(page, 'ISO-8859-1')
   await page.type('[name=key]', '')
 
   const user = await app.user()
