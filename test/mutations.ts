@@ -87,6 +87,18 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/gateway/routes.ts',
+    text: 'if (asked.size === 0) return',
+    replacement: 'return',
+    meaning: 'neither a factor nor a recent log-in is ever asked for',
+  },
+  {
+    file: 'src/gateway/routes.ts',
+    text: 'Math.min(bound, asked.get(parameter) ?? bound)',
+    replacement: 'bound',
+    meaning: 'who logs in as recently as was asked is asked again',
+  },
+  {
+    file: 'src/gateway/routes.ts',
     text: 'isRecent(caller, Number(value))',
     replacement: 'isRecent(caller, Number(value) + 86_400)',
     meaning: 'a log-in of yesterday passes require-max-age',
@@ -2470,6 +2482,13 @@ export const mutations: Mutation[] = [
     replacement: 'usedAt > 0',
     meaning: 'the key of an admin who has gone stays in the page',
     tests: ['system/admin'],
+  },
+  {
+    file: 'src/operation/admin.js',
+    text: ' && me?.isSession',
+    replacement: '',
+    meaning: 'a key of one factor makes the page ask without end',
+    tests: ['system/admin-factor'],
   },
   {
     file: 'src/operation/admin.js',
