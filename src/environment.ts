@@ -18,6 +18,7 @@ const beginnings = [
   'WEBHOOK_',
   'SECRETS_',
   'TOKEN_',
+  'REQUIRE_',
   'RATE_LIMIT',
   'SESSION',
 ]

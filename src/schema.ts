@@ -83,7 +83,7 @@ export function text({
   min = 0,
   max,
   pattern,
-  message = `must have ${min} to ${max} characters`,
+  message = `must be text of ${min} to ${max} characters`,
   example,
 }: TextRules): Schema<string> {
   const json: JsonSchema = {

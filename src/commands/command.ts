@@ -30,7 +30,6 @@ const options = {
   from: { type: 'string' },
   'dry-run': { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
-  check: { type: 'boolean' },
   'max-age': { type: 'string' },
   quiet: { type: 'boolean' },
   timeout: { type: 'string' },
@@ -42,7 +41,8 @@ const ownSettings =
   'ADMIN_PASSWORD MANAGER_PASSWORD USER_PASSWORD S3_BUCKET IAM_ROLE SERVICE_URL SERVICE_NAME ' +
   'SERVICE_PORT SERVICE_ENDPOINT MONITOR_COOLDOWN'
 
-const readCall = () => parseArgs({ options, allowPositionals: true })
+const readCall = (checkType: 'boolean' | 'string') =>
+  parseArgs({ options: { ...options, check: { type: checkType } }, allowPositionals: true })
 
 /** The arguments and options of a command. */
 type Call = ReturnType<typeof readCall>
@@ -59,6 +59,8 @@ interface Command {
    * options, sorted and without their values, as in ` down 2 --yes`.
    */
   pattern: RegExp
+  /** What follows `--check`, by default nothing. */
+  checkType?: 'string'
   run(call: Call): Promise<void>
 }
 
@@ -75,6 +77,7 @@ export async function command({
   usage,
   statuses = '0 done, 1 failed, 2 misuse',
   pattern,
+  checkType,
   run,
 }: Command) {
   // `pg` warns of a deprecation where ~/.pgpass is read, which cron would mail each time.
@@ -88,7 +91,7 @@ export async function command({
   }
   const header = `Usage: node bin/${name}.js ${synopsis}`.trimEnd()
   try {
-    const call = readCall()
+    const call = readCall(checkType ?? 'boolean')
     if (call.values.help) {
       console.log(`${header}\n\n${usage}\nExit status: ${statuses}.`)
       return

@@ -3,6 +3,7 @@ import { setPriority } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { setFlagsFromString } from 'node:v8'
 
+import { causeOf, sqlState } from '../database/codes.ts'
 import { checkSchema } from '../database/migrate.ts'
 import { withDatabase } from '../database/pool.ts'
 import { ExitError } from '../errors.ts'
@@ -33,10 +34,11 @@ await command({
   name: 'import',
   synopsis: 'go --from DATABASE [--admin EMAIL]… [--dry-run] | FILE|- [--dry-run | --check EMAIL]',
   usage,
-  pattern: /^ (go( --admin)?( --dry-run)? --from|(?!go( |$))\S+( --dry-run)?|[^-]\S* \S+ --check)$/,
-  async run({ positionals: [source = '', tried], values }) {
-    if (tried !== undefined) return tryOne(source, tried)
-    const { from, admin = [], 'dry-run': isDryRun = false } = values
+  pattern: /^ (go( --admin)?( --dry-run)? --from|(?!go( |$))\S+( --dry-run)?|[^-]\S* --check)$/,
+  checkType: 'string',
+  async run({ positionals: [source = ''], values }) {
+    const { from, admin = [], check, 'dry-run': isDryRun = false } = values
+    if (check !== undefined) return tryOne(source, String(check))
     // The service beside it goes on answering.
     setPriority(10)
     // V8 would give what lives shortly up to 64 MB, and nothing would be faster.
@@ -47,13 +49,26 @@ await command({
     await withDatabase(config, async (db) => {
       await checkSchema(db)
       const target = { db, isDryRun, say, counts }
+      if (isDryRun) say('a dry run: nothing is written')
       if (from === undefined) await importFile(target, open(source))
-      else await withDatabase({ ...config, name: from }, (old) => importGo(target, old, admin))
+      else
+        await withDatabase({ ...config, name: from }, (old) => importGo(target, old, admin)).catch(
+          (error) => refuseOther(error, from),
+        )
     })
+    if (from === undefined && counts.users + counts.there === 0)
+      say('nobody came over: what it reads must be NDJSON in UTF-8, one user a line')
     for (const [name, count] of Object.entries(counts)) console.log(`${names[name]}: ${count}`)
     if (counts.behind > 0) process.exitCode = 1
   },
 })
+
+function refuseOther(error: Error, name: string) {
+  const { code } = causeOf(error)
+  if (code === sqlState.unknownDatabase || code === sqlState.undefinedTable)
+    throw new ExitError(`${name} is no database of the Go service`)
+  throw error
+}
 
 /** The bytes of a file, or of stdin, as characters. */
 function open(source: string) {

@@ -41,7 +41,11 @@ await command({
     const config = readCommandDatabase('user_service_manager')
     await withDatabase(config, async (db) => {
       await checkSchema(db)
-      if (action === 'new-signing-key') return replaceKeys(db, keys)
+      if (action === 'new-signing-key') {
+        await replaceKeys(db, keys)
+        console.log('A new key signs')
+        return
+      }
       if (action === 'reseal') await reseal(db, keys)
       await count(db, keys)
     })
@@ -83,5 +87,6 @@ async function count(db: Database, keys: Buffer[]) {
   )
   for (const line of keys.keys())
     console.log(`line ${line + 1} opens ${lines.filter((each) => each === line).length}`)
-  if (lines.includes(-1)) throw new ExitError('There are secrets that no line opens')
+  const lost = lines.filter((each) => each === -1).length
+  if (lost > 0) throw new ExitError(`no line opens ${lost}: see bin/README.md, The key file`)
 }

@@ -63,5 +63,10 @@ export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log) {
     log('error', 'SECRETS_KEY_FILE does not open second factors: recovery codes alone log in', {
       count,
     })
-  else throw new ExitError('Users have second factors: set SECRETS_KEY_FILE, see bin/README.md', 2)
+  else
+    throw new ExitError(
+      'Users have second factors: set SECRETS_KEY_FILE or, of a private database, put ' +
+        '.local/secrets-key where it was; see bin/README.md',
+      2,
+    )
 }

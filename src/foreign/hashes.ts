@@ -88,7 +88,7 @@ function readStored(stored: string): Stored | Fault {
       const match = new RegExp(pattern).exec(stored)
       if (match !== null) return read(match.groups as Parts)
     }
-    return new Fault('must be a hash in one of the forms that are known here')
+    return new Fault('must be a hash of a form that src/foreign/README.md lists')
   } catch (error) {
     if (error instanceof Fault) return error
     throw error

@@ -170,6 +170,7 @@ async function openUser(given) {
   const endFactor = end('Remove the second factor', email, path + '/factor', async () => {
     endFactor.remove()
     await reread(shown)
+    await showAll()
   })
   async function remove() {
     await ask('Delete ' + shown.email, {
@@ -223,17 +224,19 @@ function ownSection(shown) {
     passwordField('New password', 'password', 'new-password'),
   ]
   const form = makeForm(fields, 'Change the password', async (values) => {
-    await patch(shown, values)
+    await patch(shown, { ...values, password: values.password ?? '' })
     form.reset()
   })
   const renew = button('New recovery codes', async () =>
     reveal('Second factor', codesOf(await call('POST', '/users/me/factor/recovery-codes'))),
   )
-  const setUp = button('Set up a second factor', async () => {
-    await client.addFactor()
-    setUp.replaceWith(renew)
-    await reread(shown)
-  })
+  const setUp = client.me().isSession
+    ? button('Set up a second factor', async () => {
+        await client.addFactor()
+        setUp.replaceWith(renew)
+        await reread(shown)
+      })
+    : el('p', 'Who logs in by password can set up a second factor here.')
   return el('section', [el('h3', 'Your account'), shown.secondFactor ? renew : setUp, form])
 }
 

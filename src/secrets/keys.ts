@@ -32,17 +32,20 @@ export function open(keys: Buffer[], place: string, box: Buffer) {
 /** A new key, as a line of the file. */
 export const createKeyLine = () => randomBytes(32).toString('base64')
 
-/** What a file of keys has to be. */
-export const keyFileRule =
-  'must be a file of one to five lines made by node bin/secrets.js generate, which its owner ' +
-  'alone may read (chmod 600)'
-
-/** The keys of a file; undefined if others may read it, or it holds anything but one to five. */
-export function readKeyFile(path: string) {
-  const lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
-  const areKeys = lines.length <= 5 && lines.every((line) => /^[A-Za-z0-9+/]{43}=$/.test(line))
-  const isPrivate = (statSync(path).mode & 0o077) === 0
-  return areKeys && isPrivate ? lines.map((line) => Buffer.from(line, 'base64')) : undefined
+/** The keys of a file; if it cannot be used, what is wrong with it. */
+export function readKeyFile(path: string): Buffer[] | string {
+  let lines: string[]
+  try {
+    lines = readFileSync(path, 'utf8').trim().split(/\r?\n/)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    return `is a file that this account cannot read (${code}): it must exist, and be its own`
+  }
+  if ((statSync(path).mode & 0o077) !== 0) return 'is a file that others may read: chmod 600'
+  const bad = lines.findIndex((line) => !/^[A-Za-z0-9+/]{43}=$/.test(line))
+  if (bad >= 0) return `is a file whose line ${bad + 1} is none of node bin/secrets.js generate`
+  if (lines.length > 5) return 'is a file of more than five lines'
+  return lines.map((line) => Buffer.from(line, 'base64'))
 }
 
 /** The key file of a service with a private database. */
@@ -51,9 +54,9 @@ const ownFile = fileURLToPath(new URL('../../.local/secrets-key', import.meta.ur
 /** The keys of a service with a private database; null if it has made none, or lost them. */
 export function readOwnKeyFile() {
   if (!existsSync(ownFile)) return null
-  const keys = readKeyFile(ownFile)
-  if (keys === undefined) throw new ExitError(`${ownFile} ${keyFileRule}`, 2)
-  return keys
+  const read = readKeyFile(ownFile)
+  if (typeof read === 'string') throw new ExitError(`${ownFile} ${read}`, 2)
+  return read
 }
 
 /** Makes that file, with a new key. */

@@ -1,21 +1,28 @@
 import type { Reader } from '../environment.ts'
-import { keyFileRule, readKeyFile } from './keys.ts'
+import { readKeyFile } from './keys.ts'
 
 /** The keys that seal secrets, by the setting SECRETS_KEY_FILE; null without it. */
-export const readSecretKeys = ({ read }: Reader): Buffer[] | null =>
-  read('SECRETS_KEY_FILE', null, keyFileRule, readKeyFile)
+export function readSecretKeys({ text, wrong }: Reader) {
+  const path = text('SECRETS_KEY_FILE')
+  if (path === undefined) return null
+  const read = readKeyFile(path)
+  if (typeof read !== 'string') return read
+  wrong('SECRETS_KEY_FILE', read)
+  return null
+}
 
 /** For whom identities are signed, and as whose. */
 export type SigningConfig = NonNullable<ReturnType<typeof readSigning>>
 
 function readSigning({ pair, read }: Reader) {
-  const rule = 'must be an https: or http: URL without user, query, fragment and a slash at its end'
+  const rule =
+    'must be an https: or http: URL without user, query and fragment, and end in no slash'
   return pair('TOKEN_ISSUER', 'TOKEN_AUDIENCES', () => ({
     issuer: read('TOKEN_ISSUER', '', rule, parseIssuer),
     audiences: read<string[]>(
       'TOKEN_AUDIENCES',
       [],
-      'must be names of backends, separated by commas',
+      'must be names of backends, none empty or with a blank, separated by commas',
       parseNames,
     ),
   }))

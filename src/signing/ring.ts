@@ -87,7 +87,8 @@ async function readRing({ db, keys, log }: RingDeps): Promise<Ring> {
 
 const closed = new ExitError(
   'The signing keys do not open: set the SECRETS_KEY_FILE that sealed them, or have a new one ' +
-    'made: node bin/secrets.js new-signing-key --yes',
+    'made: node bin/secrets.js new-signing-key --yes (of a private database, while npm start runs ' +
+    'without TOKEN_ISSUER)',
 )
 
 function openKey(keys: Buffer[], kid: string, box: Buffer) {
