@@ -151,12 +151,13 @@ async function startPrivately(undo: Undo, signal: AbortSignal) {
 
 /** The keys that seal secrets, one of its own with a private database, and what signs by them. */
 async function openSecrets(config: Config, db: Database, log: Log) {
-  const { database, secretKeys, signing, accounts } = config
+  const { database, secretKeys, signing, accounts, basePath } = config
   const isOwn = secretKeys === null && database === null
   const found = isOwn ? readOwnKeyFile() : secretKeys
   await checkFactors(db, found, log)
   const keys = isOwn ? (found ?? makeOwnKeyFile()) : found
-  const signer = signing && keys && (await openSigner({ db, keys, log, ...accounts, ...signing }))
+  const deps = { db, log, basePath, ...accounts }
+  const signer = signing && keys && (await openSigner({ ...deps, keys, ...signing }))
   return { secretKeys: keys, signer }
 }
 
@@ -220,7 +221,7 @@ function buildPipeline(config: Config, { keyDb, db }: Pools, { log, ...started }
     db,
     databases: [keyDb, db],
     ...started,
-    // Handlers that find a caller out ask for as much as the pipeline does.
+    // Handlers that identify a caller themselves demand what the pipeline does.
     identify: async (headers, client) =>
       demandFactor(await identify(headers, client), config.requireFactor),
     hasWebhook: started.sender !== null,

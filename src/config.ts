@@ -207,9 +207,6 @@ export function readConfig(env: Env) {
     warnings: findMistyped(env, reader.names),
   }
   reader.finish()
-  const { signing, basePath, warnings } = config
-  if (signing !== null && !signing.issuer.endsWith(basePath))
-    warnings.push(`TOKEN_ISSUER does not end in ${basePath}: its keys are sought below it`)
   return config
 }
 

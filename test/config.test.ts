@@ -251,6 +251,7 @@ test('a name that is nearly a setting is warned of, with the nearest one', () =>
     CORS_ORIGIN: 'CORS_ORIGINS',
     TLS_CERTIFICATE_FILE: 'TLS_CERT_FILE',
     database_url: 'DATABASE_URL',
+    REQUIRE_SECOND_FACTOR: 'REQUIRE_FACTOR',
   }
   const env = Object.fromEntries(Object.keys(nearest).map((name) => [name, 'secret']))
   const right = {

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { chmodSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { mock, test } from 'node:test'
 
 import { codeAt, findStep, normalCode, toBase32, uriOf } from '../src/factors/codes.ts'
@@ -749,12 +750,28 @@ test('a key file that cannot be used is refused in one line', async () => {
     return startTestApp({ SECRETS_KEY_FILE: file }, database)
   }
   const line = `${createKeyLine()}\n`
-  const refusal =
-    /^Error: Configuration: SECRETS_KEY_FILE must be a file of one to five lines [^\n]*$/
-  for (const text of ['', line.slice(0, 20), line.repeat(6), `${line}x\n`, 'A'.repeat(44)])
-    await assert.rejects(start(text), refusal, JSON.stringify(text))
-  for (const mode of [0o640, 0o604, 0o620]) await assert.rejects(start(line, mode), refusal)
-  await assert.rejects(startTestApp({ SECRETS_KEY_FILE: `${file}-none` }, database), refusal)
+  const refusal = (why: string) =>
+    new RegExp(`^Error: Configuration: SECRETS_KEY_FILE is a file ${why}[^;\\n]*$`)
+  for (const [text, why] of [
+    ['', 'whose line 1 is none of'],
+    [line.slice(0, 20), 'whose line 1 is none of'],
+    ['A'.repeat(44), 'whose line 1 is none of'],
+    [`${line}x\n`, 'whose line 2 is none of'],
+    [line.repeat(6), 'of more than five lines'],
+  ] as const)
+    await assert.rejects(start(text), refusal(why), JSON.stringify(text))
+  const shared = refusal('that others may read: chmod 600')
+  for (const mode of [0o640, 0o604, 0o620]) await assert.rejects(start(line, mode), shared)
+  for (const [path, code] of [
+    [`${file}-none`, 'ENOENT'],
+    [dirname(file), 'EISDIR'],
+  ] as const) {
+    // What needs the file is not told of besides.
+    await assert.rejects(
+      startTestApp({ SECRETS_KEY_FILE: path, REQUIRE_FACTOR: 'all' }, database),
+      refusal(`that this account cannot read \\(${code}\\)`),
+    )
+  }
   await assert.rejects(
     startTestApp({ SECRETS_KEY_FILE: '', REQUIRE_FACTOR: 'all' }, database),
     /^Error: Configuration: REQUIRE_FACTOR needs SECRETS_KEY_FILE$/,
@@ -762,7 +779,7 @@ test('a key file that cannot be used is refused in one line', async () => {
   // As containers mount secrets: what counts is the file that a link leads to.
   const link = `${file}-link`
   symlinkSync(file, link)
-  await assert.rejects(startTestApp({ SECRETS_KEY_FILE: link }, database), refusal)
+  await assert.rejects(startTestApp({ SECRETS_KEY_FILE: link }, database), shared)
   const app = await start(line.repeat(2))
   await app.stop()
   const linked = await startTestApp({ SECRETS_KEY_FILE: link }, database)
@@ -785,7 +802,7 @@ test('secrets are resealed under a new key, after which the old one may go', asy
   const lost = await run(['status'], [keyLine])
   assert.deepEqual(
     [lost.status, lost.stderr],
-    [1, 'secrets: There are secrets that no line opens\n'],
+    [1, 'secrets: no line opens 1: see bin/README.md, The key file\n'],
   )
   const generated = await runCommand('secrets', ['generate'], {})
   assert.match(generated.stdout, /^[A-Za-z0-9+/]{43}=\n$/)
@@ -826,7 +843,7 @@ test('a secret that does not open keeps no other from being resealed; none is lo
   assert.deepEqual(await run([newLine, keyLine]), {
     status: 1,
     stdout: 'line 1 opens 1\nline 2 opens 0\n',
-    stderr: 'secrets: There are secrets that no line opens\n',
+    stderr: 'secrets: no line opens 1: see bin/README.md, The key file\n',
   })
   // What a user sets up while the command runs is not replaced by what was there before.
   await collide(own.database.db, {

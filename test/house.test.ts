@@ -481,7 +481,7 @@ const limits = [
   {
     name: 'moving here and away',
     holds: /^(src\/moving\/|(src\/commands|bin)\/(import|export)\.)/,
-    words: 4_750,
+    words: 4_850,
   },
   { name: 'the core', holds: /^/, words: 70_500 },
 ]

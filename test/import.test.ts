@@ -56,6 +56,7 @@ Users left behind: ${behind}
 Addresses imported against the rules for new ones: ${email}
 Passwords imported against the rules for new ones: ${password}
 `
+const dry = 'A dry run: nothing was written\n'
 
 const read = (db: TestDatabase['db']) =>
   db.query<Record<string, unknown>>(
@@ -278,10 +279,10 @@ test('the first version of the Go service comes over, each key with an event', a
 test('what else there is in a database of the Go service is named', async () => {
   const go = await createGoDatabase()
   await go.db.query('create table limits (id uuid); create table acl (id uuid)')
-  const dry = await importInto(await createTestDatabase(), 'go', '--from', go.name, '--dry-run')
-  assert.deepEqual(dry, {
+  const tried = await importInto(await createTestDatabase(), 'go', '--from', go.name, '--dry-run')
+  assert.deepEqual(tried, {
     status: 0,
-    stdout: counts({}),
+    stdout: counts({}) + dry,
     stderr: 'import: the table acl stays behind\nimport: the table limits stays behind\n',
   })
 })
@@ -327,9 +328,9 @@ test('rows of the Go service that lack what they should have stop nothing', asyn
   await go.db.query(`update api_user set created_at = 'infinity' where id = $1`, [better[0]])
   const into = await createTestDatabase()
   const args = ['go', '--from', go.name, '--admin', better[1]!]
-  const dry = await importInto(into, ...args, '--dry-run')
+  const tried = await importInto(into, ...args, '--dry-run')
   const { status, stdout, stderr } = await importInto(into, ...args)
-  assert.deepEqual({ status, stdout, stderr }, dry)
+  assert.deepEqual({ status, stdout: stdout + dry, stderr }, tried)
   assert.equal(status, 1)
   assert.match(stderr, /user 0463ed3d.* comes without its password/)
   assert.match(stderr, /user 4f26321f.* stays behind: email /)
@@ -397,7 +398,8 @@ import: user ${added[2]![0]} comes without its password, which is empty or too l
     assert.equal(status, 1)
     const sort = (text: string) => text.split('\n').sort()
     assert.deepEqual(sort(stderr), sort(told))
-    assert.equal(stdout, counts({ users: 7, keys: 6, behind: 2, email: 1, password: 4 }))
+    const counted = counts({ users: 7, keys: 6, behind: 2, email: 1, password: 4 })
+    assert.equal(stdout, isDryRun ? counted + dry : counted)
     assert.equal((await read(into.db)).length, isDryRun ? 0 : 7)
   }
   const keys = await into.db.query('select enabled, valid_until from api_keys where not enabled')
@@ -424,7 +426,7 @@ test('an admin whom nobody, or more than one, can be is refused at first', async
   }
   const elsewhere = await importInto(into, 'go', '--from', into.name)
   assert.equal(elsewhere.status, 1)
-  assert.match(elsewhere.stderr, /relation "api_user" does not exist/)
+  assert.match(elsewhere.stderr, /^import: test_\w+ is no database of the Go service\n$/)
   assert.deepEqual(await read(into.db), [])
 })
 
@@ -555,7 +557,7 @@ test('each faulty line is told with all its faults, and the others come in', asy
     'line 6 stays behind: email is missing; passwordHash ',
     'line 7 stays behind: id is that of an earlier user',
     'line 8 stays behind: must be a JSON object',
-    'line 10 stays behind: email must be well-formed text; id must not be the nil UUID',
+    'line 10 stays behind: email must be well-formed text, not empty; id must not be the nil UUID',
     'line 11 stays behind: email must be well-formed text',
     'line 12 stays behind: must be JSON in UTF-8, of at most 64 KiB',
     'line 9 stays behind: metadata is too long',
@@ -571,14 +573,41 @@ test('each faulty line is told with all its faults, and the others come in', asy
     )
     const isThere = before.length > 0
     const come = isThere ? { there: 2 } : { users: 2 }
-    assert.equal(stdout, counts({ ...come, behind: 10 }))
-    const after = await read(into.db)
     const isDry = args.length > 1
+    const counted = counts({ ...come, behind: 10 })
+    assert.equal(stdout, isDry ? counted + dry : counted)
+    const after = await read(into.db)
     assert.deepEqual(
       after.map(({ email }) => email),
       isDry ? [] : ['first@x', 'last@x'],
     )
   }
+})
+
+test('what holds no user at all is told what it must be', async () => {
+  const into = await createTestDatabase()
+  const path = join(folder, 'no-lines')
+  for (const [text, status] of [
+    ['', 0],
+    ['email,name\nada@example.org,Ada\n', 1],
+    ['[{"email":"ada@example.org"}]', 1],
+  ] as const) {
+    writeFileSync(path, text)
+    const told = await importInto(into, path)
+    assert.equal(told.status, status)
+    assert.match(told.stderr, /^import: nobody came: it reads NDJSON in UTF-8, one user a line\n$/m)
+  }
+})
+
+test('a line with the id of one user and the address of another is counted once', async () => {
+  const app = await startTestApp()
+  const one = await app.user()
+  const other = await app.user()
+  const path = join(folder, 'of-two')
+  writeFileSync(path, JSON.stringify({ id: one.id, email: other.email }))
+  const { stdout, stderr } = await importInto(app.database, path)
+  assert.equal(stdout, counts({ there: 1 }))
+  assert.equal(stderr, 'import: line 1 is left alone: its address is that of another user\n')
 })
 
 test('an import of a file that was killed can be run again', async () => {
@@ -667,8 +696,15 @@ test('a password is tried against a file, before anything is written', async () 
     status: 0,
     said: 'The password is right\n',
   })
+  for (const args of [
+    ['--check=ada@example.org', path],
+    ['--check', 'ada@example.org', path],
+  ]) {
+    assert.equal((await runWith(password, args)).status, 0, args.join(' '))
+  }
   for (const [email, typed, said] of [
-    ['ada@example.org', `${password} `, 'the password is another one'],
+    [' ', password, 'no line has the address  '],
+    ['ada@example.org', `${password} `, 'wrong password'],
     ['cyd@example.org', password, 'cyd@example.org has no passwordHash'],
     ['eve@x', password, 'role must be user or admin'],
     ['nobody@x', password, 'no line has the address nobody@x'],
@@ -684,7 +720,7 @@ test('an import reads stdin, and is misuse with other arguments', async () => {
   const blank = join(folder, 'of two words')
   writeFileSync(blank, '{"email":"other@x"}')
   const { stdout } = await runCommand('import', [blank, '--dry-run'], env)
-  assert.equal(stdout, counts({ users: 1 }))
+  assert.equal(stdout, counts({ users: 1 }) + dry)
   for (const args of [
     [],
     ['go'],

@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
-import { runCommand } from './support/process.ts'
+import { runCommand, until } from './support/process.ts'
 
 const undo: (() => unknown)[] = []
 after(async () => {
@@ -113,12 +113,11 @@ describe('monitor', { concurrency: true }, () => {
 
   test('restarts nothing when one of three answers is good', async () => {
     const machine = await startMachine(500)
-    setTimeout(() => {
-      machine.status = 200
-    }, 2500)
-    const result = await machine.run()
+    const running = machine.run()
+    await until('two bad answers', () => machine.asked() === 2, 60)
+    machine.status = 200
 
-    assert.deepEqual(result, { status: 0, stdout: '', stderr: '' })
+    assert.deepEqual(await running, { status: 0, stdout: '', stderr: '' })
     assert.deepEqual(machine.calls(), [])
   })
 

@@ -661,7 +661,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/foreign/hashes.ts',
-    text: `  if (read instanceof Fault) return false
+    text: `  if (read instanceof HashFault) return false
 `,
     replacement: '',
     meaning: 'a hash beyond the bounds is a 500',
@@ -674,13 +674,13 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/foreign/hashes.ts',
-    text: `[typed, typed.normalize('NFKC')]`,
-    replacement: `[typed.normalize('NFKC')]`,
+    text: `[typed, read.share > 0.5 ? typed : typed.normalize('NFKC')]`,
+    replacement: `[read.share > 0.5 ? typed : typed.normalize('NFKC')]`,
     meaning: 'who typed µ where a password comes from is kept out',
   },
   {
     file: 'src/foreign/hashes.ts',
-    text: `[typed, typed.normalize('NFKC')]`,
+    text: `[typed, read.share > 0.5 ? typed : typed.normalize('NFKC')]`,
     replacement: '[typed]',
     meaning: 'an imported password of NFKC does not fit what is typed otherwise',
   },
@@ -723,7 +723,7 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/moving/go.ts',
-    text: 'if (await isMere(target.db, user.id, folded))',
+    text: 'if (await isNonAdmin(target.db, user.id, folded))',
     replacement: `if (folded === '')`,
     meaning: 'who is to be an admin stays a user, and nobody is told',
     tests: ['import'],
@@ -3048,9 +3048,9 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/factors/check.ts',
-    text: `  if (count === 0) return
+    text: `  if (unopened.length === 0) return
 `,
-    replacement: `  if (count >= 0) return
+    replacement: `  if (unopened.length >= 0) return
 `,
     meaning: 'a server without the key file starts, and lets a password alone log in',
   },
@@ -3090,14 +3090,14 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/secrets/keys.ts',
-    text: '(statSync(path).mode & 0o077) === 0',
-    replacement: '(statSync(path).mode & 0o007) === 0',
+    text: '(statSync(path).mode & 0o077) !== 0',
+    replacement: '(statSync(path).mode & 0o007) !== 0',
     meaning: 'a group reads the key file',
   },
   {
     file: 'src/secrets/keys.ts',
-    text: 'lines.length <= 5 && lines.every',
-    replacement: 'lines.some',
+    text: 'if (bad >= 0) return',
+    replacement: 'if (bad >= lines.length) return',
     meaning: 'a truncated key file is taken',
   },
   {
@@ -3164,8 +3164,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/http/access.ts',
-    text: "(role === 'admin' || isAdmins)",
-    replacement: "role === 'admin'",
+    text: "caller.role === 'admin' || caller.isAdmins",
+    replacement: "caller.role === 'admin'",
     meaning: 'a narrow key of an admin passes REQUIRE_FACTOR',
   },
   {
@@ -3592,8 +3592,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/secrets/settings.ts',
-    text: '[?#@\\s]',
-    replacement: '[?#\\s]',
+    text: '[^?#@\\s]*$',
+    replacement: '[^?#\\s]*$',
     meaning: 'a password in TOKEN_ISSUER is published',
   },
   {
@@ -3744,8 +3744,8 @@ export const mutations: Mutation[] = [
   },
   {
     file: 'src/commands/secrets.ts',
-    text: 'if (lines.includes(-1)) throw',
-    replacement: 'if (lines.length < 0) throw',
+    text: 'if (lost > 0) throw',
+    replacement: 'if (lost < 0) throw',
     meaning: 'nobody is told of secrets that do not open',
     tests: ['factors'],
   },

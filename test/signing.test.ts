@@ -34,6 +34,7 @@ const manager = await startTestApp(env, year)
 
 const told: string[] = []
 const deps = { db: manager.db, keys, log: createLog('warn', (text) => told.push(text)) }
+const place = { basePath: '/v1', sessionIdleSeconds: 0 }
 
 type Jwk = JsonWebKey & { kid: string }
 
@@ -200,6 +201,18 @@ test('no token is for another audience, for longer, or for a key of a narrower s
   }
 })
 
+test('an issuer that leads elsewhere than here is warned of', async () => {
+  for (const [issuer, count] of [
+    ['https://a/accounts/v1', 0],
+    ['https://a', 1],
+  ] as const) {
+    told.length = 0
+    await openSigner({ ...deps, ...place, issuer, audiences: ['orders'] })
+    const warnings = told.filter((line) => line.includes('TOKEN_ISSUER does not end in /v1'))
+    assert.equal(warnings.length, count)
+  }
+})
+
 test('a token is no key', async () => {
   const { key } = await app.user()
   const { token } = (await askForToken(key)).details
@@ -258,7 +271,7 @@ test('a gateway gets the same token for a minute, while nothing in it changes', 
 })
 
 test('ten thousand signatures are kept at most', async () => {
-  const config = { issuer: 'https://a', audiences: ['orders'], sessionIdleSeconds: 0 }
+  const config = { issuer: 'https://a/v1', audiences: ['orders'], ...place }
   const signer = await openSigner({ ...deps, ...config })
   const caller = (keyId: string) => ({ keyId, permissions: [], endsAt: null }) as unknown as Caller
   const first = await signer.reuseFor(caller('first'), 'orders')
@@ -339,6 +352,8 @@ test('settings of signed identity that are incomplete or wrong are all told', as
     'https://a?b',
     'https://a#b',
     'https://a/',
+    'https:a',
+    'https:///a',
   ]) {
     await refuse({ TOKEN_ISSUER: issuer }, /: TOKEN_ISSUER must be [^;]*$/)
   }
@@ -414,7 +429,8 @@ test('a new signing key at once replaces all others, on running instances, too',
     runCommand('secrets', args, { ...own.database.env, SECRETS_KEY_FILE: env.SECRETS_KEY_FILE })
   assert.equal((await ask(['new-signing-key'])).status, 2)
   const old = kidOf(before.token!)
-  assert.deepEqual(await ask(['new-signing-key', '--yes']), { status: 0, stdout: '', stderr: '' })
+  const done = { status: 0, stdout: 'A new key signs\n', stderr: '' }
+  assert.deepEqual(await ask(['new-signing-key', '--yes']), done)
   const [after, known] = await later(31_000, async () => [
     await askAsGateway(key, undefined, own),
     await readKeys(own),
@@ -448,7 +464,8 @@ test('a ring that the key file does not open signs nothing, and it says what to 
   const own = await startTestApp(env)
   const { key } = await own.user()
   const foreign = { ...env, SECRETS_KEY_FILE: makeKeyFile() }
-  const sentence = /^Error: The signing keys do not open: set the SECRETS_KEY_FILE [^\n]*--yes$/
+  const sentence =
+    /^Error: The signing keys do not open: set the SECRETS_KEY_FILE [^\n]*--yes \(of [^\n]*\)$/
   await assert.rejects(startTestApp(foreign, own.database), sentence)
   // A box that was moved to another name opens nowhere.
   const [{ kid }] = (await readKeys(own)) as [Jwk]

@@ -13,11 +13,11 @@ import { command, readCommandDatabase } from './command.ts'
 
 const usage = `  go       users and keys of the Go service, from its database on the same server
   FILE     users as NDJSON, one a line; -: from stdin
-  --admin  a user whose keys must manage; any number of them
+  --admin  makes the user of EMAIL an admin; may be repeated
   --check  says whether the password on stdin is that of EMAIL in FILE
 
-Who is there already, by id or address, is left alone: it may be stopped and run again. Users that
-stay behind are named with the reason, and the others come in: exit status 1.
+Users that are there already, by id or address, are left alone, so it may be stopped and run again.
+Users that stay behind are named with the reason, and the others come in: exit status 1.
 
 Connects as user_service_admin unless DATABASE_USER names another role.`
 
@@ -49,7 +49,6 @@ await command({
     await withDatabase(config, async (db) => {
       await checkSchema(db)
       const target = { db, isDryRun, say, counts }
-      if (isDryRun) say('a dry run: nothing is written')
       if (from === undefined) await importFile(target, open(source))
       else
         await withDatabase({ ...config, name: from }, (old) => importGo(target, old, admin)).catch(
@@ -57,8 +56,9 @@ await command({
         )
     })
     if (from === undefined && counts.users + counts.there === 0)
-      say('nobody came over: what it reads must be NDJSON in UTF-8, one user a line')
+      say('nobody came: it reads NDJSON in UTF-8, one user a line')
     for (const [name, count] of Object.entries(counts)) console.log(`${names[name]}: ${count}`)
+    if (isDryRun) console.log('A dry run: nothing was written')
     if (counts.behind > 0) process.exitCode = 1
   },
 })
@@ -79,6 +79,6 @@ function open(source: string) {
 async function tryOne(file: string, email: string) {
   const typed = await text(process.stdin)
   const isRight = await tryPassword(open(file), email, typed.replace(/\r?\n$/, ''))
-  if (!isRight) throw new ExitError('the password is another one')
+  if (!isRight) throw new ExitError('wrong password')
   console.log('The password is right')
 }

@@ -11,7 +11,7 @@ import { open } from '../secrets/keys.ts'
 import { digestCode, findStep } from './codes.ts'
 import { listSecrets, lockFactor, spendCode } from './queries.ts'
 
-/** Where a user's secret lies. */
+/** The place for which a user's secret is sealed. */
 export const placeOf = (userId: string) => `factor ${userId}`
 
 /** An attempt to prove a code of a factor that is confirmed, or is not yet. */
@@ -23,9 +23,9 @@ interface Attempt {
 }
 
 /**
- * Returns what uses a code up and does `work` in one transaction, in which the user is locked. It
- * throws `invalid_credentials`, `login_throttled`, and without such a factor `token_invalid` for a
- * confirmed one, `factor_not_found` for another.
+ * Returns a function that uses a code up and does `work`, in one transaction that locks the user.
+ * It throws `invalid_credentials`, `login_throttled`, and without such a factor `token_invalid`
+ * for a confirmed one, `factor_not_found` for another.
  */
 export const createProveCode =
   (db: Database, keys: Buffer[]) =>
@@ -53,20 +53,22 @@ export const createProveCode =
     return reply
   }
 
-/** Logs how many of a thousand factors do not open; without a key file, throws if there is one. */
+/**
+ * Logs how many of the first thousand second factors do not open; throws an `ExitError` if there
+ * are any and no keys.
+ */
 export async function checkFactors(db: Db, keys: Buffer[] | null, log: Log) {
   const factors = await listSecrets(db, 1000)
   const unopened = factors.filter(({ id, secret }) => !open(keys ?? [], placeOf(id), secret))
-  const count = unopened.length
-  if (count === 0) return
-  if (keys !== null)
-    log('error', 'SECRETS_KEY_FILE does not open second factors: recovery codes alone log in', {
-      count,
-    })
-  else
+  if (unopened.length === 0) return
+  if (keys === null) {
     throw new ExitError(
       'Users have second factors: set SECRETS_KEY_FILE or, of a private database, put ' +
         '.local/secrets-key where it was; see bin/README.md',
       2,
     )
+  }
+  log('error', 'SECRETS_KEY_FILE does not open second factors: they need recovery codes', {
+    count: unopened.length,
+  })
 }

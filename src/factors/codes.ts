@@ -24,7 +24,7 @@ export function findStep(secret: Buffer, code: string, now: number): number | nu
   return steps.find((step) => codeAt(secret, step) === normalCode(code)) ?? null
 }
 
-/** What authenticators read, mostly from a picture. */
+/** The URI that authenticators read, mostly from a QR code. */
 export const uriOf = (email: string, secret: string) =>
   `otpauth://totp/user-service:${encodeURIComponent(email)}?secret=${secret}` +
   '&issuer=user-service&algorithm=SHA1&digits=6&period=30'

@@ -94,7 +94,7 @@ export function createTwoStepLogIn(deps: SessionDeps, keys: Buffer[]) {
   const { db } = deps
   const proveCode = createProveCode(db, keys)
 
-  /** A wrong code leaves the token good. */
+  /** The second step. A wrong code leaves the token good. */
   async function finish({ token, code }: { token: string; code: string }, call: Request) {
     const holder = isSecret(token, 'ust') ? await findHolder(db, token, purpose) : null
     if (holder === null) throw new AppError('token_invalid')

@@ -44,7 +44,7 @@ interface Meanings {
   digest: Buffer
 }
 
-/** Uses a code up; false if its step or a later one was used before, or it is no recovery code. */
+/** Uses a code up; false if it is neither of a later step than the last one nor a recovery code. */
 export async function spendCode(tx: Db, userId: string, code: Meanings) {
   const spent = await tx.query(
     `update users set factor_step = greatest(factor_step, $2::int),
@@ -56,8 +56,8 @@ export async function spendCode(tx: Db, userId: string, code: Meanings) {
   return spent.length > 0
 }
 
-/** Stores the digests of new recovery codes; a factor that was not confirmed is so from now on. */
-export const confirmFactor = (tx: Db, userId: string, digests: Buffer[]) =>
+/** Stores the digests of new recovery codes, and confirms the factor if it was not. */
+export const storeRecoveryCodes = (tx: Db, userId: string, digests: Buffer[]) =>
   tx.query(
     `update users set factor_recovery = $2::bytea[],
        updated_at = case when factor_confirmed_at is null then now() else updated_at end,

@@ -15,7 +15,7 @@ import { codeSchema } from '../sessions/routes.ts'
 import { lockUser } from '../users/queries.ts'
 import { createProveCode, placeOf } from './check.ts'
 import { createRecoveryCode, digestCode, toBase32, uriOf } from './codes.ts'
-import { confirmFactor, getFactor, removeFactor, storeSecret } from './queries.ts'
+import { getFactor, removeFactor, storeRecoveryCodes, storeSecret } from './queries.ts'
 
 const path = '/users/{id}/factor'
 const common = { tag: 'sessions', access: 'self', enrols: true } as const
@@ -43,7 +43,7 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
     summary: 'Begin to set up a second factor',
     description:
       'With a session of the user’s own. The secret is for an authenticator, and replaces one ' +
-      'that was not confirmed; it counts from its first code on.',
+      'that was not confirmed; codes are asked for once one has confirmed it.',
     replies: { 201: { says: 'The secret, shown this once', body: secretReply } },
     fails: ['factor_exists'],
     handle: (call) =>
@@ -112,8 +112,8 @@ export const factorRoutes = (db: Database, keys: Buffer[]) => [
     fresh: true,
     summary: 'Remove a second factor',
     description:
-      'All sessions of the user end. With a session of the user’s own or a key of an admin, of ' +
-      'two factors; one that was not confirmed with any session of the user’s own.',
+      'With two factors: a session of the user’s own, or a key of an admin. One that was not ' +
+      'confirmed: with any session of the user’s own. All sessions of the user end.',
     replies: { 204: { says: 'A password alone logs in' } },
     fails: ['user_not_found', 'factor_not_found'],
     handle: (call) =>
@@ -131,9 +131,9 @@ function requireOwnSession({ keyKind, userId }: Caller, id: string) {
   if (keyKind !== 'session' || userId !== id) throw new AppError('forbidden')
 }
 
-/** Stores ten new recovery codes, by which a factor is confirmed. */
+/** Makes and stores ten recovery codes, and confirms the factor if it was not. */
 async function renewCodes(tx: Db, userId: string) {
   const recoveryCodes = Array.from({ length: 10 }, createRecoveryCode)
-  await confirmFactor(tx, userId, recoveryCodes.map(digestCode))
+  await storeRecoveryCodes(tx, userId, recoveryCodes.map(digestCode))
   return { recoveryCodes }
 }

@@ -24,7 +24,7 @@ export function bcryptBase64(text: string): Buffer {
 
 /**
  * The 23 bytes of bcrypt for a password's bytes, of which the first 72 up to a NUL count, as in C;
- * `salt` has 16 bytes. Takes twice as long for each 1 that `cost` is higher.
+ * `salt` has 16 bytes. Each step of `cost` doubles the time.
  */
 export function bcrypt(password: Buffer, salt: Buffer, cost: number): Buffer {
   const key = readWords(cycle(beforeNul(password), keyBytes))

@@ -25,7 +25,7 @@ interface Cost {
 }
 
 /** Says what is wrong with a stored hash. */
-class Fault extends Error {}
+class HashFault extends Error {}
 
 const maxLength = 1024
 const maxKiB = 128 * 1024
@@ -46,7 +46,7 @@ const argonNumbers =
   '(?=.*m=(?<m>\\d+))(?=.*t=(?<t>\\d+))(?=.*p=(?<p>\\d+))[mtp]=\\d+(,[mtp]=\\d+){2}'
 const saltAndHash = '\\$(?<salt>[\\w+/-]+={0,2})\\$(?<hash>[\\w+/-]+={0,2})$'
 
-/** The forms, each with what reads its parts and throws a `Fault`. */
+/** The forms, each with what reads its parts and throws a `HashFault`. */
 const forms: [pattern: string, read: (parts: Parts) => Stored][] = [
   ['^\\$scrypt\\$l' + scryptNumbers + saltAndHash, readScrypt],
   [
@@ -65,7 +65,7 @@ const forms: [pattern: string, read: (parts: Parts) => Stored][] = [
 /** What is wrong with a stored hash; null if passwords can be verified with it here. */
 export function findHashFault(stored: string): string | null {
   const read = readStored(stored)
-  return read instanceof Fault ? read.message : null
+  return read instanceof HashFault ? read.message : null
 }
 
 /**
@@ -75,28 +75,27 @@ export function findHashFault(stored: string): string | null {
  */
 export function verifyForeign(stored: string, typed: string): boolean {
   const read = readStored(stored)
-  if (read instanceof Fault) return false
-  const forms = read.share > 0.5 ? [typed] : [typed, typed.normalize('NFKC')]
-  const candidates = [...new Set(forms)]
-  return candidates.some((each) => crypto.timingSafeEqual(read.compute(each), read.hash))
+  if (read instanceof HashFault) return false
+  const candidates = new Set([typed, read.share > 0.5 ? typed : typed.normalize('NFKC')])
+  return [...candidates].some((each) => crypto.timingSafeEqual(read.compute(each), read.hash))
 }
 
-function readStored(stored: string): Stored | Fault {
+function readStored(stored: string): Stored | HashFault {
   try {
     demand(stored.length <= maxLength, `must have at most ${maxLength} characters`)
     for (const [pattern, read] of forms) {
       const match = new RegExp(pattern).exec(stored)
       if (match !== null) return read(match.groups as Parts)
     }
-    return new Fault('must be a hash of a form that src/foreign/README.md lists')
+    return new HashFault('must be a hash of a form that src/foreign/README.md lists')
   } catch (error) {
-    if (error instanceof Fault) return error
+    if (error instanceof HashFault) return error
     throw error
   }
 }
 
 function demand(isSo: boolean, message: string) {
-  if (!isSo) throw new Fault(message)
+  if (!isSo) throw new HashFault(message)
 }
 
 function readScrypt({ salt, hash, ...parts }: Parts): Stored {
@@ -173,7 +172,7 @@ function readArgon2({ kind, salt, ...parts }: Parts): Stored {
   demand(memory <= maxKiB, 'must need at most 128 MiB')
   demand(memory * passes <= maxArgonWork, `must have m · t of at most ${maxArgonWork}`)
   demand(passes * parallelism <= maxArgonStarts, `must have t · p of at most ${maxArgonStarts}`)
-  if (argon2Sync === undefined) throw new Fault('must not be of argon2 before Node 24.7')
+  if (argon2Sync === undefined) throw new HashFault('must not be of argon2 before Node 24.7')
   const parameters = { nonce, memory, passes, parallelism, tagLength: hash.length }
   return {
     hash,

@@ -1,4 +1,5 @@
-// Whether a caller may call a route: its role, its scope, and how long ago it logged in.
+// Whether a caller may call a route: its role, its scope, and how well and how recently it
+// authenticated.
 import { AppError } from '../errors.ts'
 import type { Caller, Route } from './route.ts'
 
@@ -34,16 +35,14 @@ export function authorize(entry: Entry, { freshSeconds, requireFactor }: Demands
   if (route.fresh) requireFresh(caller, freshSeconds)
 }
 
-const isBound = ({ role, isAdmins }: Caller, rule: Demands['requireFactor']) =>
-  rule === 'all' || (rule === 'admins' && (role === 'admin' || isAdmins))
-
 /** Whether it is what somebody needs to set up a second factor of their own. */
 const isEnrolment = ({ route, caller, params }: Entry) =>
   route.enrols && (params['id'] ?? caller.userId) === caller.userId
 
 /** Returns a caller; throws `authentication_needed` if it lacks the second factor that is asked. */
 export function demandFactor(caller: Caller, rule: Demands['requireFactor']) {
-  if (isBound(caller, rule)) requireFactors(caller)
+  const isAdmins = caller.role === 'admin' || caller.isAdmins
+  if (rule === 'all' || (rule === 'admins' && isAdmins)) requireFactors(caller)
   return caller
 }
 

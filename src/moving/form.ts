@@ -8,7 +8,7 @@ import { anyEmailSchema, reservedMembers } from '../users/rules.ts'
 /** The rules for new addresses do not apply. */
 const emailSchema = schema.refined(anyEmailSchema, (address, wrong) => {
   if (address === '' || address.includes('\0') || !address.isWellFormed())
-    wrong('must be well-formed text')
+    wrong('must be well-formed text, not empty')
   return address
 })
 

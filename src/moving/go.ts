@@ -12,7 +12,7 @@ import { foldEmail } from '../users/rules.ts'
 import { readTraveller } from './form.ts'
 import {
   findGoRows,
-  isMere,
+  isNonAdmin,
   listGoRest,
   listGoUsers,
   type GoRecord,
@@ -23,8 +23,8 @@ import {
 } from './queries.ts'
 import { countBreach, importAll, type Import } from './store.ts'
 
-/** More would find no place in the hasher's queue. */
-const threads = Array.from({ length: Math.min(32, availableParallelism()) }, (_, n) => `${n}`)
+/** Names of clients of the hasher, one a core; more would find no place in its queue. */
+const clients = Array.from({ length: Math.min(32, availableParallelism()) }, (_, n) => `${n}`)
 const newPasswordSchema = newPassword(8)
 
 /**
@@ -43,13 +43,13 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
       throw new ExitError(`${owners.length} users have the address ${address}: nothing was done`)
     const { user } = owners[0]!
     user.role = 'admin'
-    if (await isMere(target.db, user.id, folded))
+    if (await isNonAdmin(target.db, user.id, folded))
       throw new ExitError(`${address} is there and no admin: nothing was done`)
   }
   for (const { name } of await listGoRest(from)) target.say(`the table ${name} stays behind`)
-  const hasher = createHasher(threads.length, new URL('../foreign/thread.js', import.meta.url))
+  const hasher = createHasher(clients.length, new URL('../foreign/thread.js', import.meta.url))
 
-  async function completeOne(mover: Mover, { user, keys }: GoRow, thread: string) {
+  async function completeOne(mover: Mover, { user, keys }: GoRow, client: string) {
     const password = String(user.password ?? '')
     mover.enabled = isOn(user.enabled)
     mover.createdAt = readInstant(user.created_at)
@@ -58,7 +58,7 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
     if (!/^[^]{1,1024}$/u.test(password))
       target.say(`user ${user.id} comes without its password, which is empty or too long`)
     else if (!target.isDryRun)
-      mover.passwordHash = await hasher.hash(normalPassword(password), thread)
+      mover.passwordHash = await hasher.hash(normalPassword(password), client)
   }
 
   function comesAlong({ id, key }: GoRecord) {
@@ -72,10 +72,11 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
     const rows = new Map((await findGoRows(from, ids)).map((row) => [row.user.id, row]))
     // The Go service may have deleted some since.
     const present = movers.filter(({ id }) => rows.has(id!))
+    // All take from one iterator.
     const waiting = present.values()
     await Promise.all(
-      threads.map(async (thread) => {
-        for (const mover of waiting) await completeOne(mover, rows.get(mover.id!)!, thread)
+      clients.map(async (client) => {
+        for (const mover of waiting) await completeOne(mover, rows.get(mover.id!)!, client)
       }),
     )
     return present
@@ -86,7 +87,6 @@ export async function importGo(target: Import, from: Db, admins: string[]) {
   const ownerOf = (address: string) =>
     nameOf(1 + readings.findIndex(({ user }) => foldEmail(user.email ?? '') === address))
   await importAll(target, { readings, perTransaction: 100, nameOf, ownerOf, complete })
-  await hasher.stop()
 }
 
 const withDigest = ({ id, key, enabled, valid_until, created_at }: GoRecord): MovingKey => ({

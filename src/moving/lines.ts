@@ -45,8 +45,8 @@ export const importFile = (target: Import, chunks: AsyncIterable<string>) =>
  */
 export async function tryPassword(chunks: AsyncIterable<string>, address: string, typed: string) {
   for await (const reading of readLines(chunks)) {
-    if (foldEmail(reading?.user.email ?? '') !== foldEmail(address)) continue
-    const { user, faults } = reading!
+    if (reading === null || foldEmail(reading.user.email ?? '') !== foldEmail(address)) continue
+    const { user, faults } = reading
     if (faults.length > 0) throw new ExitError(faults.join('; '))
     if (!user.passwordHash) throw new ExitError(`${address} has no passwordHash`)
     return verifyForeign(user.passwordHash, typed)

@@ -23,20 +23,21 @@ const given = `jsonb_to_recordset($1) as given (number int, id uuid, email text,
 export const toBytea = (bytes: Buffer) => `\\x${bytes.toString('hex')}`
 
 /**
- * Finds who cannot be inserted: the id or address is that of a user, who has the role, and is
- * another if the id differs. Role null: the metadata is too long, since PostgreSQL writes numbers
- * in full.
+ * Finds the movers that cannot be inserted: a user has the id or the address (`isOther`: the
+ * address, under another id), or else the metadata is too long as PostgreSQL writes numbers.
  */
 export const findObstacles = (db: Db, movers: Mover[]) =>
-  db.query<{ number: number; role: string | null; isOther: boolean }>(
-    `select number, there.role, there.id <> given.id as "isOther"
+  db.query<{ number: number; isThere: boolean; isOther: boolean }>(
+    `select number, count(there.id) > 0 as "isThere",
+       coalesce(bool_or(there.id <> given.id), false) as "isOther"
      from ${given} left join users as there on there.id = given.id or email_lower = address
-     where there.id is not null or octet_length(given.metadata::text) > 16384`,
+     where there.id is not null or octet_length(given.metadata::text) > 16384
+     group by number order by number`,
     [JSON.stringify(movers)],
   )
 
 /** Whether the id or address is that of a user who is no admin. */
-export async function isMere(db: Db, id: unknown, address: string) {
+export async function isNonAdmin(db: Db, id: unknown, address: string) {
   const there = `select from users where (id = $1 or email_lower = $2) and role = 'user'`
   return (await db.query(there, [id, address])).length > 0
 }
@@ -60,6 +61,7 @@ export async function insertMovers(tx: Db, movers: Mover[]) {
      noted as (insert into audit_events (action, subject, key_id)
        select 'user.imported', made.id, keyed.id from made left join keyed on user_id = made.id)
      select id, email_lower as address, array(select id from keyed where user_id = made.id) as keys,
+       -- As accountOfAddress in passwords/guessing.ts names it.
        exists (select from login_failures
          where account = sha256(convert_to('address ' || email_lower, 'UTF8'))) as "wasTried"
      from made`,

@@ -71,10 +71,10 @@ function leave({ say, counts }: Import, name: string, faults: string[]) {
 async function importSome(target: Import, source: Source, movers: Mover[]) {
   const { db, isDryRun, counts } = target
   const obstacles = await findObstacles(db, movers)
-  for (const { number, role, isOther } of obstacles) {
+  for (const { number, isThere, isOther } of obstacles) {
     const name = source.nameOf(number)
-    if (role === null) leave(target, name, ['metadata is too long'])
-    else counts.there++
+    if (isThere) counts.there++
+    else leave(target, name, ['metadata is too long'])
     if (isOther) target.say(`${name} is left alone: its address is that of another user`)
   }
   const taken = new Set(obstacles.map(({ number }) => number))

@@ -15,26 +15,24 @@ async function findId(sought) {
 
 async function showAudit(id = '', kind = '') {
   const heads = ['When', 'What', 'Who', 'Whom', 'From']
-  const list = makeList(heads, 'Nothing of that kind has happened.', cellsOfEvent)
+  const list = makeList('/audit', heads, 'Nothing of that kind has happened.', cellsOfEvent)
   const follow = boxField('Follow', 'follow')
   const fields = [
     textField('User', 'user', 'An address or id', { value: addresses.get(id) ?? id }),
     textField('Action', 'action', 'Such as user.changed', { value: kind }),
     follow,
   ]
-  let query
   function show(user, action) {
     const sought = { limit: 50, ...(user && { user }), ...(action && { action }) }
-    query = '?' + new URLSearchParams(sought)
-    return list.load('/audit', query)
+    return list.load('?' + new URLSearchParams(sought))
   }
   const form = makeForm(fields, 'Show', async ({ user, action }) => {
     const found = await findId(user.trim())
     await show(found, action)
-    // Who goes on and comes back finds the same.
+    // So that the way back leads to the same events.
     if (form.isConnected) setAddress('#audit/' + found + '/' + action)
   })
   byId('view').append(el('div', [el('h2', 'Audit'), form], { className: 'tools' }), list.node)
-  repeated = async () => follow.control.checked && list.follow('/audit', query)
+  repeated = async () => follow.control.checked && list.follow()
   await show(id, kind)
 }

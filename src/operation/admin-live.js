@@ -61,7 +61,7 @@ const plots = {
     p95: quantile(http, 0.95),
     p99: quantile(http, 0.99),
   },
-  'Log-ins a second': { all: rate(/^http_requests_total.*"POST".*users.sessions",status="20/) },
+  'Log-ins a second': { all: rate(/^http_requests_total.*"POST".*users.sessions",status="201/) },
   'Passwords being hashed': { now: gauge(/hashes_in_flight/), queued: gauge(/hashes_queued/) },
   'Database connections': {
     all: gauge(/database_connections$/),

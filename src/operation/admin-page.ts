@@ -1,6 +1,6 @@
 import { fileRoute, makePage } from './routes.ts'
 
-const scripts = ['admin-tools', 'admin-users', 'admin-audit', 'admin-live', 'admin']
+const scripts = ['elements', 'admin-tools', 'admin-users', 'admin-audit', 'admin-live', 'admin']
 
 /** The page for admins, which holds no data. */
 export function adminRoute() {

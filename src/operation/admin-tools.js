@@ -1,18 +1,6 @@
 // What the admin page is made of: elements, forms, dialogs, lists. An answer of the service becomes
 // text, never markup. The page's files are joined to one module, which admin.js starts.
 
-const byId = (id) => document.getElementById(id)
-
-/**
- * An element; its children are one or a list, in which lists stand for their members, and what is
- * false for nothing.
- */
-function el(name, children = [], props) {
-  const node = Object.assign(document.createElement(name), props)
-  node.append(...[children].flat(Infinity).filter(Boolean))
-  return node
-}
-
 const zone = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
 
 /** An instant in the reader's time zone; in UTC when it is pointed at. */
@@ -54,8 +42,9 @@ const field = (label, input, hint = '') =>
   el('label', [el('span', label), input, el('small', hint), el('em')])
 const textField = (label, name, hint, props) =>
   field(label, el('input', [], { name, autocomplete: 'off', ...props }), hint)
-const areaField = (label, name, hint) => field(label, el('textarea', [], { name, rows: 4 }), hint)
-const boxField = (label, name) => textField(label, name, '', { type: 'checkbox' })
+const areaField = (label, name, hint, text) =>
+  field(label, el('textarea', text, { name, rows: 4 }), hint)
+const boxField = (label, name, checked) => textField(label, name, '', { type: 'checkbox', checked })
 
 function choiceField(label, name, choices) {
   const options = choices.split(' ').map((each) => el('option', each))
@@ -135,18 +124,18 @@ function makeForm(fields, action, send) {
       input.parentNode.lastChild.textContent = own.map((each) => each.message).join(', ')
     }
     form.querySelector('[aria-invalid=true]')?.focus()
-    for (let left = seconds; left > 0; left--) {
-      fault.textContent = `${message}: wait ${left} s`
-      await sleep(1)
+    if (seconds) {
+      fault.textContent = `${message}: wait ${seconds} s`
+      await sleep(seconds)
     }
     fault.textContent = message
   }
 
   async function submit() {
-    // What is typed while it is sent is not.
+    // Typing during the request marks it again.
     form.className = ''
     try {
-      await send(valuesOf(form), form)
+      await send(valuesOf(form))
       await show({ message: '' })
     } catch (error) {
       form.className = 'dirty'
@@ -154,19 +143,20 @@ function makeForm(fields, action, send) {
     }
   }
 
-  function onsubmit(event) {
-    event.preventDefault()
-    busily(form, submit)
-  }
-  function oninput() {
-    form.className = 'dirty'
-  }
-  const props = { onsubmit, oninput, noValidate: true }
-  const form = el('form', [fields, fault, el('button', action, { className: 'primary' })], props)
+  const form = el('form', [fields, fault, el('button', action, { className: 'primary' })], {
+    noValidate: true,
+    onsubmit(event) {
+      event.preventDefault()
+      busily(form, submit)
+    },
+    oninput() {
+      form.className = 'dirty'
+    },
+  })
   return form
 }
 
-/** Whether nothing would be lost, or may be. */
+/** Whether nothing typed would be lost, or its author agrees. */
 const mayLose = (node) => !node.querySelector('dialog .dirty') || confirm('Discard what you typed?')
 
 /**
@@ -212,7 +202,7 @@ function reveal(title, secrets) {
  * done; work that returns false is not yet. Shows secrets that it returns. Fails when the dialog is
  * closed before.
  */
-function ask(title, { text, fields = [], values, work, ...props }) {
+function ask(title, { text, fields = [], work, ...props }) {
   return new Promise((resolve, reject) => {
     async function send(typed) {
       const secrets = await work(typed)
@@ -222,7 +212,6 @@ function ask(title, { text, fields = [], values, work, ...props }) {
       if (secrets) reveal(title, secrets)
     }
     const form = makeForm(fields, title, send)
-    if (values) fill(form, values)
     const onclose = () => reject(new Error('Not done'))
     const dialog = openDialog(title, [el('p', text), form], { onclose, ...props })
   })
@@ -235,7 +224,7 @@ const askToEnd = (title, path, text) =>
 const focusRow = (id) => byId(id)?.querySelector('a')?.focus()
 
 /** A table of pages, one below the other; `cellsOf` makes the cells of an item. */
-function makeList(heads, empty, cellsOf) {
+function makeList(path, heads, empty, cellsOf) {
   const body = el('tbody')
   const note = el('p')
   const more = el('button', 'Next page', { hidden: true })
@@ -248,26 +237,34 @@ function makeList(heads, empty, cellsOf) {
       return el('tr', cells, { id: each.id })
     })
 
+  /** The query whose answer is shown. */
+  let shown
+  const read = (query) => call('GET', path + query, { signal: loading.signal })
+
   /** Ends the question before it. */
-  async function load(path, query, isNext) {
+  async function load(query, isNext) {
     loading.abort()
     loading = new AbortController()
-    const { details, next } = await call('GET', path + query, { signal: loading.signal })
+    const { details, next } = await read(query)
     const rows = rowsOf(details)
     const focused = isNext ? rows[0] : document.activeElement.closest('tr')
-    if (!isNext) body.replaceChildren()
+    if (!isNext) {
+      shown = query
+      body.replaceChildren()
+    }
     body.append(...rows)
     focusRow(focused?.id)
     note.textContent = rows[0] ? '' : empty
     more.hidden = !next
-    more.onclick = () => load(path, next, true).catch(tell)
+    more.onclick = () => load(next, true).catch(tell)
   }
 
   /** Puts what is new above the rest, which is left as it is unless there is a page of news. */
-  async function follow(path, query) {
-    const { details } = await call('GET', path + query, { signal: loading.signal })
+  async function follow() {
+    if (!shown) return
+    const { details } = await read(shown)
     const count = details.findIndex(({ id }) => id === body.firstChild?.id)
-    if (count < 0) await load(path, query)
+    if (count < 0) await load(shown)
     else body.prepend(...rowsOf(details.slice(0, count)))
   }
   const table = el('table', [el('thead', el('tr', titles)), body])

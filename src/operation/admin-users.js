@@ -29,18 +29,23 @@ async function showUsers() {
     type: 'search',
   })
   const heads = ['Address', 'Role', 'State', 'Permissions', 'Created']
-  const list = makeList(heads, 'No such address. “New user” makes or invites one.', cellsOfUser)
+  const list = makeList(
+    '/users',
+    heads,
+    'No such address. “New user” makes or invites one.',
+    cellsOfUser,
+  )
   const create = button('New user', askForUser, { className: 'primary' })
-  let typed
+  let timer
   refreshUsers = () => {
     const query = new URLSearchParams({ view: 'full', limit: 50 })
     const sought = search.control.value.trim()
     if (sought) query.set('search', sought)
-    return list.load('/users', '?' + query)
+    return list.load('?' + query)
   }
   search.oninput = () => {
-    clearTimeout(typed)
-    typed = setTimeout(() => refreshUsers().catch(tell), 200)
+    clearTimeout(timer)
+    timer = setTimeout(() => refreshUsers().catch(tell), 200)
   }
   byId('view').append(
     el('div', [el('h2', 'Users'), search, create], { className: 'tools' }),
@@ -52,10 +57,10 @@ async function showUsers() {
 const userFields = () => [
   textField('Address', 'email'),
   choiceField('Role', 'role', 'user admin'),
-  areaField('Permissions', 'permissions', 'Separated by blanks'),
-  areaField('Metadata', 'metadata', 'A JSON object'),
+  areaField('Permissions', 'permissions', 'Separated by spaces'),
+  areaField('Metadata', 'metadata', 'A JSON object', '{}'),
   boxField('Verified', 'emailVerified'),
-  boxField('Enabled', 'enabled'),
+  boxField('Enabled', 'enabled', true),
 ]
 
 async function askForUser() {
@@ -63,7 +68,6 @@ async function askForUser() {
   const password = passwordField('Password', 'password', 'new-password', hint)
   await ask('Make the user', {
     fields: [...userFields(), password],
-    values: { role: 'user', metadata: {}, enabled: true },
     async work(body) {
       const { details } = await call('POST', '/users', { body })
       const secrets = { 'API key': details.apiKeys[0] }
@@ -93,7 +97,7 @@ async function reread(shown) {
   return shown
 }
 
-/** Does what needs the present version; where that is another, reads the user before it fails. */
+/** Changes the version that is shown; where that is stale, reads the user, and fails. */
 async function change(shown, method, body) {
   const { id, version } = shown
   try {
@@ -175,7 +179,7 @@ async function openUser(given) {
   async function remove() {
     await ask('Delete ' + shown.email, {
       className: 'danger',
-      text: 'Keys, sessions and tokens go, too. Nothing brings them back.',
+      text: 'Keys, sessions and tokens go, too. This cannot be undone.',
       fields: [textField('Type the address ' + shown.email, 'typed')],
       async work({ typed }) {
         if (typed !== shown.email) throw new Error('That is not the address')
@@ -187,7 +191,7 @@ async function openUser(given) {
   }
   const dangers = [
     button('Make a token for a password', async () => reveal(shown.email, await makeToken(id))),
-    end('End all tokens', 'What was sent to the user is worthless then.', path + '/tokens'),
+    end('End all tokens', 'Tokens that were sent to the user stop working.', path + '/tokens'),
     end('End all sessions', 'The user must log in again.', '/users/sessions/' + id),
     shown.secondFactor && endFactor,
     el('hr'),
@@ -257,12 +261,10 @@ async function showKeys(place, userId) {
   const itemsOf = (wanted) =>
     details.filter(({ kind }) => kind === wanted).map((key) => keyItem(key, path, act))
   const title = el('h3', 'API keys', { tabIndex: -1 })
-  const create = act('New key', () => askForKey(path))
-  const none = el('p', !details[0] && 'None. Make a key for a program of this user.')
   place.replaceChildren(
     title,
-    create,
-    none,
+    act('New key', () => askForKey(path)),
+    el('p', !details[0] && 'None. Make a key for a program of this user.'),
     el('ul', itemsOf('api')),
     el('h3', 'Sessions'),
     el('ul', itemsOf('session')),
@@ -270,8 +272,8 @@ async function showKeys(place, userId) {
   if (hadFocus) title.focus()
 }
 
-function keyItem(key, keys, act) {
-  const path = keys + '/' + key.id
+function keyItem(key, base, act) {
+  const path = base + '/' + key.id
   const { kind, name, scope, enabled, permissions, address, agent } = key
   const isApi = kind === 'api'
   const title = isApi ? name : [address, agent].filter(Boolean).join(' ')
@@ -288,7 +290,6 @@ function keyItem(key, keys, act) {
     ', ends ',
     when(key.validUntil),
   ]
-  const flip = () => call('PATCH', path, { body: { enabled: !enabled } })
   const rotate = () =>
     ask('Rotate ' + name, {
       fields: [
@@ -298,13 +299,14 @@ function keyItem(key, keys, act) {
       ],
       work: async (body) => keyOf(await call('POST', path + '/rotate', { body })),
     })
-  const end = () => askToEnd('End ' + title, path)
-  const named = (text, work, className) =>
+  const named = (text, work, className = '') =>
     act(text, work, { ariaLabel: text + ' ' + title, className })
   const buttons = [
     isApi && named('Rotate', rotate),
-    named(enabled ? 'Switch off' : 'Switch on', flip),
-    named('End', end, 'danger'),
+    named(enabled ? 'Switch off' : 'Switch on', () =>
+      call('PATCH', path, { body: { enabled: !enabled } }),
+    ),
+    named('End', () => askToEnd('End ' + title, path), 'danger'),
   ]
   return el('li', [el('b', title), el('small', facts), buttons])
 }
@@ -316,7 +318,7 @@ function askForKey(path) {
     fields: [
       textField('Name', 'name'),
       choiceField('Scope', 'scope', 'all read auth metrics'),
-      areaField('Permissions', 'permissions', 'Separated by blanks; none: those of the user'),
+      areaField('Permissions', 'permissions', 'Separated by spaces; none: those of the user'),
       textField('End', 'validUntil', 'In your time zone', { type: 'datetime-local' }),
     ],
     async work({ permissions, ...values }) {

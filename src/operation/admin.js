@@ -4,30 +4,30 @@
 /** A failure as the service tells it; a gateway's own answer has no more than its status. */
 function failureOf({ status, statusText, headers }, { requestId, details, code, errors }) {
   const told = status < 500 ? details : `${details} (${status}, request ${requestId})`
-  const message = requestId
-    ? told
-    : `Not the service but a gateway answers: ${status} ${statusText}`
+  const message = requestId ? told : `A gateway answered, not the service: ${status} ${statusText}`
   const needsFactor = /acr_values="2"/.test(headers.get('WWW-Authenticate'))
   const seconds = Number(headers.get('Retry-After')) || 0
   return Object.assign(new Error(message), { code, errors, needsFactor, seconds })
 }
 
+function failSilent(error) {
+  if (error.name !== 'AbortError') error.message = 'The service does not answer'
+  throw error
+}
+
 /** One request; it waits as long as a throttle demands, and throws any other failure. */
 async function request(method, path, { key, body, version, ...options }) {
-  // It fails at what no header can hold.
+  // It throws for text that no header can hold, which in fetch would pass for a lost connection.
   const headers = new Headers()
   if (key) headers.set('X-Api-Key', key)
   if (version) headers.set('If-Match', `"${version}"`)
   if (body) headers.set('Content-Type', 'application/json')
   const sent = { ...options, method, headers, body: JSON.stringify(body), cache: 'no-store' }
   for (;;) {
-    const reply = await fetch('.' + path, sent).catch((error) => {
-      if (error.name !== 'AbortError') error.message = 'The service does not answer'
-      throw error
-    })
-    const text = await reply.text()
+    const reply = await fetch('.' + path, sent).catch(failSilent)
+    const text = await reply.text().catch(failSilent)
     const answer = parse(text) ?? {}
-    // Metrics begin with #; what is done may have no words.
+    // Metrics begin with #; a 204 has no body.
     if (reply.ok && (answer.requestId || /^(#|$)/.test(text))) {
       const next = /<(.*)>; rel="next"/.exec(reply.headers.get('Link'))?.[1]
       return { text, next, details: answer.details }
@@ -55,7 +55,7 @@ function createClient() {
     if (!ended || !me.isSession) return
     await request('DELETE', '/users/sessions', { key: ended, keepalive: true }).catch(
       ({ code }) =>
-        code === 'key_invalid' || say('The session could not be ended: it goes on until its end.'),
+        code === 'key_invalid' || say('The session could not be ended: it lasts until it expires.'),
     )
   }
 
@@ -90,9 +90,8 @@ function createClient() {
     }
   }
 
-  function openLogIn(text, email) {
-    const known = email && { value: email, readOnly: true }
-    const code = textField('Code', 'code', 'Of your authenticator, or a recovery code', {
+  function openLogIn(text, email = '') {
+    const code = textField('Code', 'code', 'From your authenticator, or a recovery code', {
       autocomplete: 'one-time-code',
     })
     code.hidden = true
@@ -101,7 +100,11 @@ function createClient() {
       className: email ? 'fresh' : 'must',
       closedBy: email ? 'closerequest' : 'none',
       fields: [
-        textField('Address', 'email', '', { autocomplete: 'username', ...known }),
+        textField('Address', 'email', '', {
+          autocomplete: 'username',
+          value: email,
+          readOnly: Boolean(email),
+        }),
         passwordField('Password', 'password', 'current-password'),
         code,
         el('details', [el('summary', 'An API key instead'), passwordField('Key', 'key', 'off')]),
@@ -112,8 +115,8 @@ function createClient() {
           return enter(pasted, details)
         }
         const { details } = await request('POST', '/users/sessions', { body })
-        code.hidden = !details.token
         if (details.token) {
+          code.hidden = false
           code.control.focus()
           return false
         }
@@ -123,15 +126,17 @@ function createClient() {
     })
   }
 
-  /** Asks who is there: once, for all that wait for it. `email`: it must be that user. */
+  /** Opens the log-in, one for all that wait; with `email`, one of that user, who may close it. */
   function logIn(text, email) {
     if (!email) document.querySelector('.fresh')?.close()
     entering ??= openLogIn(text, email).finally(() => {
       entering = undefined
-      if (!key) logIn('Log in to go on.').catch(tell)
+      if (!key) lock('Log in to continue.')
     })
     return entering
   }
+
+  const lock = (text) => logIn(text).catch(tell)
 
   /** Sets up a second factor of the caller. */
   async function addFactor() {
@@ -142,7 +147,9 @@ function createClient() {
         el('pre', details.secret),
         el('a', 'Open in an authenticator', { href: details.uri }),
       ],
-      fields: [textField('Code', 'code', 'That it shows', { autocomplete: 'one-time-code' })],
+      fields: [
+        textField('Code', 'code', 'Shown by the authenticator', { autocomplete: 'one-time-code' }),
+      ],
       work: async (body) => codesOf(await call('POST', '/users/me/factor/confirm', { body })),
     })
   }
@@ -153,7 +160,10 @@ function createClient() {
     // An API key sets up none.
     if (error.needsFactor && !details.secondFactor && me?.isSession) return addFactor()
     if (entering) throw error
-    return logIn('Log in once more: this takes a fresh log-in, and is done then.', details.email)
+    return logIn(
+      'Log in once more: this needs a fresh log-in, and continues after it.',
+      details.email,
+    )
   }
 
   /** A request with the key; where it lacks something, asks for that, and goes on. */
@@ -176,7 +186,7 @@ function createClient() {
         if (error.code === 'authentication_needed') await renew(error)
         else {
           key = undefined
-          await logIn('The key or session has ended. Log in to go on.')
+          await logIn('The key or session has ended. Log in to continue.')
         }
         signal.throwIfAborted()
       }
@@ -186,7 +196,7 @@ function createClient() {
   function checkIdle() {
     if (!key || Date.now() - usedAt < 15 * 60_000) return
     drop()
-    logIn('Nothing was done for fifteen minutes. Log in to go on.').catch(tell)
+    lock('You were inactive for fifteen minutes. Log in to continue.')
   }
   function use() {
     checkIdle()
@@ -198,14 +208,14 @@ function createClient() {
 
   function leave(text) {
     wipe()
-    logIn(text).catch(tell)
+    lock(text)
   }
   byId('out').onclick = () => {
     leave('You are logged out.')
     setAddress(location.pathname)
   }
 
-  return { call, logIn, addFactor, me: () => me }
+  return { call, lock, addFactor, me: () => me }
 }
 
 const client = createClient()
@@ -238,7 +248,7 @@ function clearView() {
 /** Shows the view that the address names; fails as its first request does. */
 async function route() {
   const [, name = 'users', id, more] =
-    /^#(users|audit|live)(?:\/([\w-]*))?(?:\/([\w.]+))?$/.exec(location.hash) ?? []
+    /^#(users|audit|live)(?:\/([\w-]*))?(?:\/([\w.]*))?$/.exec(location.hash) ?? []
   const [view, open] = views[name]
   for (const each of document.querySelectorAll('.panel')) each.close()
   for (const each of document.querySelectorAll('nav a')) {
@@ -270,5 +280,5 @@ addEventListener('pageshow', ({ persisted }) => persisted && location.reload())
 addEventListener('beforeunload', (event) => {
   if (client.me() && document.querySelector('dialog .dirty')) event.preventDefault()
 })
-client.logIn('As an admin of user-service.').catch(tell)
+client.lock('As an admin of user-service.')
 repeat()

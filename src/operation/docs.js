@@ -1,7 +1,6 @@
 // The page of the document: contents, search, what each operation takes and answers, and a form
 // that calls it. It makes elements one by one: its policy admits no markup that is made of text.
 
-const byId = (id) => document.getElementById(id)
 const key = byId('key')
 const base = new URL('.', location).href.slice(0, -1)
 let api
@@ -12,13 +11,6 @@ const callers = {
   key: 'any key',
   self: 'the user itself or an admin',
   admin: 'admins only',
-}
-
-/** An element; its children are one or a list, in which lists stand for their members. */
-function el(name, children, props) {
-  const node = Object.assign(document.createElement(name), props)
-  node.append(...[children].flat(3))
-  return node
 }
 
 /** Text in which backticks mark code. */

@@ -25,7 +25,7 @@ export interface OperationDeps extends MeasuredDeps {
 /** Health, metrics, the document and the page that shows it. */
 export function operationRoutes(deps: OperationDeps) {
   const checkDatabase = createDatabaseCheck(deps)
-  const { text, headers } = makePage('docs', ['docs'])
+  const { text, headers } = makePage('docs', ['elements', 'docs'])
   const ok = { body: 'OK' }
   const probe = {
     tag: 'operation',

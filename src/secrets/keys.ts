@@ -51,7 +51,10 @@ export function readKeyFile(path: string): Buffer[] | string {
 /** The key file of a service with a private database. */
 const ownFile = fileURLToPath(new URL('../../.local/secrets-key', import.meta.url))
 
-/** The keys of a service with a private database; null if it has made none, or lost them. */
+/**
+ * The keys of a service with a private database; null if it has made none, or lost them. Throws an
+ * `ExitError` if the file cannot be used.
+ */
 export function readOwnKeyFile() {
   if (!existsSync(ownFile)) return null
   const read = readKeyFile(ownFile)
@@ -59,7 +62,7 @@ export function readOwnKeyFile() {
   return read
 }
 
-/** Makes that file, with a new key. */
+/** Makes the key file of a service with a private database; returns its key. */
 export function makeOwnKeyFile() {
   const line = createKeyLine()
   writeFileSync(ownFile, `${line}\n`, { mode: 0o600, flag: 'wx' })

@@ -29,8 +29,8 @@ function readSigning({ pair, read }: Reader) {
 }
 
 function parseIssuer(given: string) {
-  const { protocol } = new URL(given)
-  return /^https?:$/.test(protocol) && !/[?#@\s]|\/$/.test(given) ? given : undefined
+  const isPlain = /^https?:\/\/[^/?#@\s][^?#@\s]*$/.test(given) && !given.endsWith('/')
+  return isPlain && URL.canParse(given) ? given : undefined
 }
 
 function parseNames(given: string) {
@@ -38,12 +38,12 @@ function parseNames(given: string) {
   return names.every((name) => /^[!-~]{1,200}$/.test(name)) ? names : undefined
 }
 
-/** Reads the key file and what needs one; who `makesOwn` needs no setting for it. */
+/** Reads the settings of sealing and signing; one that `makesOwn` key file needs none for it. */
 export function readSecrets(reader: Reader, makesOwn: boolean) {
   const secretKeys = readSecretKeys(reader)
   const requireFactor = reader.choice('REQUIRE_FACTOR', ['none', 'admins', 'all'])
   const signing = readSigning(reader)
-  if (secretKeys === null && !makesOwn) {
+  if (reader.text('SECRETS_KEY_FILE') === undefined && !makesOwn) {
     if (requireFactor !== 'none') reader.wrong('REQUIRE_FACTOR', 'needs SECRETS_KEY_FILE')
     if (signing !== null) reader.wrong('TOKEN_ISSUER', 'needs SECRETS_KEY_FILE')
   }

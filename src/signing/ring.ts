@@ -33,7 +33,7 @@ export interface Ring {
   originSeconds: number
 }
 
-/** What has the ring, and what opens it. */
+/** Where the ring lies, and the keys that open it. */
 export interface RingDeps {
   db: Database
   keys: Buffer[]
@@ -44,8 +44,8 @@ export interface RingDeps {
 export const placeOf = (kid: string) => `signing key ${kid}`
 
 /**
- * Returns what has the ring as it was at most 30 s ago, and makes a new key where it is time for
- * one. It throws `database_unavailable`, also if the keys do not open.
+ * Returns a function that returns the ring, at most 30 s old, and makes a key where one is due. It
+ * throws `database_unavailable`, also if the keys do not open.
  */
 export function createRing(deps: RingDeps) {
   let ring: Promise<Ring> | null = null
@@ -87,8 +87,8 @@ async function readRing({ db, keys, log }: RingDeps): Promise<Ring> {
 
 const closed = new ExitError(
   'The signing keys do not open: set the SECRETS_KEY_FILE that sealed them, or have a new one ' +
-    'made: node bin/secrets.js new-signing-key --yes (of a private database, while npm start runs ' +
-    'without TOKEN_ISSUER)',
+    'made: node bin/secrets.js new-signing-key --yes (of a private database, while npm start ' +
+    'runs without TOKEN_ISSUER)',
 )
 
 function openKey(keys: Buffer[], kid: string, box: Buffer) {

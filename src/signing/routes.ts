@@ -11,7 +11,7 @@ const jwt = titled('Jwt', {
   validUntil: instantSchema,
 })
 
-/** What a gateway is told: empty unless its query names an audience, the first of which counts. */
+/** Makes X-Auth-Token: empty unless the query names an audience, the first of which counts. */
 export const createTokenHeader =
   ({ reuseFor }: Signer) =>
   async (caller: Caller, search: string) => {
@@ -31,7 +31,7 @@ export const signingRoutes = (
     summary: 'Get a signed proof of who calls',
     description:
       'A JSON Web Token, signed by ES256, for a backend of that audience. It is valid until it ' +
-      'ends, whatever happens to the key and its user meanwhile, and no key for this service.',
+      'ends, whatever happens to the key and its user, and this service does not accept it.',
     body: object(
       { audience: text({ min: 1, max: 200, example: 'orders' }) },
       { seconds: omittable(integer(30, 300)) },

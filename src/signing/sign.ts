@@ -19,20 +19,24 @@ interface Signed {
   expires: number
 }
 
-/** Sessions end when they were not used for so long; 0: no such limit. */
-interface IdleLimit {
+/** What this service says of itself. */
+interface Place {
+  basePath: string
+  /** Sessions end when they were not used for so long; 0: no such limit. */
   sessionIdleSeconds: number
 }
 
-/** What signs who a caller is. */
+/** Signs who a caller is. */
 export type Signer = Awaited<ReturnType<typeof openSigner>>
 
 /**
- * Returns what signs, for the audiences that are configured alone, after the first key was made;
- * throws an `ExitError` if the signing keys do not open.
+ * Makes the first key if there is none, and returns what signs for the configured audiences. Throws
+ * an `ExitError` if the signing keys do not open, else what the database fails with.
  */
-export async function openSigner(config: SigningConfig & IdleLimit & RingDeps) {
-  const { issuer, audiences, sessionIdleSeconds, ...deps } = config
+export async function openSigner(config: SigningConfig & Place & RingDeps) {
+  const { issuer, audiences, basePath, sessionIdleSeconds, ...deps } = config
+  if (!issuer.endsWith(basePath))
+    deps.log('warn', `TOKEN_ISSUER does not end in ${basePath}: backends seek its keys below it`)
   const maxSessionSeconds = Math.min(maxSeconds, sessionIdleSeconds || maxSeconds)
   const getRing = createRing(deps)
   try {

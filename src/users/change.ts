@@ -43,9 +43,9 @@ export async function changePassword(
   const { db, hasher } = deps
   const { id, caller, origin } = change
   const { password, currentPassword } = given
+  // Not locked, to refuse before paying for a hash; the transaction checks again.
   const found = await lockVersion(db, id, change.headers)
   refuseEmailAsPassword(password, change.given.email ?? found.email)
-  // Refuse before paying for a hash; the transaction checks again.
   requireAllowed(deps, caller, differing(found, change.given))
   if (caller.userId === id && found.passwordHash !== null) {
     if (found.secondFactor) requireFactors(caller)

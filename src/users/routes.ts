@@ -1,7 +1,7 @@
 // Users: accounts, their members and who may change them. Passwords and keys lie in
 // rooms of their own.
 import { insertEvent } from '../audit/queries.ts'
-import { AppError, faultIn } from '../errors.ts'
+import { AppError } from '../errors.ts'
 import { requireFresh } from '../http/access.ts'
 import { paged, pageOf, pageQuery } from '../http/pagination.ts'
 import { route } from '../http/route.ts'
@@ -195,9 +195,8 @@ export const userRoutes = (deps: UserDeps) => [
     async handle({ body, params: { id }, ...rest }) {
       const { password, currentPassword, ...given } = body
       const change = { id, given, ...rest }
-      if (password !== undefined) return changePassword(deps, change, { password, currentPassword })
-      if (currentPassword !== undefined) throw faultIn('invalid_body', 'password', 'is missing')
-      return deps.db.transaction((tx) => applyChange(tx, deps, change))
+      if (password === undefined) return deps.db.transaction((tx) => applyChange(tx, deps, change))
+      return changePassword(deps, change, { password, currentPassword })
     },
   }),
   route('DELETE /users/{id}', {

@@ -175,7 +175,7 @@ test('fifteen idle minutes forget the key, whatever is open', async () => {
   await page.click('.panel button', 'New key')
   await page.type('dialog [name=name]', 'kept')
   await press(page, 'Make the key')
-  await says(page, 'this takes a fresh log-in')
+  await says(page, 'this needs a fresh log-in')
   await skipMinutes(page, 16)
   await page.sees(isLocked)
   await until('the session ends', async () => (await countSessions(visitor.id)) === 0)
@@ -313,9 +313,39 @@ test('the way back from a user leads to the audit as it was asked for', async ()
 
   await page.type('[name=action]', 'No such thing')
   await enterKey(page)
-  await says(page, 'must have 1 to 32')
+  await says(page, 'must be text of 1 to 32')
   assert.equal(await page.evaluate('document.activeElement.name'), 'action')
   assert.deepEqual(page.questions, [])
+})
+
+test('the audit of all, and of one user with all that happened, is found again, too', async () => {
+  const { id } = await app.user()
+  const page = await enter({ hash: '#audit' })
+  for (const [user, hash] of [
+    [id, `#audit/${id}/`],
+    ['', '#audit//'],
+  ] as const) {
+    await page.type('[name=user]', user)
+    await enterKey(page)
+    await page.sees(`location.hash === '${hash}'`)
+    await page.evaluate(`location.hash = '#users'`)
+    await page.sees(`document.querySelector('[name=search]')`)
+    await page.evaluate('history.back()')
+    await page.sees(`document.querySelector('[name=action]')`)
+    assert.equal(await page.evaluate(`document.querySelector('[name=user]').value`), user)
+  }
+})
+
+test('what is followed is what was answered, and not a question that was refused', async () => {
+  const user = await app.user()
+  const page = await enter({ hash: '#audit' })
+  await page.click('[name=follow]')
+  await page.type('[name=action]', 'No such thing')
+  await enterKey(page)
+  await says(page, 'must be text of 1 to 32')
+  await app.request('POST', '/users/sessions', { body: { email: user.email, password } })
+  await page.sees(`document.querySelector('tbody a[title="${user.id}"]')`)
+  assert.equal(await page.evaluate(notice), '')
 })
 
 test('the audit that answers when another view is shown changes nothing there', async () => {
@@ -385,6 +415,16 @@ test('whoever deletes what was changed meanwhile sees the change, and can go on'
   await page.sees(isClosed)
   const { status } = await app.request('GET', `/users/${user.id}`, { key: admin.key })
   assert.equal(status, 404)
+})
+
+test('a password is not said to be saved where none was typed', async () => {
+  const own = await app.user({ role: 'admin' })
+  const page = await enter({ email: own.email })
+  await openPanel(page, own.id)
+  await page.type('.panel [name=currentPassword]', password)
+  await page.click('.panel button', 'Change the password')
+  await says(page, 'must have 8 to 128 characters')
+  assert.equal(await page.evaluate(`${notice} === 'Saved'`), false)
 })
 
 test('whoever was changed meanwhile can still change their password', async () => {
