@@ -1,11 +1,11 @@
 # The service as it is in the repository: pg, our text and Node, no build step. It needs no
 # privilege: docker run --read-only --cap-drop ALL --security-opt no-new-privileges
-FROM node:22.23.3-bookworm-slim AS packages
+FROM node:24.22.3-bookworm-slim AS packages
 WORKDIR /app
 COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
-FROM node:22.23.3-bookworm-slim
+FROM node:24.22.3-bookworm-slim
 WORKDIR /app
 COPY --from=packages /app/node_modules node_modules
 COPY package.json ./

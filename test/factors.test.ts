@@ -802,7 +802,7 @@ test('secrets are resealed under a new key, after which the old one may go', asy
   const lost = await run(['status'], [keyLine])
   assert.deepEqual(
     [lost.status, lost.stderr],
-    [1, 'secrets: no line opens 1: see bin/README.md, The key file\n'],
+    [1, 'secrets: 1 secrets open with no line: see bin/README.md, The key file\n'],
   )
   const generated = await runCommand('secrets', ['generate'], {})
   assert.match(generated.stdout, /^[A-Za-z0-9+/]{43}=\n$/)
@@ -843,7 +843,7 @@ test('a secret that does not open keeps no other from being resealed; none is lo
   assert.deepEqual(await run([newLine, keyLine]), {
     status: 1,
     stdout: 'line 1 opens 1\nline 2 opens 0\n',
-    stderr: 'secrets: no line opens 1: see bin/README.md, The key file\n',
+    stderr: 'secrets: 1 secrets open with no line: see bin/README.md, The key file\n',
   })
   // What a user sets up while the command runs is not replaced by what was there before.
   await collide(own.database.db, {

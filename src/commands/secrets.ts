@@ -88,5 +88,6 @@ async function count(db: Database, keys: Buffer[]) {
   for (const line of keys.keys())
     console.log(`line ${line + 1} opens ${lines.filter((each) => each === line).length}`)
   const lost = lines.filter((each) => each === -1).length
-  if (lost > 0) throw new ExitError(`no line opens ${lost}: see bin/README.md, The key file`)
+  if (lost > 0)
+    throw new ExitError(`${lost} secrets open with no line: see bin/README.md, The key file`)
 }
