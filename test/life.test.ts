@@ -212,6 +212,15 @@ for (const [what, method, path, body] of [
   })
 }
 
+test('a user with tokens can be deleted by what does not know of them', async () => {
+  const { id } = await app.user()
+  await makeReset(id)
+  // As version 1.0 does beside this one, or an operator.
+  await app.db.query('delete from users where id = $1', [id])
+  const left = await app.db.query('select from tokens where user_id = $1', [id])
+  assert.deepEqual(left, [])
+})
+
 test('a user with tokens can be deleted, and they end', async () => {
   const { id } = await app.user()
   const token = await makeReset(id)
